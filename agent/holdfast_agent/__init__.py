@@ -1,0 +1,1 @@
+"""The agent: dials the controller, reads and writes disks, keeps nothing that a restart cannot rebuild."""

@@ -1,0 +1,1 @@
+"""What controller and agents share: errors, formats, the block path, the repository, trust and the wire."""

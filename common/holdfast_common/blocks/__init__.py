@@ -1,0 +1,1 @@
+"""The block path: source -> stream -> (repository or sink), and back."""

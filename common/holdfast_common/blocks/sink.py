@@ -1,0 +1,32 @@
+"""Where a disk's bytes go in a restore."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class BlockSink(Protocol):
+    """A new disk that is written in ascending order. One thread at a time; the opener closes it.
+
+    What is never written reads as zero: a sink starts from an empty disk.
+    """
+
+    @property
+    def capacity_bytes(self) -> int:
+        """The disk's size; whole sectors."""
+        ...
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write whole sectors at ``offset``, at or after the end of the last write.
+
+        Raises: TargetFailed, LeaseExpired.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Make everything durable and complete (trailer, fsync). Raises: TargetFailed, LeaseExpired."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back. Without `finish` before, the target counts as incomplete."""
+        ...

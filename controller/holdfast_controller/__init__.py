@@ -1,0 +1,1 @@
+"""The controller: decides, talks to vSphere, keeps the ledger and the results."""
