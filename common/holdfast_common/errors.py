@@ -66,7 +66,9 @@ class NoRepository(HoldfastError):
 
     code = "no_repository"
     exit_status = 10
-    default_advice = "check that the repository's file system is mounted; only `repo init` and `init` create one"
+    default_advice = (
+        "check that the repository's file system is mounted; only `repo init` and `init` create one"
+    )
 
 
 class Locked(HoldfastError):
@@ -187,7 +189,9 @@ class RepositoryFull(HoldfastError):
     """The repository has no room left."""
 
     code = "repository_full"
-    default_advice = "free space with `repo forget` and `repo prune`, or give the repository more room"
+    default_advice = (
+        "free space with `repo forget` and `repo prune`, or give the repository more room"
+    )
 
 
 class RepositoryFailed(HoldfastError):
