@@ -16,7 +16,7 @@ def backoff_seconds(*, first: float, maximum: float, attempts: int) -> Iterator[
     """``attempts - 1`` waits, doubling from ``first`` up to ``maximum``, each within ±25 %."""
     wait = first
     for _ in range(attempts - 1):
-        yield wait * random.uniform(0.75, 1.25)  # noqa: S311 - spreads load, guards nothing
+        yield wait * random.uniform(0.75, 1.25)
         wait = min(wait * 2, maximum)
 
 
