@@ -22,7 +22,7 @@ lock:
 	$(BIN)/uv export --quiet --no-emit-workspace --all-packages --all-extras --no-header -o requirements.lock
 
 proto: setup
-	$(BIN)/python -m grpc_tools.protoc -I holdfast_common/wire=proto --python_out=common --grpc_python_out=common --mypy_out=common --mypy_grpc_out=common $(wildcard proto/*.proto)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I holdfast_common/wire=proto --python_out=common --grpc_python_out=common --mypy_out=common --mypy_grpc_out=common $(wildcard proto/*.proto)
 
 format: setup
 	$(BIN)/ruff format .

@@ -1,0 +1,130 @@
+"""What an agent answers: the result of one attempt, as frozen values. A warning is counted, never hidden."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from holdfast_common.errors import Fact, HoldfastError, error_classes
+from holdfast_common.extents import Extent
+from holdfast_common.identity import JobId, LineageId, PointId
+
+
+class Outcome(StrEnum):
+    """How an attempt ended. Partial is never success."""
+
+    DONE = "done"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorReport:
+    """An error as it crosses the wire and stands in the job table."""
+
+    code: str
+    message: str
+    advice: str = ""
+    exit_status: int = 1
+    retryable: bool = False
+    facts: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, error: HoldfastError) -> ErrorReport:
+        """The report of an error of ours."""
+        return cls(
+            code=error.code,
+            message=error.message,
+            advice=error.advice,
+            exit_status=error.exit_status,
+            retryable=error.retryable,
+            facts=tuple((name, str(value)) for name, value in error.facts.items()),
+        )
+
+    def to_error(self) -> HoldfastError:
+        """The same error as an exception; an unknown code becomes the base class."""
+        facts: dict[str, Fact] = {
+            name: value for name, value in self.facts if name not in {"message", "advice"}
+        }
+        error_class = error_classes().get(self.code, HoldfastError)
+        return error_class(self.message, advice=self.advice, **facts)
+
+    def text(self) -> str:
+        """``message (facts)``, as people read it."""
+        return str(self.to_error())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warned:
+    """Something that changes what was saved, or that an operator should know."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskResult:
+    """What happened to one disk; sizes in bytes. ``differing``: at most 100, of a read-back."""
+
+    device_key: int
+    transport: str
+    read_bytes: int = 0
+    changed_bytes: int = 0
+    stored_bytes: int = 0
+    zero_bytes: int = 0
+    written_bytes: int = 0
+    compared_bytes: int = 0
+    differing: tuple[Extent, ...] = ()
+    duration_seconds: float = 0.0
+    level_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointFound:
+    """One committed point in the repository; ``record`` is its catalogue record as JSON."""
+
+    point_id: PointId
+    job_id: JobId
+    lineage_id: LineageId
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DamageFound:
+    """A damaged object, and what of which point is lost by it (point_id "" and key 0: nothing named)."""
+
+    object_name: str
+    problem: str
+    point_id: str = ""
+    device_key: int = 0
+    lost: tuple[Extent, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobResult:
+    """The end of one attempt. ``error`` is None only when it is done."""
+
+    outcome: Outcome
+    error: ErrorReport | None = None
+    warnings: tuple[Warned, ...] = ()
+    disks: tuple[DiskResult, ...] = ()
+    point_id: PointId | None = None
+    record: bytes = b""
+    points: tuple[PointFound, ...] = ()
+    damages: tuple[DamageFound, ...] = ()
+    objects_checked: int = 0
+    started_at: str = ""
+    finished_at: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressReport:
+    """How far an attempt is; the latest wins, any may be lost."""
+
+    sequence: int
+    done_bytes: int
+    total_bytes: int
+    device_key: int = 0
+    phase: str = field(default="transfer")
