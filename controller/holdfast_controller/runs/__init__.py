@@ -1,0 +1,1 @@
+"""Carries out runs: dispatch, watch, clean up, reconcile."""

@@ -1,0 +1,97 @@
+"""What a run needs of an agent, whoever carries it: the border between `runs` and `service`.
+
+`service` implements `AgentLink` over the agents' sessions; tests bring their own. A handler's
+methods are called on executor threads, never on the event loop, one at a time per attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from holdfast_common.extents import Extent
+from holdfast_common.identity import AgentId, DatastoreId, RepositoryId
+from holdfast_common.job_result import JobResult, ProgressReport
+from holdfast_common.job_spec import Attempt, DiskTicket, JobSpec, TransportKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectedAgent:
+    """An agent with a live session, and what it can reach."""
+
+    agent_id: AgentId
+    role: str
+    host_name: str
+    version: str
+    transports: tuple[TransportKind, ...]
+    datastores: tuple[DatastoreId, ...]
+    writable_datastores: tuple[DatastoreId, ...]
+    repositories: tuple[RepositoryId, ...]
+    restore_folders: tuple[str, ...]
+    vm_bios_uuid: str
+
+
+class AttemptHandler(Protocol):
+    """What the controller answers for one attempt, and what it does with the result."""
+
+    def extents(self, device_key: int) -> Iterable[Extent]:
+        """Areas to read, ascending. Raises: NotFound."""
+        ...
+
+    def segment_keys(self, headers: Sequence[bytes]) -> list[bytes]:
+        """Opened and audited; only for restore, verify and check. Raises: Refused."""
+        ...
+
+    def renewed_ticket(self, device_key: int) -> DiskTicket:
+        """A fresh ticket. Raises: NotFound."""
+        ...
+
+    def grant_commit(self, manifest_digest: bytes) -> None:
+        """Returns when `committing` is durable; the same digest may be asked again.
+
+        Raises: any error of ours, which becomes a CommitRefusal.
+        """
+        ...
+
+    def progressed(self, progress: ProgressReport) -> None:
+        """The latest progress."""
+        ...
+
+    def finished(self, result: JobResult) -> None:
+        """Returns when the result is durable; then, and only then, it is acknowledged."""
+        ...
+
+    def lost(self) -> None:
+        """The attempt's lease ended (plus 15 s): it can commit nothing any more. Called once at most."""
+        ...
+
+
+class OrphanResults(Protocol):
+    """Takes results of attempts that no handler waits for, e.g. after the controller's restart."""
+
+    def finished(self, attempt: Attempt, result: JobResult) -> None:
+        """Returns when the result is durable (or known to be stale)."""
+        ...
+
+
+class AgentLink(Protocol):
+    """All agents, from the side of the runs. Thread-safe."""
+
+    def connected(self) -> list[ConnectedAgent]:
+        """Agents with a live session now."""
+        ...
+
+    def start(
+        self, agent_id: AgentId, attempt: Attempt, spec: JobSpec, handler: AttemptHandler
+    ) -> None:
+        """Send StartJob and route everything about the attempt to ``handler`` until it ends.
+
+        Raises: Refused (the agent refused it), ControllerUnreachable never; TimedOut when no
+        agent of that id is connected or it does not answer within 30 s.
+        """
+        ...
+
+    def cancel(self, attempt: Attempt) -> None:
+        """Ask the agent to stop; harmless when it has ended."""
+        ...

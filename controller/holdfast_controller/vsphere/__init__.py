@@ -1,0 +1,1 @@
+"""The only place that speaks to vSphere; returns our own values."""
