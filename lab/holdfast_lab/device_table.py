@@ -1,5 +1,6 @@
-"""The virtual hardware of one VM: controllers, network cards and the rest as clients see them,
-and disks as the lab knows them.
+"""The virtual hardware of one VM.
+
+Controllers, network cards and the rest are kept as clients see them, disks as the lab knows them.
 
 ``DeviceTable.wire`` builds what ``config.hardware.device`` shows. A snapshot keeps a copy of the
 table in which every frozen disk names its frozen link.
@@ -18,6 +19,7 @@ from pyVmomi import vim
 from holdfast_lab.storage.disk import DatastoreKind, LabDisk, Provisioning
 
 Device = vim.vm.device
+WireObject = Any  # an object of pyVmomi, whose types cannot be told to mypy
 KIB = 1024
 SCSI_UNIT_OF_THE_CONTROLLER = 7
 # first key, units, and disks' first key of each bus a disk can sit on
@@ -54,7 +56,7 @@ class DiskDevice:
 class DeviceTable:
     """Everything in ``hardware.device``. ``plain`` holds wire objects by key, disks excepted."""
 
-    plain: dict[int, Any] = field(default_factory=dict)
+    plain: dict[int, WireObject] = field(default_factory=dict)
     disks: dict[int, DiskDevice] = field(default_factory=dict)
 
     @classmethod
@@ -79,7 +81,7 @@ class DeviceTable:
             table.disks[key].link = link
         return table
 
-    def controllers(self) -> list[Any]:
+    def controllers(self) -> list[WireObject]:
         """The controllers that disks can sit on, by key."""
         kinds = (
             Device.VirtualSCSIController,
@@ -90,7 +92,7 @@ class DeviceTable:
         found = [device for device in self.plain.values() if isinstance(device, kinds)]
         return sorted(found, key=lambda device: int(device.key))
 
-    def network_cards(self) -> list[Any]:
+    def network_cards(self) -> list[WireObject]:
         """The VM's network cards, by key."""
         kind = Device.VirtualEthernetCard
         return [self.plain[key] for key in sorted(self.plain) if isinstance(self.plain[key], kind)]
@@ -119,8 +121,8 @@ class DeviceTable:
         return used
 
     def wire(
-        self, name_of: Callable[[Path], str], datastore_of: Callable[[Path], Any]
-    ) -> list[Any]:
+        self, name_of: Callable[[Path], str], datastore_of: Callable[[Path], WireObject]
+    ) -> list[WireObject]:
         """``hardware.device``: ``name_of`` gives a file's datastore path, the other its datastore."""
         devices = {key: copy.deepcopy(device) for key, device in self.plain.items()}
         for key, device in self.disks.items():
@@ -133,7 +135,7 @@ class DeviceTable:
         return [devices[key] for key in sorted(devices)]
 
 
-def disk_key(controller: Any, unit_number: int) -> int:
+def disk_key(controller: WireObject, unit_number: int) -> int:
     """The key that ESXi gives to a disk in this slot."""
     bus = int(controller.busNumber)
     if isinstance(controller, Device.VirtualSCSIController):
@@ -145,7 +147,7 @@ def disk_key(controller: Any, unit_number: int) -> int:
     return CDROM_KEY + 2 * bus + unit_number
 
 
-def scsi_controller(bus: int, kind: str = "pvscsi", sharing: str = "noSharing") -> Any:
+def scsi_controller(bus: int, kind: str = "pvscsi", sharing: str = "noSharing") -> WireObject:
     """A SCSI controller: ``kind`` is pvscsi, lsilogic, lsisas or buslogic."""
     made = {
         "pvscsi": Device.ParaVirtualSCSIController,
@@ -165,7 +167,7 @@ def scsi_controller(bus: int, kind: str = "pvscsi", sharing: str = "noSharing") 
     )
 
 
-def _default_devices() -> list[Any]:
+def _default_devices() -> list[WireObject]:
     return [
         Device.VirtualIDEController(key=200, busNumber=0, deviceInfo=_label("IDE 0", "IDE 0")),
         Device.VirtualIDEController(key=201, busNumber=1, deviceInfo=_label("IDE 1", "IDE 1")),
@@ -204,13 +206,13 @@ def _default_devices() -> list[Any]:
     ]
 
 
-def _label(label: str, summary: str | None = None) -> Any:
+def _label(label: str, summary: str | None = None) -> WireObject:
     return vim.Description(label=label, summary=summary or label)
 
 
 def _wire_disk(
-    device: DiskDevice, name_of: Callable[[Path], str], datastore_of: Callable[[Path], Any]
-) -> Any:
+    device: DiskDevice, name_of: Callable[[Path], str], datastore_of: Callable[[Path], WireObject]
+) -> WireObject:
     capacity = device.disk.capacity_bytes
     return Device.VirtualDisk(
         key=device.key,
@@ -229,12 +231,12 @@ def _ordinal(device: DiskDevice) -> int:
 
 
 def _backing(
-    device: DiskDevice, name_of: Callable[[Path], str], datastore_of: Callable[[Path], Any]
-) -> Any:
+    device: DiskDevice, name_of: Callable[[Path], str], datastore_of: Callable[[Path], WireObject]
+) -> WireObject:
     if device.raw_mapping is not None:
         return _raw_backing(device, name_of, datastore_of)
     disk = device.disk
-    backing: Any = None
+    backing: WireObject = None
     for link in disk.chain_of(device.descriptor):
         is_delta = backing is not None
         backing = Device.VirtualDisk.FlatVer2BackingInfo(
@@ -260,10 +262,10 @@ def _backing(
 
 
 def _raw_backing(
-    device: DiskDevice, name_of: Callable[[Path], str], datastore_of: Callable[[Path], Any]
-) -> Any:
+    device: DiskDevice, name_of: Callable[[Path], str], datastore_of: Callable[[Path], WireObject]
+) -> WireObject:
     disk = device.disk
-    backing: Any = None
+    backing: WireObject = None
     for link in disk.chain_of(device.descriptor):
         backing = Device.VirtualDisk.RawDiskMappingVer1BackingInfo(
             fileName=name_of(link),
