@@ -149,13 +149,13 @@ def disk_key(controller: WireObject, unit_number: int) -> int:
 
 def scsi_controller(bus: int, kind: str = "pvscsi", sharing: str = "noSharing") -> WireObject:
     """A SCSI controller: ``kind`` is pvscsi, lsilogic, lsisas or buslogic."""
-    made = {
+    kinds: dict[str, Any] = {
         "pvscsi": Device.ParaVirtualSCSIController,
         "lsilogic": Device.VirtualLsiLogicController,
         "lsisas": Device.VirtualLsiLogicSASController,
         "buslogic": Device.VirtualBusLogicController,
-    }[kind]
-    return made(
+    }
+    return kinds[kind](
         key=SCSI_KEY + bus,
         busNumber=bus,
         controllerKey=100,
