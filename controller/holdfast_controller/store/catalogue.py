@@ -1,0 +1,167 @@
+"""Restore points as the controller knows them: a searchable copy, rebuildable from the repository."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+from sqlite_utils import Database as SqliteDatabase
+from sqlite_utils import Migrations
+
+from holdfast_common.errors import NotFound
+from holdfast_common.identity import JobId, LineageId, PointId, RepositoryId
+from holdfast_controller.store.database import Database
+
+MIGRATIONS = Migrations("catalogue")
+
+
+@MIGRATIONS()
+def create_points(database: SqliteDatabase) -> None:
+    """Points, and the last known change id of each disk."""
+    database.create_table(
+        "points",
+        {
+            "point_id": str,
+            "repository_id": str,
+            "lineage_id": str,
+            "job_id": str,
+            "vcenter_id": str,
+            "instance_uuid": str,
+            "vm_name": str,
+            "created_at": str,
+            "record": str,
+        },
+        pk="point_id",
+        not_null={"repository_id", "lineage_id", "job_id", "created_at", "record"},
+    )
+    database.table("points").create_index(["lineage_id", "created_at"])
+    database.table("points").create_index(["job_id"])
+    database.create_table(
+        "lineages",
+        {
+            "lineage_id": str,
+            "vcenter_id": str,
+            "instance_uuid": str,
+            "full_needed": str,
+        },
+        pk="lineage_id",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointRow:
+    """One committed point. ``record`` is its catalogue record as JSON, as the agent made it."""
+
+    point_id: PointId
+    repository_id: RepositoryId
+    lineage_id: LineageId
+    job_id: JobId
+    vcenter_id: str
+    instance_uuid: str
+    vm_name: str
+    created_at: str
+    record: str
+
+    def fields(self) -> dict[str, object]:
+        """The record, decoded."""
+        decoded: dict[str, object] = msgspec.json.decode(self.record, type=dict[str, object])
+        return decoded
+
+
+class Catalogue:
+    """Points and lineages. Thread-safe; each method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, point: PointRow) -> None:
+        """Remember a committed point, and that its lineage needs no full for it; twice is harmless."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO points (point_id, repository_id, lineage_id, job_id,"
+                " vcenter_id, instance_uuid, vm_name, created_at, record) VALUES (?,?,?,?,?,?,?,?,?)",
+                (
+                    point.point_id,
+                    point.repository_id,
+                    point.lineage_id,
+                    point.job_id,
+                    point.vcenter_id,
+                    point.instance_uuid,
+                    point.vm_name,
+                    point.created_at,
+                    point.record,
+                ),
+            )
+            connection.execute(
+                "INSERT INTO lineages (lineage_id, vcenter_id, instance_uuid, full_needed)"
+                " VALUES (?,?,?,'') ON CONFLICT (lineage_id) DO UPDATE SET full_needed = ''",
+                (point.lineage_id, point.vcenter_id, point.instance_uuid),
+            )
+
+    def require_full(self, lineage_id: LineageId, reason: str) -> None:
+        """The next backup of this lineage must be a full (our own restore, a suspicion)."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO lineages (lineage_id, vcenter_id, instance_uuid, full_needed)"
+                " VALUES (?,'','',?) ON CONFLICT (lineage_id) DO UPDATE SET full_needed = excluded.full_needed",
+                (lineage_id, reason),
+            )
+
+    def full_needed(self, lineage_id: LineageId) -> str:
+        """Why the next backup must be a full; empty: it need not be."""
+        row = self._database.execute(
+            "SELECT full_needed FROM lineages WHERE lineage_id = ?", (lineage_id,)
+        ).fetchone()
+        return "" if row is None else str(row[0] or "")
+
+    def lineages(self) -> list[LineageId]:
+        """All that have points."""
+        rows = self._database.execute("SELECT DISTINCT lineage_id FROM points ORDER BY 1")
+        return [LineageId(row[0]) for row in rows.fetchall()]
+
+    def point(self, point_id: str) -> PointRow:
+        """By id, or by the last characters of one (at least 6). Raises: NotFound."""
+        rows = self._select("WHERE point_id = ?", (point_id,))
+        if not rows and len(point_id) >= 6:
+            rows = self._select("WHERE point_id LIKE ? ESCAPE '\\'", (f"%{_literal(point_id)}",))
+        if len(rows) != 1:
+            problem = "there is no such restore point" if not rows else "more than one point fits"
+            raise NotFound(problem, point=point_id, advice="see `holdfast point list`")
+        return rows[0]
+
+    def points(self, *, instance_uuid: str = "", vm_name: str = "") -> list[PointRow]:
+        """Newest first; of one VM when asked."""
+        if instance_uuid:
+            return self._select(
+                "WHERE instance_uuid = ? ORDER BY created_at DESC, point_id DESC",
+                (instance_uuid,),
+            )
+        if vm_name:
+            return self._select(
+                "WHERE vm_name = ? ORDER BY created_at DESC, point_id DESC", (vm_name,)
+            )
+        return self._select("ORDER BY created_at DESC, point_id DESC", ())
+
+    def latest(self, lineage_id: LineageId) -> PointRow | None:
+        """The newest point of a lineage; None: it has none."""
+        rows = self._select(
+            "WHERE lineage_id = ? ORDER BY created_at DESC, point_id DESC LIMIT 1", (lineage_id,)
+        )
+        return rows[0] if rows else None
+
+    def of_job(self, job_id: JobId) -> PointRow | None:
+        """The point that a job committed; None: none is known."""
+        rows = self._select("WHERE job_id = ?", (job_id,))
+        return rows[0] if rows else None
+
+    def _select(self, where: str, values: Sequence[object]) -> list[PointRow]:
+        columns = ", ".join(PointRow.__slots__)
+        rows = self._database.execute(f"SELECT {columns} FROM points {where}", tuple(values))  # noqa: S608 - constant texts
+        return [
+            PointRow(**dict(zip(PointRow.__slots__, row, strict=True))) for row in rows.fetchall()
+        ]
+
+
+def _literal(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
