@@ -321,7 +321,7 @@ def _row(row: Sequence[object]) -> JobRow:
     fields["error"] = msgspec.json.decode(error, type=ErrorReport) if error else None
     fields["disks"] = msgspec.json.decode(str(fields["disks"]), type=tuple[DiskResult, ...])
     fields["warnings"] = msgspec.json.decode(str(fields["warnings"]), type=tuple[Warned, ...])
-    return JobRow(**fields)  # type: ignore[arg-type] - the columns are the dataclass's fields
+    return JobRow(**fields)  # type: ignore[arg-type]  # the columns are the dataclass's fields
 
 
 def _add_event(
