@@ -1,0 +1,112 @@
+"""Two disks compared block by block: what was restored against what was backed up.
+
+After two streams over the same wanted parts, before the verdict of a job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from holdfast_common.blocks.read_ahead import Block
+from holdfast_common.blocks.stream import BlockStream
+from holdfast_common.extents import Extent
+from holdfast_common.units import SECTOR_BYTES
+
+DIFFERING_MAX: Final = 100  # ranges that are named; all are counted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """``differing``: the first ranges that differ, in whole sectors, at most `DIFFERING_MAX`.
+
+    ``compared_bytes`` counts where at least one of the two disks holds data.
+    """
+
+    compared_bytes: int
+    differing_bytes: int
+    differing: tuple[Extent, ...]
+
+
+def compare(expected: BlockStream, actual: BlockStream) -> Comparison:
+    """Compare all blocks of two running streams over the same wanted parts of disks of one size.
+
+    Raises: what either source raises.
+    """
+    found = _Found()
+    for one, other in _side_by_side(expected, actual):
+        if one.data is None and other.data is None:
+            continue
+        found.compared_bytes += one.length
+        for extent in _differing_sectors(one, other):
+            found.add(extent)
+    return Comparison(
+        compared_bytes=found.compared_bytes,
+        differing_bytes=found.differing_bytes,
+        differing=tuple(found.extents),
+    )
+
+
+class _Found:
+    """Differing ranges, joined where they touch."""
+
+    def __init__(self) -> None:
+        self.compared_bytes = 0
+        self.differing_bytes = 0
+        self.extents: list[Extent] = []
+
+    def add(self, extent: Extent) -> None:
+        self.differing_bytes += extent.length
+        if self.extents and self.extents[-1].end == extent.offset:
+            start = self.extents[-1].offset
+            self.extents[-1] = Extent(offset=start, length=extent.end - start)
+        elif len(self.extents) < DIFFERING_MAX:
+            self.extents.append(extent)
+
+
+def _side_by_side(expected: BlockStream, actual: BlockStream) -> Iterator[tuple[Block, Block]]:
+    """Both streams cut to the same offsets and lengths."""
+    left, right = iter(expected), iter(actual)
+    one, other = next(left, None), next(right, None)
+    while one is not None and other is not None:
+        assert one.offset == other.offset, "two streams over different parts were compared"
+        length = min(one.length, other.length)
+        yield _head(one, length), _head(other, length)
+        one = _tail(one, length) or next(left, None)
+        other = _tail(other, length) or next(right, None)
+    assert one is None, "the first stream has more parts"
+    assert other is None, "the second stream has more parts"
+
+
+def _head(block: Block, length: int) -> Block:
+    data = None if block.data is None else block.data[:length]
+    return Block(block.offset, length, data)
+
+
+def _tail(block: Block, length: int) -> Block | None:
+    if length == block.length:
+        return None
+    data = None if block.data is None else block.data[length:]
+    return Block(block.offset + length, block.length - length, data)
+
+
+def _differing_sectors(one: Block, other: Block) -> Iterator[Extent]:
+    left, right = _bytes_of(one), _bytes_of(other)
+    if np.array_equal(left, right):
+        return
+    starts = np.arange(0, one.length, SECTOR_BYTES)
+    differs = np.logical_or.reduceat(left != right, starts)
+    edges = np.flatnonzero(np.diff(differs.astype(np.int8), prepend=0, append=0))
+    for start, stop in edges.reshape(-1, 2).tolist():
+        low, high = start * SECTOR_BYTES, min(stop * SECTOR_BYTES, one.length)
+        yield Extent(offset=one.offset + low, length=high - low)
+
+
+def _bytes_of(block: Block) -> npt.NDArray[np.uint8]:
+    if block.data is None:
+        return np.zeros(block.length, dtype=np.uint8)
+    return np.frombuffer(block.data, dtype=np.uint8)
