@@ -1,0 +1,1 @@
+"""Foreign formats: bytes <-> meaning. Every file read here was written by somebody else."""
