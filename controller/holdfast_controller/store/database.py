@@ -1,0 +1,129 @@
+"""The controller's SQLite: one connection per thread, explicit transactions, migrations at opening.
+
+A table module exports ``MIGRATIONS`` and is named in `store.schema`. What is committed is on the
+disk: WAL with ``synchronous=FULL``, because vSphere is only asked for things that a crash can undo.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from sqlite_utils import Database as SqliteDatabase
+from sqlite_utils import Migrations
+
+from holdfast_common.errors import ConfigurationError, Locked
+
+BUSY_TIMEOUT_MS: Final = 15_000  # a writer waits this long for another one
+
+
+class Database:
+    """The database of one controller. Thread-safe: every thread has a connection of its own."""
+
+    def __init__(self, path: Path, migrations: Sequence[Migrations]) -> None:
+        """Open (or make) it and bring it to the present shape. The folder exists.
+
+        Raises: ConfigurationError when it cannot be used or is newer than this program.
+        """
+        self.path = path
+        self._threads = threading.local()
+        self._lock = threading.Lock()
+        self._open_connections: list[tuple[threading.Thread, sqlite3.Connection]] = []
+        self._closed = False
+        try:
+            self._migrate(migrations)
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise ConfigurationError(
+                f"the controller's database cannot be used: {error}", file=str(path)
+            ) from error
+
+    def connection(self) -> sqlite3.Connection:
+        """This thread's connection, in autocommit; opened when first asked for."""
+        found: sqlite3.Connection | None = getattr(self._threads, "connection", None)
+        if found is None:
+            found = self._opened()
+            self._threads.connection = found
+        return found
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
+        """One statement: a question, or a change that is a transaction of its own."""
+        return self.connection().execute(sql, tuple(parameters))
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, durable at the end; the write lock is taken at the start.
+
+        Inside another transaction of the same thread it joins that one.
+        Raises: Locked when another writer does not end within 15 s.
+        """
+        connection = self.connection()
+        if connection.in_transaction:
+            yield connection
+            return
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise Locked("the controller's database is busy", file=str(self.path)) from error
+        try:
+            yield connection
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Close the connections of all threads; no thread may use the database any more."""
+        with self._lock:
+            self._closed = True
+            for _thread, connection in self._open_connections:
+                connection.close()
+            self._open_connections.clear()
+
+    def _opened(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path,
+            isolation_level=None,  # transactions begin and end where `transaction` says
+            timeout=BUSY_TIMEOUT_MS / 1000,
+            check_same_thread=False,  # only for close()
+        )
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        with self._lock:
+            if self._closed:
+                connection.close()
+                raise ConfigurationError("the database is closed", file=str(self.path))
+            self._forget_ended_threads()
+            self._open_connections.append((threading.current_thread(), connection))
+        return connection
+
+    def _forget_ended_threads(self) -> None:
+        """Close the connections that ended threads left; the lock is held."""
+        kept = []
+        for thread, connection in self._open_connections:
+            if thread.is_alive():
+                kept.append((thread, connection))
+            else:
+                connection.close()
+        self._open_connections = kept
+
+    def _migrate(self, migrations: Sequence[Migrations]) -> None:
+        if not self.path.exists():
+            self.path.touch(mode=0o600)
+        database = SqliteDatabase(self.connection())
+        with self.transaction():  # one opener at a time; half a migration is none
+            for migration_set in migrations:
+                known = {migration.name for migration in migration_set._migrations}
+                unknown = {found.name for found in migration_set.applied(database)} - known
+                if unknown:
+                    raise ConfigurationError(
+                        "the database was written by a newer Holdfast",
+                        file=str(self.path),
+                        migration=min(unknown),
+                        advice="use that version, or a copy of the database from before it",
+                    )
+                migration_set.apply(database)

@@ -1,0 +1,15 @@
+"""All tables of the controller. A new table module is one line here: it exports ``MIGRATIONS``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from holdfast_controller.store import agents, audit, catalogue, jobs
+from holdfast_controller.store.database import Database
+
+ALL = (agents.MIGRATIONS, audit.MIGRATIONS, jobs.MIGRATIONS, catalogue.MIGRATIONS)
+
+
+def open_database(path: Path) -> Database:
+    """Open or make the controller's database. Raises: ConfigurationError."""
+    return Database(path, ALL)

@@ -1,0 +1,106 @@
+"""One connection per thread, explicit transactions, migrations at opening."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from sqlite_utils import Database as SqliteDatabase
+from sqlite_utils import Migrations
+
+from holdfast_common.errors import ConfigurationError
+from holdfast_controller.store.database import Database
+from holdfast_controller.store.schema import open_database
+
+
+def numbers() -> Migrations:
+    migrations = Migrations("numbers")
+
+    @migrations()
+    def create(database: SqliteDatabase) -> None:
+        database.create_table("numbers", {"number": int}, pk="number")
+
+    return migrations
+
+
+def count(database: Database) -> int:
+    return int(database.execute("SELECT count(*) FROM numbers").fetchone()[0])
+
+
+def test_what_is_committed_is_on_the_disk_before_the_transaction_returns(tmp_path: Path) -> None:
+    database = Database(tmp_path / "d", [numbers()])
+    assert database.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    assert database.execute("PRAGMA synchronous").fetchone()[0] == 2
+    assert (tmp_path / "d").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_error_rolls_everything_back_also_in_a_nested_transaction(tmp_path: Path) -> None:
+    database = Database(tmp_path / "d", [numbers()])
+
+    def fail() -> None:
+        with database.transaction() as connection:
+            connection.execute("INSERT INTO numbers VALUES (1)")
+            with database.transaction() as inner:
+                inner.execute("INSERT INTO numbers VALUES (2)")
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail()
+    assert count(database) == 0
+
+
+def test_many_threads_read_then_write_without_losing_an_update(tmp_path: Path) -> None:
+    database = Database(tmp_path / "d", [numbers()])
+
+    def add() -> None:
+        for _ in range(10):
+            with database.transaction() as connection:
+                number = connection.execute("SELECT count(*) FROM numbers").fetchone()[0]
+                connection.execute("INSERT INTO numbers VALUES (?)", (number,))
+
+    threads = [threading.Thread(target=add) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert count(database) == 80
+
+
+def test_a_failed_migration_leaves_nothing_behind(tmp_path: Path) -> None:
+    migrations = Migrations("broken")
+
+    @migrations()
+    def broken(database: SqliteDatabase) -> None:
+        database.create_table("half", {"id": int})
+        database.conn.execute("SELECT no_such_function()")
+
+    with pytest.raises(ConfigurationError):
+        Database(tmp_path / "d", [numbers(), migrations])
+    database = Database(tmp_path / "d", [])
+    names = [row[0] for row in database.execute("SELECT name FROM sqlite_master")]
+    assert "half" not in names
+    assert "numbers" not in names
+
+
+def test_a_database_of_a_newer_holdfast_is_refused(tmp_path: Path) -> None:
+    newer = numbers()
+
+    @newer()
+    def later(database: SqliteDatabase) -> None:
+        database.create_table("later", {"id": int})
+
+    Database(tmp_path / "d", [newer]).close()
+    with pytest.raises(ConfigurationError, match="newer"):
+        Database(tmp_path / "d", [numbers()])
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "d").write_bytes(b"not a database" * 1000)
+    with pytest.raises(ConfigurationError, match="cannot be used"):
+        open_database(tmp_path / "d")
+
+
+def test_the_whole_schema_opens_twice(tmp_path: Path) -> None:
+    open_database(tmp_path / "d").close()
+    open_database(tmp_path / "d").close()
