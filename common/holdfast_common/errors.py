@@ -139,6 +139,12 @@ class Cancelled(Interrupted):
     retryable = False
 
 
+class ObjectExists(Immutable):
+    """An object of that name is already stored; objects are put once and never overwritten."""
+
+    code = "object_exists"
+
+
 class FormatError(HoldfastError):
     """Bytes do not follow their format; nothing of them was used."""
 
@@ -232,6 +238,19 @@ class VsphereUnavailable(VsphereFailed):
 
     code = "vsphere_unavailable"
     retryable = True
+
+
+class VsphereBusy(VsphereFailed):
+    """Another task holds the object; it may pass by itself."""
+
+    code = "vsphere_busy"
+    retryable = True
+
+
+class ChangesUnknown(VsphereFailed):
+    """vSphere cannot say what changed on a disk: it must be read whole, never taken as unchanged."""
+
+    code = "changes_unknown"
 
 
 class CapabilityAbsent(HoldfastError):

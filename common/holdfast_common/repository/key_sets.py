@@ -1,0 +1,239 @@
+"""The keys that a job gets: everything a writer or a reader of one lineage needs, and no more.
+
+They travel in StartJob and live in memory only; their secrets never show in a repr.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from holdfast_common.errors import FormatError, IntegrityError, WrongKey
+from holdfast_common.repository.derivation import Hasher
+from holdfast_common.repository.layout import LINEAGE_KINDS, NO_LINEAGE, ObjectKind
+from holdfast_common.repository.sealed_object import Expected
+
+GRANT_BYTES = 8 + 64  # controller epoch u64, signature
+_GRANT = b"holdfast 1 commit grant\x00"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochKeys:
+    """The class keys of one key epoch, as far as one lineage goes."""
+
+    epoch: int
+    index_key: bytes = field(repr=False)
+    lineage_key: bytes = field(repr=False)  # empty in a set that belongs to no lineage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReaderKeys:
+    """What opens the metadata of one lineage (or, without a lineage, what all of them share)."""
+
+    repository_id: bytes
+    domain_id: bytes
+    lineage_id: str
+    lineage_tag: bytes
+    id_key: bytes = field(repr=False)
+    epochs: tuple[EpochKeys, ...]  # ascending; the last one is the current one
+    authority_public: bytes
+    writers_number_min: int = 0  # an older list of writers than this one is a replay
+
+    def class_key(self, kind: ObjectKind, epoch: int) -> bytes:
+        """The class key of that kind and epoch. Raises: WrongKey."""
+        for keys in self.epochs:
+            if keys.epoch == epoch:
+                key = keys.lineage_key if kind in LINEAGE_KINDS else keys.index_key
+                if key:
+                    return key
+        raise WrongKey("these keys do not open that object", kind=kind.name, epoch=epoch)
+
+    @property
+    def current_epoch(self) -> int:
+        """The key epoch that new objects carry."""
+        return self.epochs[-1].epoch
+
+    def expected(self, kind: ObjectKind, object_id: bytes | None = None) -> Expected:
+        """What an object of this kind must say of itself."""
+        return Expected(
+            kind=kind,
+            repository_id=self.repository_id,
+            domain_id=self.domain_id,
+            lineage_tag=self.lineage_tag if kind in LINEAGE_KINDS else NO_LINEAGE,
+            object_id=object_id,
+        )
+
+    def hasher(self) -> Hasher:
+        """The keyed hashes of the repository."""
+        return Hasher.from_id_key(self.id_key)
+
+    def check_grant(
+        self, grant: bytes, *, job_id: str, attempt: int, manifest_digest: bytes
+    ) -> int:
+        """The controller epoch of a commit grant for exactly that manifest. Raises: IntegrityError."""
+        if len(grant) != GRANT_BYTES:
+            raise IntegrityError("a commit grant has a wrong length", length=len(grant))
+        epoch = int.from_bytes(grant[:8], "little")
+        message = grant_message(
+            self.repository_id,
+            job_id=job_id,
+            attempt=attempt,
+            manifest_digest=manifest_digest,
+            epoch=epoch,
+        )
+        try:
+            Ed25519PublicKey.from_public_bytes(self.authority_public).verify(grant[8:], message)
+        except (InvalidSignature, ValueError) as error:
+            raise IntegrityError("a commit grant is not the controller's", job_id=job_id) from error
+        return epoch
+
+    def to_bytes(self) -> bytes:
+        """For a message; secret."""
+        return json.dumps(_reader_fields(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> ReaderKeys:
+        """The inverse of `to_bytes`. Raises: FormatError."""
+        return _reader_from_fields(_fields(data))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriterKeys:
+    """A reader's keys of one lineage, and the public key that new content is sealed to."""
+
+    reader: ReaderKeys
+    content_epoch: int
+    content_public: bytes
+
+    def to_bytes(self) -> bytes:
+        """For a message; secret."""
+        fields = _reader_fields(self.reader)
+        fields["content_epoch"] = self.content_epoch
+        fields["content_public"] = self.content_public.hex()
+        return json.dumps(fields).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> WriterKeys:
+        """The inverse of `to_bytes`. Raises: FormatError."""
+        fields = _fields(data)
+        try:
+            return cls(
+                reader=_reader_from_fields(fields),
+                content_epoch=int(str(fields["content_epoch"])),
+                content_public=bytes.fromhex(str(fields["content_public"])),
+            )
+        except (KeyError, ValueError) as error:
+            raise FormatError("a writer's keys cannot be read") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentKeyRequest:
+    """A pack segment whose key is wanted; all of it stands in plain in pack and index."""
+
+    origin_id: bytes
+    content_epoch: int
+    wrapped_key: bytes
+
+
+class SegmentKeyOpener(Protocol):
+    """Opens segment keys: locally with the root, or by asking the controller."""
+
+    def open_segment_keys(self, requests: list[SegmentKeyRequest]) -> list[bytes]:
+        """The keys in the requests' order. Raises: WrongKey, Refused, ControllerUnreachable."""
+        ...
+
+
+class KeyRing(Protocol):
+    """Keys of many lineages, for listing and checking a whole repository."""
+
+    @property
+    def common(self) -> ReaderKeys:
+        """Keys of what no lineage owns: index, writers, fences."""
+        ...
+
+    def of_tag(self, lineage_tag: bytes) -> ReaderKeys | None:
+        """Keys of the lineage with that tag; None: not among these keys. Its ``lineage_id`` may be empty."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LineageKeyRing:
+    """A key ring of a few lineages: what an agent gets for a check."""
+
+    members: tuple[ReaderKeys, ...]
+
+    @property
+    def common(self) -> ReaderKeys:
+        """The first lineage's: they agree on what is common."""
+        return self.members[0]
+
+    def of_tag(self, lineage_tag: bytes) -> ReaderKeys | None:
+        """The member of that lineage."""
+        return next((keys for keys in self.members if keys.lineage_tag == lineage_tag), None)
+
+
+def segment_info(*, repository_id: bytes, domain_id: bytes, origin_id: bytes, epoch: int) -> bytes:
+    """What HPKE binds a segment key to."""
+    return (
+        b"holdfast 1 segment" + repository_id + domain_id + origin_id + epoch.to_bytes(4, "little")
+    )
+
+
+def grant_message(
+    repository_id: bytes, *, job_id: str, attempt: int, manifest_digest: bytes, epoch: int
+) -> bytes:
+    """What the authority key signs when it grants a commit."""
+    numbers = epoch.to_bytes(8, "little") + attempt.to_bytes(4, "little")
+    return _GRANT + repository_id + numbers + manifest_digest + job_id.encode()
+
+
+def _reader_fields(keys: ReaderKeys) -> dict[str, object]:
+    return {
+        "repository_id": keys.repository_id.hex(),
+        "domain_id": keys.domain_id.hex(),
+        "lineage_id": keys.lineage_id,
+        "lineage_tag": keys.lineage_tag.hex(),
+        "id_key": keys.id_key.hex(),
+        "epochs": [[e.epoch, e.index_key.hex(), e.lineage_key.hex()] for e in keys.epochs],
+        "authority_public": keys.authority_public.hex(),
+        "writers_number_min": keys.writers_number_min,
+    }
+
+
+def _fields(data: bytes) -> dict[str, object]:
+    try:
+        fields = json.loads(data)
+    except ValueError as error:
+        raise FormatError("keys cannot be read") from error
+    if not isinstance(fields, dict):
+        raise FormatError("keys cannot be read")
+    return fields
+
+
+def _reader_from_fields(fields: dict[str, object]) -> ReaderKeys:
+    try:
+        epochs = fields["epochs"]
+        assert isinstance(epochs, list)
+        return ReaderKeys(
+            repository_id=bytes.fromhex(str(fields["repository_id"])),
+            domain_id=bytes.fromhex(str(fields["domain_id"])),
+            lineage_id=str(fields["lineage_id"]),
+            lineage_tag=bytes.fromhex(str(fields["lineage_tag"])),
+            id_key=bytes.fromhex(str(fields["id_key"])),
+            epochs=tuple(
+                EpochKeys(
+                    epoch=int(epoch),
+                    index_key=bytes.fromhex(index),
+                    lineage_key=bytes.fromhex(lineage),
+                )
+                for epoch, index, lineage in epochs
+            ),
+            authority_public=bytes.fromhex(str(fields["authority_public"])),
+            writers_number_min=int(str(fields["writers_number_min"])),
+        )
+    except (KeyError, ValueError, TypeError, AssertionError) as error:
+        raise FormatError("keys cannot be read") from error

@@ -1,0 +1,107 @@
+"""What a repository needs from storage: put once, read ranges, list, delete. Nothing else.
+
+An object is complete and durable when `put` or `Upload.commit` returns, invisible before, and never
+changes afterwards. FORMAT.md knows no rename; how a store makes an object appear at once is its own
+affair (`directory_store`: temporary name, sync, rename without replacing, sync of the directory).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from holdfast_common.errors import FormatError
+
+_NAME: Final = re.compile(
+    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._-]{0,127}){1,3}$"
+)
+_PREFIX: Final = re.compile(
+    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._-]{0,127}){0,2}/$"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectInfo:
+    """An object that exists, and its length in bytes."""
+
+    name: str
+    length: int
+
+
+class Upload(Protocol):
+    """An object on its way in. One thread at a time; ends with `commit` or `abort`."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append. Raises: RepositoryFull, RepositoryFailed."""
+        ...
+
+    def commit(self, name: str) -> None:
+        """Make it durable and visible under ``name``, at once or not at all.
+
+        A failure leaves nothing visible; the upload cannot be used again, because after a failed sync
+        nobody knows what reached the disk. Raises: ObjectExists, RepositoryFull, RepositoryFailed.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Discard it. Harmless after `commit` and when called twice."""
+        ...
+
+
+class ObjectStore(Protocol):
+    """Objects by name. Safe for use by several threads."""
+
+    def put(self, name: str, data: bytes | bytearray | memoryview) -> None:
+        """Store an object once. Raises: ObjectExists, RepositoryFull, RepositoryFailed."""
+        ...
+
+    def begin(self, *, bulk: bool = False) -> Upload:
+        """Start an object that is written in pieces; its name is given at the end.
+
+        ``bulk`` data (packs) may not use the space that is kept back for finishing a commit or a prune.
+        Raises: RepositoryFull, RepositoryFailed.
+        """
+        ...
+
+    def get(self, name: str, *, length_max: int) -> bytes:
+        """All bytes. Raises: ObjectMissing, FormatError (longer than the limit), RepositoryFailed."""
+        ...
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer``. Raises: ObjectMissing, IntegrityError (it ends earlier), RepositoryFailed."""
+        ...
+
+    def head(self, name: str) -> ObjectInfo | None:
+        """The object's length; None when there is no such object. Raises: RepositoryFailed."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects below ``prefix`` (which ends in ``/``), by name. Raises: RepositoryFailed."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove an object that a plan names. Raises: ObjectMissing, RepositoryFailed."""
+        ...
+
+
+def checked_name(name: str) -> str:
+    """The name itself when it follows the grammar. Raises: FormatError."""
+    if not _NAME.match(name):
+        raise FormatError("not an object name", name=name[:100])
+    return name
+
+
+def checked_prefix(prefix: str) -> str:
+    """The prefix itself when it follows the grammar. Raises: FormatError."""
+    if not _PREFIX.match(prefix):
+        raise FormatError("not a prefix of object names", prefix=prefix[:100])
+    return prefix
+
+
+def get_range(store: ObjectStore, name: str, *, offset: int, length: int) -> bytes:
+    """Exactly ``length`` bytes from ``offset``. Raises: as `ObjectStore.read_into`."""
+    buffer = bytearray(length)
+    store.read_into(name, offset, memoryview(buffer))
+    return bytes(buffer)

@@ -1,0 +1,199 @@
+"""Who may sign what in this repository: numbered lists of public keys, signed by the authority key.
+
+The highest number counts. A reader is told the number that it must find at least, so an old list
+cannot be put back unnoticed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from holdfast_common.errors import FormatError, IntegrityError, NotFound
+from holdfast_common.repository.key_sets import ReaderKeys
+from holdfast_common.repository.layout import NO_LINEAGE, ObjectKind, writers_name
+from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.randomness import Randomness
+from holdfast_common.repository.sealed_object import (
+    ObjectHeader,
+    OpenedObject,
+    opened,
+    sealed,
+    signer_of,
+)
+
+ROLE_WRITE: Final = "write"  # indexes, manifests, leases
+ROLE_VERIFY: Final = "verify"  # proofs
+ROLE_PRUNE: Final = "prune"  # fences, merged indexes
+ROLES: Final = frozenset({ROLE_WRITE, ROLE_VERIFY, ROLE_PRUNE})
+WRITERS_BYTES_MAX: Final = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writer:
+    """One public key and what it may sign."""
+
+    agent_id: str
+    public_key: bytes
+    roles: tuple[str, ...]
+    added_at: str
+    revoked_at: str = ""  # empty: not revoked
+    accepted: frozenset[bytes] = frozenset()  # digests that stay valid after the revocation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriterList:
+    """One list; number 0 is the empty one of a new repository."""
+
+    number: int
+    writers: tuple[Writer, ...]
+
+    def check(self, found: OpenedObject, *, role: str) -> Writer:
+        """The writer who signed ``found`` in that role.
+
+        Raises: IntegrityError when it is not listed, lacks the role, or was revoked and the object is not
+        among those accepted then.
+        """
+        writer = self.of(found.signer or b"")
+        if writer is None or role not in writer.roles:
+            raise IntegrityError(
+                "an object is signed by nobody who may",
+                kind=found.header.kind.name,
+                signer=(found.signer or b"").hex(),
+            )
+        if writer.revoked_at and found.digest not in writer.accepted:
+            raise IntegrityError(
+                "an object is signed by a revoked writer",
+                kind=found.header.kind.name,
+                agent=writer.agent_id,
+            )
+        return writer
+
+    def of(self, public_key: bytes) -> Writer | None:
+        """The entry of a public key."""
+        return next((writer for writer in self.writers if writer.public_key == public_key), None)
+
+
+def load_writers(store: ObjectStore, keys: ReaderKeys) -> WriterList:
+    """The newest list. Raises: IntegrityError, FormatError, WrongKey, RepositoryFailed."""
+    names = [info.name for info in store.list("writers/")]
+    newest = max(names, default="")
+    listed = _opened_list(store, newest, keys) if newest else WriterList(number=0, writers=())
+    if listed.number < keys.writers_number_min:
+        raise IntegrityError(
+            "the list of writers is older than it was",
+            found=listed.number,
+            wanted=keys.writers_number_min,
+        )
+    return listed
+
+
+def store_writers(
+    store: ObjectStore,
+    writers: tuple[Writer, ...],
+    *,
+    number: int,
+    keys: ReaderKeys,
+    authority: Ed25519PrivateKey,
+    randomness: Randomness,
+) -> WriterList:
+    """Put list ``number``. Raises: ObjectExists when somebody else was first."""
+    listed = WriterList(number=number, writers=writers)
+    header = ObjectHeader(
+        kind=ObjectKind.WRITERS,
+        key_epoch=keys.current_epoch,
+        repository_id=keys.repository_id,
+        domain_id=keys.domain_id,
+        object_id=randomness.draw(16),
+        lineage_tag=NO_LINEAGE,
+        salt=randomness.draw(32),
+    )
+    body = _to_json(listed)
+    class_key = keys.class_key(ObjectKind.WRITERS, keys.current_epoch)
+    store.put(
+        writers_name(number), sealed(header, body, class_key=class_key, signing_key=authority)
+    )
+    return listed
+
+
+def revoked(
+    writers: WriterList, public_key: bytes, *, at: str, accepted: frozenset[bytes]
+) -> tuple[Writer, ...]:
+    """The writers with one of them revoked. Raises: NotFound."""
+    if writers.of(public_key) is None:
+        raise NotFound("no such writer", public_key=public_key.hex())
+    return tuple(
+        replace(writer, revoked_at=at, accepted=accepted)
+        if writer.public_key == public_key
+        else writer
+        for writer in writers.writers
+    )
+
+
+def signed_objects(store: ObjectStore, public_key: bytes) -> Iterator[bytes]:
+    """Digests of all indexes, manifests, proofs and fences that this key signed, rightly."""
+    for prefix in ("index/", "points/", "proofs/", "fences/"):
+        for info in store.list(prefix):
+            try:
+                found = signer_of(store.get(info.name, length_max=info.length))
+            except (FormatError, IntegrityError):
+                continue  # damaged: nothing to accept; `check` reports it
+            if found.signer == public_key:
+                yield found.digest
+
+
+def _opened_list(store: ObjectStore, name: str, keys: ReaderKeys) -> WriterList:
+    found = opened(
+        store.get(name, length_max=WRITERS_BYTES_MAX),
+        expected=keys.expected(ObjectKind.WRITERS),
+        class_key=keys.class_key,
+    )
+    if found.signer != keys.authority_public:
+        raise IntegrityError("the list of writers is not signed by the authority", name=name)
+    try:
+        document = json.loads(found.body)
+        listed = WriterList(
+            number=int(document["number"]),
+            writers=tuple(_writer_from_json(entry) for entry in document["writers"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError("the list of writers cannot be read", name=name) from error
+    if writers_name(listed.number) != name:
+        raise IntegrityError("a list of writers stands under another number", name=name)
+    return listed
+
+
+def _writer_from_json(entry: dict[str, object]) -> Writer:
+    roles = entry["roles"]
+    accepted = entry.get("accepted", [])
+    if not isinstance(roles, list) or not isinstance(accepted, list):
+        raise TypeError("roles and accepted are lists")
+    return Writer(
+        agent_id=str(entry["agent_id"]),
+        public_key=bytes.fromhex(str(entry["public_key"])),
+        roles=tuple(str(role) for role in roles),
+        added_at=str(entry["added_at"]),
+        revoked_at=str(entry.get("revoked_at", "")),
+        accepted=frozenset(bytes.fromhex(str(digest)) for digest in accepted),
+    )
+
+
+def _to_json(listed: WriterList) -> bytes:
+    entries = []
+    for writer in listed.writers:
+        entry: dict[str, object] = {
+            "agent_id": writer.agent_id,
+            "public_key": writer.public_key.hex(),
+            "roles": list(writer.roles),
+            "added_at": writer.added_at,
+        }
+        if writer.revoked_at:
+            entry["revoked_at"] = writer.revoked_at
+            entry["accepted"] = sorted(digest.hex() for digest in writer.accepted)
+        entries.append(entry)
+    document = {"number": listed.number, "writers": entries}
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
