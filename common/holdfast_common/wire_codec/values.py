@@ -110,3 +110,6 @@ def extents_from_message(message: session_pb2.Extents) -> list[Extent]:
         Extent(offset=offset, length=length)
         for offset, length in zip(message.offsets, message.lengths, strict=True)
     ]
+
+
+ERROR_METADATA_KEY = "holdfast-error-bin"  # trailing metadata of a failed call: a serialised Error

@@ -1,0 +1,86 @@
+"""`holdfast backup VM…`: an ad-hoc backup."""
+
+from __future__ import annotations
+
+import click
+
+from holdfast_common.wire import operator_pb2
+from holdfast_controller.commands.entry import Entry, json_option, pass_entry
+from holdfast_controller.commands.following import follow
+from holdfast_controller.commands.operator_client import operators
+from holdfast_controller.commands.output import Output, note
+
+
+@click.command()
+@click.argument("vms", nargs=-1, required=True, metavar="VM…")
+@click.option("--vcenter", default="", help="Only VMs of this vCenter.")
+@click.option("--method", type=click.Choice(["image"]), default="image", show_default=True)
+@click.option(
+    "--level", type=click.Choice(["full", "incremental"]), default="incremental", show_default=True
+)
+@click.option(
+    "--consistency",
+    type=click.Choice(["filesystem", "crash", "cold"]),
+    default="crash",
+    show_default=True,
+    help="What is asked; the level reached is recorded with its evidence.",
+)
+@click.option("--transport", type=click.Choice(["direct", "hotadd", "nfc"]), default=None)
+@click.option("--agent", default="", help="Id or host name of a proxy; any that can by default.")
+@click.option("--wait/--detach", default=True, help="Wait for the end, or return at once.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and why.")
+@json_option
+@pass_entry
+@click.pass_context
+def backup(
+    context: click.Context,
+    entry: Entry,
+    *,
+    vms: tuple[str, ...],
+    vcenter: str,
+    method: str,
+    level: str,
+    consistency: str,
+    transport: str | None,
+    agent: str,
+    wait: bool,
+    dry_run: bool,
+    output: Output,
+) -> None:
+    """Back up VMs now: names, globs, or folder:, host:, datastore: selectors."""
+    request = operator_pb2.StartBackupRequest(
+        vms=vms,
+        vcenter=vcenter,
+        method=method,
+        level=level,
+        consistency=consistency,
+        transport=transport or "",
+        agent=agent,
+        dry_run=dry_run,
+    )
+    with operators(entry.places) as client:
+        started = client.call(client.stub.StartBackup, request)
+        if dry_run:
+            show_plan(started, output)
+            return
+        if wait:
+            context.exit(follow(client, started.run_id, output))
+        show_started(started, output)
+
+
+def show_plan(started: operator_pb2.RunStarted, output: Output) -> None:
+    """What would be done."""
+    if output.as_json:
+        output.document("plan", started)
+    for line in started.plan:
+        output.line(line)
+
+
+def show_started(started: operator_pb2.RunStarted, output: Output) -> None:
+    """A run that goes on in the background."""
+    if output.as_json:
+        output.document("started", started)
+        return
+    for job in started.jobs:
+        output.line(job.job_id)
+    note(f"follow it with: holdfast job follow {started.run_id}")

@@ -1,0 +1,32 @@
+"""`holdfast check`: is the repository whole?"""
+
+from __future__ import annotations
+
+import click
+
+from holdfast_common.wire import operator_pb2
+from holdfast_controller.commands.entry import Entry, json_option, pass_entry
+from holdfast_controller.commands.following import follow
+from holdfast_controller.commands.operator_client import operators
+from holdfast_controller.commands.output import Output
+
+
+@click.command()
+@click.argument("points", nargs=-1, metavar="[POINT…]")
+@click.option("--read-data", is_flag=True, help="Decode and hash all data, not only its structure.")
+@json_option
+@pass_entry
+@click.pass_context
+def check(
+    context: click.Context,
+    entry: Entry,
+    *,
+    points: tuple[str, ...],
+    read_data: bool,
+    output: Output,
+) -> None:
+    """Check the repository, or some restore points; exits with 13 when something is damaged."""
+    request = operator_pb2.StartCheckRequest(read_data=read_data, point_ids=points)
+    with operators(entry.places) as client:
+        started = client.call(client.stub.StartCheck, request)
+        context.exit(follow(client, started.run_id, output))

@@ -1,0 +1,101 @@
+"""`holdfast job list|show|follow|cancel`."""
+
+from __future__ import annotations
+
+import click
+
+from holdfast_common.units import size_text
+from holdfast_common.wire import operator_pb2
+from holdfast_controller.commands.entry import Entry, json_option, pass_entry
+from holdfast_controller.commands.following import disk_line, follow, summary_line
+from holdfast_controller.commands.operator_client import operators
+from holdfast_controller.commands.output import Output
+
+
+@click.group()
+def job() -> None:
+    """What runs and what ran."""
+
+
+@job.command("list")
+@click.option("--vm", default="", help="Only jobs of this VM.")
+@click.option("--run", "run_id", default="", help="Only jobs of this run.")
+@click.option("--limit", default=50, show_default=True)
+@json_option
+@pass_entry
+def list_jobs(entry: Entry, *, vm: str, run_id: str, limit: int, output: Output) -> None:
+    """The newest jobs."""
+    with operators(entry.places) as client:
+        request = operator_pb2.JobQuery(run_id=run_id, vm=vm, limit=limit)
+        reply = client.call(client.stub.ListJobs, request)
+    if output.as_json:
+        output.document("jobs", reply)
+        return
+    output.table(
+        ["JOB", "KIND", "VM", "STATE", "LEVEL", "TRANSPORT", "STARTED", "WARNINGS", "ERROR"],
+        [
+            [
+                row.job_id,
+                row.kind,
+                row.vm,
+                row.state,
+                row.level or row.level_asked,
+                row.transport,
+                row.created_at[:19],
+                str(row.warnings),
+                row.error_code,
+            ]
+            for row in reply.jobs
+        ],
+    )
+
+
+@job.command()
+@click.argument("job_id", metavar="JOB")
+@json_option
+@pass_entry
+def show(entry: Entry, *, job_id: str, output: Output) -> None:
+    """One job: its steps, its disks, its warnings."""
+    with operators(entry.places) as client:
+        detail = client.call(client.stub.ShowJob, operator_pb2.JobName(job_id=job_id))
+    if output.as_json:
+        output.document("job", detail)
+        return
+    output.line(summary_line(detail))
+    if detail.job.error_code:
+        output.line(f"{detail.job.error_code}: {detail.job.error}")
+    if detail.job.advice:
+        output.line(detail.job.advice)
+    if detail.job.total_bytes:
+        output.line(f"{size_text(detail.job.done_bytes)} of {size_text(detail.job.total_bytes)}")
+    for event in detail.events:
+        output.line(f"  {event.at[:19]}  {event.event}  {event.detail}".rstrip())
+    for disk in detail.disks:
+        output.line(f"  {disk_line(detail.job.kind, disk)}")
+    for warning in detail.warnings:
+        output.line(f"  warning: {warning.code}: {warning.message}")
+
+
+@job.command("follow")
+@click.argument("run_id", metavar="JOB|RUN")
+@json_option
+@pass_entry
+@click.pass_context
+def follow_run(context: click.Context, entry: Entry, *, run_id: str, output: Output) -> None:
+    """Follow a job or a run to its end; exits as it ends."""
+    with operators(entry.places) as client:
+        context.exit(follow(client, run_id, output))
+
+
+@job.command()
+@click.argument("job_id", metavar="JOB")
+@json_option
+@pass_entry
+def cancel(entry: Entry, *, job_id: str, output: Output) -> None:
+    """Stop a job cleanly: its snapshot and disks are given back."""
+    with operators(entry.places) as client:
+        detail = client.call(client.stub.CancelJob, operator_pb2.JobName(job_id=job_id))
+    if output.as_json:
+        output.document("job", detail)
+        return
+    output.line(f"{detail.job.vm}: asked to stop; follow it with: holdfast job follow {job_id}")

@@ -1,0 +1,76 @@
+"""`holdfast point list|show`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from holdfast_common.units import size_text
+from holdfast_common.wire import operator_pb2
+from holdfast_controller.commands.entry import Entry, json_option, pass_entry
+from holdfast_controller.commands.operator_client import operators
+from holdfast_controller.commands.output import Output, plain
+
+
+@click.group()
+def point() -> None:
+    """Restore points."""
+
+
+@point.command("list")
+@click.option("--vm", default="", help="Only points of this VM.")
+@click.option("--vcenter", default="")
+@json_option
+@pass_entry
+def list_points(entry: Entry, *, vm: str, vcenter: str, output: Output) -> None:
+    """Restore points, newest first."""
+    with operators(entry.places) as client:
+        reply = client.call(client.stub.ListPoints, operator_pb2.PointQuery(vm=vm, vcenter=vcenter))
+    if output.as_json:
+        output.document("points", reply)
+        return
+    output.table(
+        ["POINT", "VM", "TAKEN", "LEVEL", "CONSISTENCY", "SIZE", "CHANGED", "STORED", "TRANSPORT"],
+        [
+            [
+                row.point_id,
+                row.vm,
+                row.created_at[:19],
+                row.level,
+                row.consistency,
+                size_text(row.capacity_bytes),
+                size_text(row.changed_bytes),
+                size_text(row.stored_bytes),
+                row.transport,
+            ]
+            for row in reply.points
+        ],
+    )
+
+
+@point.command()
+@click.argument("point_id", metavar="POINT")
+@json_option
+@pass_entry
+def show(entry: Entry, *, point_id: str, output: Output) -> None:
+    """One restore point: what it holds, what was asked and what was reached."""
+    with operators(entry.places) as client:
+        detail = client.call(client.stub.ShowPoint, operator_pb2.PointName(point_id=point_id))
+    record = json.loads(detail.record)
+    if output.as_json:
+        output.document("point", {"point": plain(detail.point), "record": record})
+        return
+    found = detail.point
+    output.line(f"point        {found.point_id}")
+    output.line(f"VM           {found.vm} ({found.instance_uuid})")
+    output.line(f"taken        {found.created_at}")
+    asked = f", asked {found.level_asked}: {found.level_reason}" if found.level_reason else ""
+    output.line(f"level        {found.level}{asked}")
+    output.line(f"consistency  {found.consistency}")
+    output.line(f"transport    {found.transport}")
+    for disk in record.get("disks", []):
+        output.line(
+            f"disk {disk.get('device_key')}    {size_text(int(disk.get('capacity_bytes', 0)))}"
+            f"  {disk.get('label', '')}"
+        )

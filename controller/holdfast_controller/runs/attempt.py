@@ -1,0 +1,121 @@
+"""One attempt of an agent, as its run sees it: answers questions, waits for the end.
+
+Between `runs` (a thread per job, which waits here) and `service` (which calls from executor threads).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from holdfast_common.errors import Cancelled, LeaseExpired, NotFound, Refused
+from holdfast_common.extents import Extent
+from holdfast_common.identity import AgentId
+from holdfast_common.job_result import JobResult, ProgressReport
+from holdfast_common.job_spec import Attempt, DiskTicket, JobSpec
+from holdfast_controller.runs.agent_link import AgentLink
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptAnswers:
+    """What the run answers while its agent works. Every function is called on an executor thread.
+
+    ``extents`` by device key; ``open_keys`` None: this kind of job gets no segment keys;
+    ``before_commit`` returns when the grant is durable; ``on_result`` when the result is.
+    """
+
+    on_result: Callable[[JobResult], None]
+    on_progress: Callable[[ProgressReport], None]
+    extents: Mapping[int, Sequence[Extent]] = field(default_factory=dict)
+    open_keys: Callable[[Sequence[bytes]], list[bytes]] | None = None
+    renew_ticket: Callable[[int], DiskTicket] | None = None
+    before_commit: Callable[[bytes], None] | None = None
+
+
+class AttemptInProgress:
+    """An `AttemptHandler` whose end can be waited for."""
+
+    def __init__(self, answers: AttemptAnswers) -> None:
+        self._answers = answers
+        self._ended = threading.Event()
+        self._result: JobResult | None = None
+
+    def extents(self, device_key: int) -> Iterable[Extent]:
+        """Areas to read, ascending. Raises: NotFound."""
+        found = self._answers.extents.get(device_key)
+        if found is None:
+            raise NotFound("this job has no such disk", device_key=device_key)
+        return found
+
+    def segment_keys(self, headers: Sequence[bytes]) -> list[bytes]:
+        """Opened and audited. Raises: Refused when this kind of job may not read old data."""
+        if self._answers.open_keys is None:
+            raise Refused("this job may not open old data")
+        return self._answers.open_keys(headers)
+
+    def renewed_ticket(self, device_key: int) -> DiskTicket:
+        """A fresh ticket. Raises: NotFound."""
+        if self._answers.renew_ticket is None:
+            raise NotFound("this job's tickets are not renewed", device_key=device_key)
+        return self._answers.renew_ticket(device_key)
+
+    def grant_commit(self, manifest_digest: bytes) -> None:
+        """Returns when `committing` is durable. Raises: whatever forbids it."""
+        if self._answers.before_commit is None:
+            raise Refused("this job commits nothing")
+        self._answers.before_commit(manifest_digest)
+
+    def progressed(self, progress: ProgressReport) -> None:
+        """The latest progress."""
+        self._answers.on_progress(progress)
+
+    def finished(self, result: JobResult) -> None:
+        """Durable first, then the waiting run goes on."""
+        self._answers.on_result(result)
+        self._result = result
+        self._ended.set()
+
+    def lost(self) -> None:
+        """The agent can commit nothing any more."""
+        self._ended.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended."""
+        return self._ended.wait(seconds)
+
+    @property
+    def result(self) -> JobResult | None:
+        """None while it runs, and when the agent was lost."""
+        return self._result
+
+
+def run_attempt(
+    link: AgentLink,
+    *,
+    agent_id: AgentId,
+    attempt: Attempt,
+    spec: JobSpec,
+    answers: AttemptAnswers,
+    stopped: Callable[[], bool],
+) -> JobResult:
+    """Send a job to an agent and wait for its end; cancels it when ``stopped`` says so.
+
+    Raises: LeaseExpired when the agent was lost; Refused or TimedOut when it did not start.
+    """
+    handler = AttemptInProgress(answers)
+    if stopped():
+        raise Cancelled("cancelled before the agent started")
+    link.start(agent_id, attempt, spec, handler)
+    cancelled = False
+    while not handler.wait(0.5):
+        if not cancelled and stopped():
+            link.cancel(attempt)
+            cancelled = True
+    if handler.result is None:
+        raise LeaseExpired(
+            "the agent was lost in the middle of the job; it can commit nothing any more",
+            agent=agent_id,
+            attempt=attempt.number,
+        )
+    return handler.result

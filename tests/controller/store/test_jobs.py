@@ -1,0 +1,97 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from holdfast_common.clock import SystemClock
+from holdfast_common.errors import InvalidTransition, NotFound, Refused
+from holdfast_common.extents import Extent
+from holdfast_common.identity import AgentId, JobId, PointId
+from holdfast_common.job_result import DiskResult, ErrorReport, Warned
+from holdfast_controller.decide.job_state import JobEvent, JobState
+from holdfast_controller.store import jobs
+from holdfast_controller.store.database import Database
+from holdfast_controller.store.jobs import JobTable, NewJob
+
+WEB = NewJob(
+    kind="backup", subject="web", vcenter_id="v", instance_uuid="i", level_asked="incremental"
+)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Iterator[JobTable]:
+    database = Database(tmp_path / "controller.sqlite", [jobs.MIGRATIONS])
+    yield JobTable(database, SystemClock())
+    database.close()
+
+
+def test_a_run_is_planned_with_its_jobs_and_each_step_is_told(table: JobTable) -> None:
+    run_id = table.create_run(kind="backup", request={"vms": ["web"]}, jobs=[WEB])
+    (job,) = table.jobs_of_run(run_id)
+    assert job.state is JobState.PLANNED and job.attempt == 1 and not job.ended
+    table.advance(job.job_id, JobEvent.QUEUE)
+    table.advance(job.job_id, JobEvent.START, "on proxy")
+    assert [event.event for event in table.events(job.job_id)] == ["planned", "queued", "preflight"]
+    assert table.job(job.job_id).state is JobState.PREFLIGHT
+
+
+def test_one_vm_has_one_job_at_a_time(table: JobTable) -> None:
+    run_id = table.create_run(kind="backup", request={}, jobs=[WEB])
+    with pytest.raises(Refused, match="another job"):
+        table.create_run(kind="backup", request={}, jobs=[WEB])
+    (job,) = table.jobs_of_run(run_id)
+    table.advance(job.job_id, JobEvent.END_CANCELLED)
+    assert table.create_run(kind="backup", request={}, jobs=[WEB])
+    assert len(table.unfinished()) == 1
+
+
+def test_a_refused_run_leaves_nothing(table: JobTable) -> None:
+    other = NewJob(kind="backup", subject="db", vcenter_id="v", instance_uuid="j")
+    table.create_run(kind="backup", request={}, jobs=[WEB])
+    with pytest.raises(Refused):
+        table.create_run(kind="backup", request={}, jobs=[other, WEB])
+    assert [job.subject for job in table.latest()] == ["web"]
+
+
+def test_an_invalid_transition_changes_nothing_and_tells_the_story(table: JobTable) -> None:
+    run_id = table.create_run(kind="backup", request={}, jobs=[WEB])
+    (job,) = table.jobs_of_run(run_id)
+    with pytest.raises(InvalidTransition, match="planned"):
+        table.advance(job.job_id, JobEvent.COMMIT)
+    assert table.job(job.job_id).state is JobState.PLANNED
+
+
+def test_a_result_comes_back_as_it_was_stored(table: JobTable) -> None:
+    run_id = table.create_run(kind="restore", request={}, jobs=[WEB])
+    (job,) = table.jobs_of_run(run_id)
+    error = ErrorReport(code="integrity", message="differs", exit_status=13, facts=(("a", "1"),))
+    disk = DiskResult(device_key=2000, transport="nfc", differing=(Extent(offset=512, length=512),))
+    warned = Warned(code="cbt", message="read everything")
+    table.set_plan(
+        job.job_id, level="full", level_reason="first", transport="nfc", agent_id=AgentId("a")
+    )
+    table.set_result(
+        job.job_id, error=error, disks=[disk], warnings=[warned], point_id=PointId("p")
+    )
+    found = table.job(job.job_id)
+    assert (found.error, found.disks, found.warnings) == (error, (disk,), (warned,))
+    assert (found.level, found.agent_id, found.point_id) == ("full", "a", "p")
+
+
+def test_a_retry_counts_the_attempt(table: JobTable) -> None:
+    run_id = table.create_run(kind="backup", request={}, jobs=[WEB])
+    (job,) = table.jobs_of_run(run_id)
+    for event in (JobEvent.QUEUE, JobEvent.START, JobEvent.CLEAN, JobEvent.TRY_AGAIN):
+        table.advance(job.job_id, event)
+    assert table.job(job.job_id).attempt == 2
+
+
+def test_cancelling_what_has_ended_or_is_unknown_is_refused(table: JobTable) -> None:
+    run_id = table.create_run(kind="backup", request={}, jobs=[WEB])
+    (job,) = table.jobs_of_run(run_id)
+    assert table.ask_cancel(job.job_id).cancel_asked
+    table.advance(job.job_id, JobEvent.END_CANCELLED)
+    with pytest.raises(Refused, match="has ended"):
+        table.ask_cancel(job.job_id)
+    with pytest.raises(NotFound):
+        table.job(JobId("nothing"))
