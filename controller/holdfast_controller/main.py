@@ -93,7 +93,7 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except Exception as error:  # noqa: BLE001 - the program's outermost edge
+    except Exception as error:
         logging.getLogger(__name__).debug("unexpected error", exc_info=True)
         click.echo(f"failed: {type(error).__name__}: {error}", err=True)
         click.echo("this is a bug in Holdfast; please report it with these lines:", err=True)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import grpc
+from holdfast_common.trust.channels import open_operator_channel
 
 from holdfast_common.errors import (
     AuthenticationFailed,
@@ -15,7 +16,6 @@ from holdfast_common.errors import (
     TimedOut,
 )
 from holdfast_common.places import Places
-from holdfast_common.trust.channels import open_operator_channel
 from holdfast_common.wire import job_pb2, operator_pb2_grpc
 from holdfast_common.wire_codec.values import ERROR_METADATA_KEY, error_from_message
 

@@ -16,7 +16,7 @@ from holdfast_controller.commands.output import Output, note
 
 @click.group()
 def vcenter() -> None:
-    """vCenters and single hosts."""
+    """VCenters and single hosts."""
 
 
 @vcenter.command()

@@ -32,6 +32,14 @@ class ConnectedAgent:
     vm_bios_uuid: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedGrant:
+    """Leave to publish one manifest; the signature is the repository authority's, over job, attempt and digest."""
+
+    controller_epoch: int
+    signature: bytes
+
+
 class AttemptHandler(Protocol):
     """What the controller answers for one attempt, and what it does with the result."""
 
@@ -47,7 +55,7 @@ class AttemptHandler(Protocol):
         """A fresh ticket. Raises: NotFound."""
         ...
 
-    def grant_commit(self, manifest_digest: bytes) -> None:
+    def grant_commit(self, manifest_digest: bytes) -> SignedGrant:
         """Returns when `committing` is durable; the same digest may be asked again.
 
         Raises: any error of ours, which becomes a CommitRefusal.

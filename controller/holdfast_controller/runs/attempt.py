@@ -14,7 +14,7 @@ from holdfast_common.extents import Extent
 from holdfast_common.identity import AgentId
 from holdfast_common.job_result import JobResult, ProgressReport
 from holdfast_common.job_spec import Attempt, DiskTicket, JobSpec
-from holdfast_controller.runs.agent_link import AgentLink
+from holdfast_controller.runs.agent_link import AgentLink, SignedGrant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class AttemptAnswers:
     """What the run answers while its agent works. Every function is called on an executor thread.
 
     ``extents`` by device key; ``open_keys`` None: this kind of job gets no segment keys;
-    ``before_commit`` returns when the grant is durable; ``on_result`` when the result is.
+    ``grant_commit`` returns when the grant is durable; ``on_result`` when the result is.
     """
 
     on_result: Callable[[JobResult], None]
@@ -30,7 +30,7 @@ class AttemptAnswers:
     extents: Mapping[int, Sequence[Extent]] = field(default_factory=dict)
     open_keys: Callable[[Sequence[bytes]], list[bytes]] | None = None
     renew_ticket: Callable[[int], DiskTicket] | None = None
-    before_commit: Callable[[bytes], None] | None = None
+    grant_commit: Callable[[bytes], SignedGrant] | None = None
 
 
 class AttemptInProgress:
@@ -60,11 +60,11 @@ class AttemptInProgress:
             raise NotFound("this job's tickets are not renewed", device_key=device_key)
         return self._answers.renew_ticket(device_key)
 
-    def grant_commit(self, manifest_digest: bytes) -> None:
+    def grant_commit(self, manifest_digest: bytes) -> SignedGrant:
         """Returns when `committing` is durable. Raises: whatever forbids it."""
-        if self._answers.before_commit is None:
+        if self._answers.grant_commit is None:
             raise Refused("this job commits nothing")
-        self._answers.before_commit(manifest_digest)
+        return self._answers.grant_commit(manifest_digest)
 
     def progressed(self, progress: ProgressReport) -> None:
         """The latest progress."""
