@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast_controller.store import agents, audit, catalogue, jobs
+from holdfast_controller.store import agents, audit, catalogue, jobs, settings
 from holdfast_controller.store.database import Database
 
-ALL = (agents.MIGRATIONS, audit.MIGRATIONS, jobs.MIGRATIONS, catalogue.MIGRATIONS)
+ALL = (
+    agents.MIGRATIONS,
+    audit.MIGRATIONS,
+    jobs.MIGRATIONS,
+    catalogue.MIGRATIONS,
+    settings.MIGRATIONS,
+)
 
 
 def open_database(path: Path) -> Database:

@@ -1,0 +1,54 @@
+"""Single values of this controller: which repository, the recovery sheet's proof, the epoch."""
+
+from __future__ import annotations
+
+from sqlite_utils import Database as SqliteDatabase
+from sqlite_utils import Migrations
+
+from holdfast_controller.store.database import Database
+
+MIGRATIONS = Migrations("settings")
+
+REPOSITORY_ID = "repository.id"
+REPOSITORY_FOLDER = "repository.folder"
+REPOSITORY_GENERATION = "repository.generation"  # the highest key generation seen
+WRITERS_NUMBER = "repository.writers_number"  # the highest list of writers seen
+SHEET_CHALLENGE = "recovery_sheet.challenge"
+SHEET_CONFIRMED_AT = "recovery_sheet.confirmed_at"
+CONTROLLER_EPOCH = "controller.epoch"
+INITIALISED_AT = "initialised_at"
+
+
+@MIGRATIONS()
+def create_settings(database: SqliteDatabase) -> None:
+    """Names and values."""
+    database.create_table("settings", {"name": str, "value": str}, pk="name", not_null={"value"})
+
+
+class Settings:
+    """Text by name. Thread-safe; each method is one transaction, or joins the caller's."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, name: str) -> str:
+        """The value; empty when it was never set."""
+        row = self._database.execute(
+            "SELECT value FROM settings WHERE name = ?", (name,)
+        ).fetchone()
+        return "" if row is None else str(row[0])
+
+    def set(self, name: str, value: str) -> None:
+        """Set or replace."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO settings (name, value) VALUES (?,?)"
+                " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                (name, value),
+            )
+
+    def raise_number(self, name: str, number: int) -> None:
+        """Set a number that only grows."""
+        with self._database.transaction():
+            if number > int(self.get(name) or 0):
+                self.set(name, str(number))
