@@ -6,91 +6,60 @@ are bytes and whole sectors; ranges are half open. Links are named by their desc
 
 from __future__ import annotations
 
-import enum
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import contextlib
+import secrets
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
-from holdfast_lab.storage.descriptor import (
-    CreateType,
-    Descriptor,
-    load,
-    new_cid,
-    new_disk_uuid,
-    save,
+from holdfast_lab.storage.descriptor import CreateType, Descriptor, new_cid, new_disk_uuid, save
+from holdfast_lab.storage.disk_links import LinkedDisk
+from holdfast_lab.storage.disk_values import (
+    AREAS_MAX,
+    SECTOR_BYTES,
+    ChangedAreas,
+    DatastoreKind,
+    DiskReader,
+    Frozen,
+    Hold,
+    Provisioning,
+    StarOnNfs,
 )
-from holdfast_lab.storage.errors import FileExists, OutOfRange
-from holdfast_lab.storage.flat import FlatExtent, create_flat
-from holdfast_lab.storage.runs import Area
+from holdfast_lab.storage.errors import ChainError, FileExists, OutOfRange, TruthUnknown
+from holdfast_lab.storage.flat import create_flat
+from holdfast_lab.storage.guest_log import GuestLog
+from holdfast_lab.storage.link_memory import restore_links, save_links
+from holdfast_lab.storage.links import LinkTree
+from holdfast_lab.storage.readers import RawReader, chain_allocated, copy_data_to, first_difference
 
-AREAS_MAX = 2000  # areas in one answer of QueryChangedDiskAreas
-SECTOR_BYTES = 512
+__all__ = [
+    "AREAS_MAX",
+    "SECTOR_BYTES",
+    "ChangedAreas",
+    "DatastoreKind",
+    "DiskReader",
+    "Frozen",
+    "Hold",
+    "LabDisk",
+    "Provisioning",
+    "StarOnNfs",
+]
 
-
-class Provisioning(enum.Enum):
-    """How a base disk takes its space."""
-
-    THIN = "thin"
-    THICK_LAZY = "thick_lazy"
-    THICK_EAGER = "thick_eager"
-
-
-class DatastoreKind(enum.Enum):
-    """Decides the redo log's format, and what the change id ``*`` answers."""
-
-    NFS = "NFS"  # -delta (COWD)
-    VMFS = "VMFS"  # VMFS 6: -sesparse
-    VMFS5 = "VMFS5"  # -delta (COWD)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frozen:
-    """What a freeze made. ``change_id`` is None while tracking is not yet effective."""
-
-    descriptor: Path
-    tip: Path
-    sequence: int
-    change_id: str | None
+NEW_LINK_BYTES = 1024 * 1024  # what a freeze asks the space guard for
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChangedAreas:
-    """One answer: it covers ``[start_offset, start_offset + length)``; the rest must be asked."""
-
-    start_offset: int
-    length: int
-    areas: tuple[Area, ...]
-
-
-class DiskReader(Protocol):
-    """A whole disk as seen from one link, with the chain below it."""
-
-    capacity_bytes: int
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill the buffer from ``offset``. Raises: OutOfRange."""
-        ...
-
-    def allocated(self) -> Iterator[Area]:
-        """Areas that hold data in any link, in order; everything else reads as zeros."""
-        ...
-
-    def close(self) -> None:
-        """Give the files back."""
-        ...
-
-
-class LabDisk:
-    """See the module. Make one with ``create`` or ``adopt``, never directly.
+class LabDisk(LinkedDisk):
+    """See the module. Make one with ``create`` or ``adopt``.
 
     Attributes:
         space_guard: called with the bytes about to be allocated by a guest write, a freeze or a
-            merge; may raise (a full datastore).
+            merge; may raise (a full datastore). None: no limit.
     """
 
-    space_guard: Callable[[int], None] | None
+    def __init__(self, tree: LinkTree, log: GuestLog, *, provisioning: Provisioning) -> None:
+        super().__init__(tree, provisioning=provisioning)
+        self.space_guard: Callable[[int], None] | None = None
+        self._log = log
 
     # -- making and taking over ------------------------------------------------------------
 
@@ -110,28 +79,29 @@ class LabDisk:
         """Make ``base_name.vmdk`` and ``base_name-flat.vmdk`` in the directory, all zeros.
 
         ``guest_log`` is a directory for this disk's log of guest writes (made if needed).
-        ``uuid`` None: a new one. Raises: FileExists.
+        ``uuid`` None: a new one. Raises: FileExists, also when the log is in use already.
         """
-        descriptor_path = directory / f"{base_name}.vmdk"
+        path = directory / f"{base_name}.vmdk"
         flat = directory / f"{base_name}-flat.vmdk"
-        if descriptor_path.exists() or flat.exists():
-            raise FileExists(f"{descriptor_path.name} is already there")
-        create_flat(flat, capacity_bytes)
-        save(
-            descriptor_path,
-            Descriptor(
-                create_type=CreateType.FLAT,
-                capacity_bytes=capacity_bytes,
-                extent_name=flat.name,
-                cid=new_cid(),
-                uuid=uuid or new_disk_uuid(),
-                adapter=adapter,
-                thin=provisioning is Provisioning.THIN,
-            ),
+        if path.exists() or flat.exists():
+            raise FileExists(f"{path.name} is already there")
+        log = GuestLog(guest_log)
+        if log.sequence:
+            log.close()
+            raise FileExists(f"{guest_log} holds the log of another disk")
+        descriptor = Descriptor(
+            create_type=CreateType.FLAT,
+            capacity_bytes=capacity_bytes,
+            extent_name=flat.name,
+            cid=new_cid(),
+            uuid=uuid or new_disk_uuid(),
+            adapter=adapter,
+            thin=provisioning is Provisioning.THIN,
         )
-        disk = cls.adopt(descriptor_path, guest_log=guest_log, datastore_kind=datastore_kind)
-        disk.provisioning = provisioning
-        return disk
+        create_flat(flat, capacity_bytes)
+        save(path, descriptor)
+        log.size(capacity_bytes)
+        return cls(LinkTree(path, datastore_kind), log, provisioning=provisioning)
 
     @classmethod
     def adopt(
@@ -145,115 +115,68 @@ class LabDisk:
         """Take over existing files; ``descriptor`` becomes the tip, its parents are followed.
 
         Branches beside the tip's chain, in the same directory, are found too. ``pinned``: frozen
-        links that a snapshot names (None: all). The ground truth starts with the content found,
-        or continues when ``guest_log`` already holds a log.
-        Raises: DescriptorError, FileMissing.
+        links that a snapshot names (None: what ``guest_log`` remembers, otherwise all). The
+        ground truth starts with the content found, or goes on when the log is not empty.
+        Raises: DescriptorError, FileMissing, ChainError.
         """
-        self = cls.__new__(cls)
-        self.lock = threading.RLock()
-        self.space_guard = None
-        found = load(descriptor)
-        self.uuid = found.uuid
-        self.adapter = found.adapter
-        self.datastore_kind = datastore_kind
-        self.provisioning = Provisioning.THIN if found.thin else Provisioning.THICK_LAZY
-        self.directory = descriptor.parent
-        self.base_name = descriptor.stem
-        self.guest_log_directory = guest_log
-        self._tip = descriptor
-        self._flat = FlatExtent(descriptor.parent / found.extent_name)
-        return self
-
-    lock: threading.RLock
-    uuid: str | None
-    adapter: str
-    datastore_kind: DatastoreKind
-    provisioning: Provisioning
-    directory: Path
-    base_name: str
-    guest_log_directory: Path
-
-    # -- facts -----------------------------------------------------------------------------
-
-    @property
-    def capacity_bytes(self) -> int:
-        """The size of the disk."""
-        return self._flat.capacity_bytes
-
-    @property
-    def tip_descriptor(self) -> Path:
-        """The link that the running VM writes to."""
-        return self._tip
-
-    @property
-    def links(self) -> tuple[Path, ...]:
-        """Descriptors of the tip's chain, base first."""
-        return (self._tip,)
-
-    @property
-    def all_links(self) -> tuple[Path, ...]:
-        """Descriptors of every link, other branches too; parents before children."""
-        return (self._tip,)
-
-    def parent_of(self, descriptor: Path) -> Path | None:
-        """The link below; None for the base."""
-        raise NotImplementedError
-
-    def children_of(self, descriptor: Path) -> tuple[Path, ...]:
-        """The links directly above."""
-        raise NotImplementedError
-
-    def chain_of(self, descriptor: Path) -> tuple[Path, ...]:
-        """The link and all below it, base first."""
-        raise NotImplementedError
-
-    def files(self, descriptor: Path | None = None) -> tuple[Path, ...]:
-        """All files of one link (descriptor, data, tracking); None: of all links."""
-        raise NotImplementedError
+        tree = LinkTree(descriptor, datastore_kind)
+        thin = tree.base.descriptor.thin
+        log = GuestLog(guest_log)
+        disk = cls(tree, log, provisioning=Provisioning.THIN if thin else Provisioning.THICK_LAZY)
+        if not log.sequence:
+            log.restart(tree.tip.descriptor.capacity_bytes)
+        restore_links(guest_log, tree, None if pinned is None else set(pinned))
+        disk._links_changed()
+        return disk
 
     # -- data ------------------------------------------------------------------------------
 
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill the buffer from the tip. Raises: OutOfRange."""
-        self._check(offset, len(buffer))
-        self._flat.read_data(offset, buffer)
-
-    def guest_write(self, offset: int, data: bytes | memoryview) -> int:
+    def guest_write(self, offset: int, data: bytes | bytearray | memoryview) -> int:
         """Write as the guest: tip, change tracking and log. Returns the log's sequence."""
-        view = memoryview(data)
-        self._check(offset, len(view))
-        self._flat.write(offset, view, lambda _offset, _buffer: None)
-        return 0
+        view = memoryview(data).cast("B")
+        with self.lock:
+            self._before_guest_change(offset, len(view), allocates=len(view))
+            self._tree.write(offset, view)
+            self._tracking.mark(offset, len(view))
+            return self._log.write(offset, view)
 
     def guest_zero(self, offset: int, length: int) -> int:
         """The guest writes zeros (WRITE SAME). Returns the log's sequence."""
-        raise NotImplementedError
+        with self.lock:
+            self._before_guest_change(offset, length, allocates=0)
+            self._tree.write_zeros(offset, length)
+            self._tracking.mark(offset, length)
+            return self._log.zero(offset, length)
 
     def guest_discard(self, offset: int, length: int) -> int:
-        """The guest unmaps a range; it reads as zeros afterwards. Returns the log's sequence."""
-        raise NotImplementedError
-
-    def reader_at(self, descriptor: Path | None = None) -> DiskReader:
-        """Open a link as a whole disk (None: the tip). Close it: it holds its chain busy."""
-        raise NotImplementedError
-
-    def materialise(self, to: Path, descriptor: Path | None = None) -> None:
-        """Write the disk as seen from a link (None: the tip) as a new sparse raw file."""
-        raise NotImplementedError
+        """The guest unmaps; the range reads as zeros. Returns the log's sequence."""
+        return self.guest_zero(offset, length)
 
     def flip_byte(self, offset: int | None = None) -> int:
-        """Change one stored byte behind everybody's back (no log, no tracking).
+        """Change one byte of the tip behind everybody's back: no log, no tracking.
 
-        ``offset`` None: in the middle of the first allocated area. Returns the offset.
+        ``offset`` None: in the middle of the first area with data. Returns the offset.
         """
-        raise NotImplementedError
+        with self.lock:
+            tip = self._tree.tip
+            if offset is None:
+                area = next(chain_allocated(tip.extents(), self.capacity_bytes), None)
+                offset = self.capacity_bytes // 2 if area is None else (area.offset + area.end) // 2
+            start = offset // SECTOR_BYTES * SECTOR_BYTES
+            sector = bytearray(SECTOR_BYTES)
+            self.read_into(start, memoryview(sector))
+            sector[offset - start] ^= 0xFF
+            self._tree.write(start, memoryview(sector))
+            return offset
 
     def content_replaced(self) -> None:
-        """Somebody else wrote to the files (restore through a path or a hot-added device).
+        """Somebody else wrote to the files (a restore by path, or through a hot-added device).
 
         The ground truth starts again with what the files hold now.
         """
-        raise NotImplementedError
+        with self.lock:
+            self._tree.open_again()
+            self._log.restart(self.capacity_bytes)
 
     # -- the chain -------------------------------------------------------------------------
 
@@ -262,24 +185,50 @@ class LabDisk:
 
         ``child_name``: the new descriptor's file name; None: the lowest free ``-00000N``.
         """
-        raise NotImplementedError
+        with self.lock:
+            self._ask_for_space(NEW_LINK_BYTES)
+            self._tracking.before_freeze()
+            frozen = self._tree.tip
+            child = self._tree.add_child(frozen, child_name)
+            frozen.sequence = self._log.freeze()
+            frozen.pinned = True
+            self._tree.tip = child
+            self._tracking.after_freeze(frozen, child)
+            self._links_changed()
+            return Frozen(
+                descriptor=frozen.path,
+                tip=child.path,
+                sequence=frozen.sequence,
+                change_id=self._tracking.change_id(frozen),
+            )
 
     def release(self, frozen: Path, *, consolidate: bool = True) -> None:
-        """The snapshot that named ``frozen`` is removed: merge what nobody needs any more.
+        """The snapshot that named ``frozen`` is removed; links that nobody needs are merged.
 
-        ``consolidate`` False leaves the links as they are (see ``consolidation_needed``).
-        Raises: LinkBusy when a link is read just now; the release itself has then happened.
+        ``consolidate`` False leaves them (see ``consolidation_needed``).
+        Raises: LinkBusy when a link is in use; the release itself has then happened.
         """
-        raise NotImplementedError
+        with self.lock:
+            self._tree.link(frozen).pinned = False
+            self._links_changed()
+            if consolidate:
+                self.consolidate()
 
     @property
     def consolidation_needed(self) -> bool:
-        """Are there links that no snapshot needs?"""
-        raise NotImplementedError
+        """Are there links that no snapshot needs and that could go?"""
+        with self.lock:
+            return self._tree.next_unneeded() is not None
 
     def consolidate(self) -> None:
         """Merge or delete every link that no snapshot needs. Raises: LinkBusy."""
-        raise NotImplementedError
+        with self.lock:
+            while (link := self._tree.next_unneeded()) is not None:
+                if link.children:
+                    self.merge(link.children[0].path)
+                else:
+                    self._tree.remove_leaf(link)
+                    self._links_changed()
 
     def merge(self, link: Path) -> Path:
         """Copy a link into its parent, re-parent its children, delete it; gives the parent.
@@ -287,15 +236,42 @@ class LabDisk:
         The parent then stands for what ``link`` stood for. Raises: LinkBusy, ChainError (the
         base, or a parent with other children).
         """
-        raise NotImplementedError
+        with self.lock:
+            merged = self._tree.link(link)
+            self._ask_for_space(merged.held_bytes())
+            header = self._tracking.header(merged)
+            forgets = self._tracking.merge_forgets(merged)
+            parent = self._tree.merge(merged, keep_parents_tracking=forgets)
+            self._tracking.after_merge(parent, header)
+            self._links_changed()
+            return parent.path
 
     def revert(self, frozen: Path) -> Path:
         """Drop the tip, put a new one above ``frozen``; gives the new tip. Also a stun."""
-        raise NotImplementedError
+        with self.lock:
+            target = self._tree.link(frozen)
+            old = self._tree.tip
+            if target is old or target.sequence is None:
+                raise ChainError(f"{frozen.name} is not a frozen link of this guest log")
+            self._tree.refuse_when_busy([old])
+            newest_epoch = self._tracking.newest_epoch()
+            child = self._tree.add_child(target)
+            self._tree.tip = child
+            self._tree.remove_leaf(old)
+            self._log.revert(target.sequence)
+            self._tracking.after_revert(target, child, newest_epoch)
+            self._links_changed()
+            return child.path
 
     def extend(self, capacity_bytes: int) -> None:
         """Grow the disk. Raises: ChainError with snapshots, OutOfRange when not larger."""
-        raise NotImplementedError
+        with self.lock:
+            old = self.capacity_bytes
+            if capacity_bytes <= old or capacity_bytes % SECTOR_BYTES:
+                raise OutOfRange(f"{capacity_bytes} bytes is not a larger size in whole sectors")
+            self._tree.extend(capacity_bytes)
+            self._log.size(capacity_bytes)
+            self._tracking.after_extend(old, capacity_bytes)
 
     def move(
         self,
@@ -309,7 +285,13 @@ class LabDisk:
 
         Raises: LinkBusy, FileExists.
         """
-        raise NotImplementedError
+        with self.lock:
+            self._tree.move(directory, base_name)
+            self._tree.kind = datastore_kind or self._tree.kind
+            if tracking == "reset":
+                self._tracking.reset()
+            self._tracking.stun()
+            self._links_changed()
 
     def clone(
         self,
@@ -326,102 +308,89 @@ class LabDisk:
 
         ``uuid`` None keeps the uuid, as vSphere does.
         """
-        raise NotImplementedError
+        with self.reader_at(descriptor, reason="clone") as reader:
+            copy = LabDisk.create(
+                directory,
+                base_name,
+                reader.capacity_bytes,
+                guest_log=guest_log,
+                provisioning=provisioning or self.provisioning,
+                datastore_kind=datastore_kind or self.datastore_kind,
+                uuid=uuid or self.uuid,
+                adapter=self.adapter,
+            )
+            copy_data_to(reader, directory / f"{base_name}-flat.vmdk")
+        copy.content_replaced()
+        return copy
 
     def delete(self) -> None:
         """Delete every file of the disk; the guest log stays. Raises: LinkBusy."""
-        raise NotImplementedError
+        with self.lock:
+            self._tree.delete_all()
+            self._log.close()
 
     def close(self) -> None:
-        """Close the files and keep them (unregister)."""
-        self._flat.close()
-
-    def hold(self, descriptor: Path, reason: str) -> object:
-        """Keep a link and its chain from being merged, moved or deleted; gives a token."""
-        raise NotImplementedError
-
-    def let_go(self, token: object) -> None:
-        """End a ``hold``; harmless when done twice."""
-        raise NotImplementedError
-
-    def holds(self, descriptor: Path) -> tuple[str, ...]:
-        """Reasons of holds and open readers on a link, as the link itself or as a parent."""
-        raise NotImplementedError
-
-    # -- change tracking -------------------------------------------------------------------
-
-    @property
-    def tracking_enabled(self) -> bool:
-        """The flag of the VM, seen at once after ``enable_tracking``."""
-        raise NotImplementedError
-
-    def enable_tracking(self, *, granularity: int | None = None) -> None:
-        """Switch tracking on; it becomes effective with the next stun.
-
-        ``granularity`` None: by the size of the disk (64 KiB up to 128 GiB).
-        """
-        raise NotImplementedError
-
-    def disable_tracking(self) -> None:
-        """Switch tracking off and delete the tracking files."""
-        raise NotImplementedError
-
-    def change_id(self, descriptor: Path | None = None) -> str | None:
-        """The id to put into a config's backing (None: the tip's); None while unset."""
-        raise NotImplementedError
-
-    def stun(self) -> None:
-        """A moment without guest I/O: power on or off, a migration, a snapshot removal."""
-        raise NotImplementedError
-
-    def power_on(self) -> None:
-        """A stun; after an unclean stop tracking starts again with a new uuid."""
-        raise NotImplementedError
-
-    def unclean_stop(self) -> None:
-        """The host died: the next ``power_on`` distrusts the tracking file."""
-        raise NotImplementedError
-
-    def damage_tracking(self) -> None:
-        """Damage the tracking file of the tip; noticed at the next stun."""
-        raise NotImplementedError
-
-    def query(
-        self,
-        change_id: str,
-        descriptor: Path | None = None,
-        start_offset: int = 0,
-        *,
-        areas_max: int = AREAS_MAX,
-        distort: Callable[[Sequence[Area]], Sequence[Area]] | None = None,
-    ) -> ChangedAreas:
-        """What changed after ``change_id`` up to a link (None: the tip), or ``*``.
-
-        ``areas_max`` small = an honest short answer. ``distort`` gets all areas from
-        ``start_offset`` on and may drop or shorten some: a lie.
-        Raises: ChangeIdUnknown, OutOfRange (start at or past the capacity).
-        """
-        raise NotImplementedError
+        """Close the files and keep them (unregister); the object is of no use afterwards."""
+        with self.lock:
+            self._tree.close()
+            self._log.close()
 
     # -- ground truth ----------------------------------------------------------------------
 
     @property
+    def guest_log_directory(self) -> Path:
+        """Where the guest log lies."""
+        return self._log.directory
+
+    @property
     def sequence(self) -> int:
         """The number of the log's newest record."""
-        raise NotImplementedError
+        return self._log.sequence
 
-    def truth_sequence(self, descriptor: Path) -> int:
-        """The log's sequence at which a link was frozen; the newest for the tip."""
-        raise NotImplementedError
+    def truth_sequence(self, descriptor: Path | None = None) -> int:
+        """The sequence at which a link was frozen; the newest for the tip (None)."""
+        with self.lock:
+            link = self._link(descriptor)
+            if link is self._tree.tip:
+                return self._log.sequence
+            if link.sequence is None:
+                raise TruthUnknown(f"{link.path.name} was frozen before this guest log began")
+            return link.sequence
 
     def truth(self, to: Path, at: int | None = None) -> None:
         """Replay the guest log up to a sequence (None: all) into a new sparse raw file."""
-        raise NotImplementedError
+        with self.lock:
+            self._take_baseline_if_pending()
+            self._log.truth(to, at)
 
     def first_difference(self, candidate: Path | DiskReader, at: int | None = None) -> int | None:
         """The first offset where a raw file or reader differs from the truth; None: equal."""
-        raise NotImplementedError
+        file = self._log.directory / f"truth-{secrets.token_hex(8)}.raw"
+        try:
+            self.truth(file, at)
+            with RawReader(file) as truth, contextlib.ExitStack() as opened:
+                if isinstance(candidate, Path):
+                    return first_difference(truth, opened.enter_context(RawReader(candidate)))
+                return first_difference(truth, candidate)
+        finally:
+            file.unlink(missing_ok=True)
 
-    def _check(self, offset: int, length: int) -> None:
-        if offset < 0 or length < 0 or offset + length > self.capacity_bytes:
-            raise OutOfRange(f"[{offset}, {offset + length}) is not within the disk")
+    # -- inside ----------------------------------------------------------------------------
+
+    def _before_guest_change(self, offset: int, length: int, *, allocates: int) -> None:
+        self._check(offset, length)
+        if offset % SECTOR_BYTES or length % SECTOR_BYTES or not length:
+            raise OutOfRange(f"[{offset}, {offset + length}) is not whole sectors")
+        self._ask_for_space(allocates)
+        self._take_baseline_if_pending()
+
+    def _take_baseline_if_pending(self) -> None:
+        if self._log.baseline_pending:
+            self._log.take_baseline(self.materialise)
+
+    def _ask_for_space(self, length: int) -> None:
+        if self.space_guard is not None and length:
+            self.space_guard(length)
+
+    def _links_changed(self) -> None:
+        save_links(self._log.directory, self._tree)
