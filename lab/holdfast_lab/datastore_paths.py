@@ -1,7 +1,7 @@
 """Names of files on datastores: ``[name] folder/file``, and the ``/folder`` URLs that mean the same.
 
 Everything that a client names on a datastore passes here before a file is touched: a path can
-never leave its datastore's directory by ``..`` (``Datastore.local`` sees to symbolic links).
+never leave its datastore's directory, neither by ``..`` nor through a symbolic link.
 """
 
 from __future__ import annotations
@@ -9,77 +9,84 @@ from __future__ import annotations
 import re
 import urllib.parse
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
-from pyVmomi import vim
-
-from holdfast_lab.faults import SoapFault
+from holdfast_lab.storage.errors import StorageError
 
 _BRACKETED = re.compile(r"\s*\[([^\]]+)\]\s*(.*?)\s*\Z", re.DOTALL)
 
 
+class DatastorePathError(StorageError):
+    """The text is not a datastore path, or the path leaves the datastore."""
+
+
 @dataclass(frozen=True, slots=True)
 class DatastorePath:
-    """A file or folder of a datastore; ``relative`` has no slash at either end, "" is the root."""
+    """A file or folder of a datastore; ``path`` is relative, without a slash at either end."""
 
     datastore: str
-    relative: str
+    path: str
 
-    @classmethod
-    def parse(cls, text: str) -> DatastorePath:
-        """``[ds] a/b.vmdk``, or ``https://host/folder/a/b.vmdk?dcPath=…&dsName=ds``.
-
-        Raises: SoapFault (InvalidDatastorePath).
-        """
-        match = _BRACKETED.match(text or "")
-        if match:
-            return cls(match[1], _tidy(match[2], text))
-        url = urllib.parse.urlsplit(text or "")
-        names = urllib.parse.parse_qs(url.query).get("dsName", [])
-        if url.scheme in ("http", "https") and url.path.startswith("/folder") and names:
-            inner = urllib.parse.unquote(url.path.removeprefix("/folder"))
-            return cls(names[0], _tidy(inner, text))
-        raise cls.invalid(text)
-
-    @staticmethod
-    def invalid(text: str) -> SoapFault:
-        """The fault for a text that names no file of a datastore."""
-        return SoapFault(
-            vim.fault.InvalidDatastorePath(datastorePath=text), f"Invalid datastore path '{text}'."
-        )
-
-    @staticmethod
-    def unknown_datastore(path: DatastorePath) -> SoapFault:
-        """The fault for a datastore that nobody knows."""
-        return SoapFault(
-            vim.fault.InvalidDatastore(name=path.datastore), f"Invalid datastore: {path.datastore}."
-        )
+    def __post_init__(self) -> None:
+        parts = PurePosixPath(self.path).parts
+        if ".." in parts or self.path.startswith("/") or "\0" in self.path:
+            raise DatastorePathError(f"not a path below its datastore: {self}")
 
     def __str__(self) -> str:
-        return f"[{self.datastore}] {self.relative}".rstrip()
+        return f"[{self.datastore}] {self.path}".rstrip()
 
     @property
     def name(self) -> str:
         """The last part of the path."""
-        return PurePosixPath(self.relative).name
+        return PurePosixPath(self.path).name
 
     @property
     def parent(self) -> DatastorePath:
         """The folder that holds it."""
-        folder = str(PurePosixPath(self.relative).parent)
+        folder = str(PurePosixPath(self.path).parent)
         return DatastorePath(self.datastore, "" if folder == "." else folder)
 
     def child(self, name: str) -> DatastorePath:
         """An entry of this folder."""
-        return DatastorePath(self.datastore, f"{self.relative}/{name}" if self.relative else name)
+        return DatastorePath(self.datastore, f"{self.path}/{name}" if self.path else name)
 
     def sibling(self, name: str) -> DatastorePath:
         """Another entry of the same folder."""
         return self.parent.child(name)
 
+    def under(self, root: Path) -> Path:
+        """The file on this machine, given the datastore's directory.
 
-def _tidy(path: str, whole: str) -> str:
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    if ".." in parts or "\0" in path:
-        raise DatastorePath.invalid(whole)
-    return "/".join(parts)
+        Raises: DatastorePathError when a symbolic link leads out of the datastore.
+        """
+        local = root / self.path if self.path else root
+        resolved_root = root.resolve()
+        resolved = local.resolve()
+        if resolved != resolved_root and resolved_root not in resolved.parents:
+            raise DatastorePathError(f"leads out of its datastore: {self}")
+        return local
+
+
+def parse_datastore_path(text: str) -> DatastorePath:
+    """``[ds] a/b.vmdk``, or ``https://host/folder/a/b.vmdk?dcPath=…&dsName=ds``.
+
+    Raises: DatastorePathError.
+    """
+    match = _BRACKETED.match(text or "")
+    if match:
+        return DatastorePath(match[1], _without_slashes(match[2]))
+    url = urllib.parse.urlsplit(text or "")
+    names = urllib.parse.parse_qs(url.query).get("dsName", [])
+    if url.scheme in ("http", "https") and url.path.startswith("/folder") and names:
+        inner = urllib.parse.unquote(url.path.removeprefix("/folder"))
+        return DatastorePath(names[0], _without_slashes(inner))
+    raise DatastorePathError(f"not a datastore path: {text!r}")
+
+
+def datastore_path_of(local: Path, *, datastore: str, root: Path) -> DatastorePath:
+    """The name of a file of this machine that lies on the datastore."""
+    return DatastorePath(datastore, local.relative_to(root).as_posix())
+
+
+def _without_slashes(path: str) -> str:
+    return "/".join(part for part in path.split("/") if part not in ("", "."))
