@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast_controller.store import agents, audit, catalogue, jobs, settings
+from holdfast_controller.store import (
+    agents,
+    audit,
+    catalogue,
+    inventory,
+    jobs,
+    ledger,
+    settings,
+    vcenters,
+)
 from holdfast_controller.store.database import Database
 
 ALL = (
@@ -13,6 +22,9 @@ ALL = (
     jobs.MIGRATIONS,
     catalogue.MIGRATIONS,
     settings.MIGRATIONS,
+    ledger.MIGRATIONS,
+    vcenters.MIGRATIONS,
+    inventory.MIGRATIONS,
 )
 
 

@@ -1,0 +1,195 @@
+"""The inventory as it was last read, and how operators name VMs in it.
+
+A selector is ``name``, ``glob*``, ``folder:/Berlin/web``, ``host:esx1`` or ``datastore:nfs1``; a
+vCenter's name and a slash may stand before a name: ``vc1/web*``. The table is a cache: vSphere
+itself is asked before anything is done to a VM.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+from sqlite_utils import Database as SqliteDatabase
+from sqlite_utils import Migrations
+
+from holdfast_common.errors import NotFound, UsageError
+from holdfast_controller.facts import (
+    DatastoreFacts,
+    HostFacts,
+    Inventory,
+    PlaceFacts,
+    ServerFacts,
+    VmFacts,
+)
+from holdfast_controller.store.database import Database
+
+MIGRATIONS = Migrations("inventory")
+
+
+@MIGRATIONS()
+def create_inventory(database: SqliteDatabase) -> None:
+    """VMs by identity, the rest of each vCenter as one document."""
+    database.create_table(
+        "inventory_vms",
+        {
+            "vcenter_id": str,
+            "moref": str,
+            "instance_uuid": str,
+            "name": str,
+            "taken_at": str,
+            "facts": bytes,
+        },
+        pk=("vcenter_id", "moref"),
+        not_null={"instance_uuid", "name", "taken_at", "facts"},
+    )
+    database.table("inventory_vms").create_index(["instance_uuid"])
+    database.table("inventory_vms").create_index(["name"])
+    database.create_table(
+        "inventory_surroundings",
+        {"vcenter_id": str, "taken_at": str, "facts": bytes},
+        pk="vcenter_id",
+        not_null={"taken_at", "facts"},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What VMs live in."""
+
+    server: ServerFacts
+    hosts: tuple[HostFacts, ...]
+    datastores: tuple[DatastoreFacts, ...]
+    places: tuple[PlaceFacts, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownVm:
+    """A VM of the cache, with where and when it was seen."""
+
+    vcenter_id: str
+    vcenter_name: str
+    taken_at: str
+    vm: VmFacts
+
+
+def _by_folder(vm: VmFacts, pattern: str) -> bool:
+    wanted = "/" + pattern.strip("/")
+    return vm.place == wanted or vm.place.startswith(wanted.rstrip("/") + "/")
+
+
+_SELECTORS: Final[Mapping[str, Callable[[VmFacts, str], bool]]] = {
+    "folder": _by_folder,
+    "host": lambda vm, pattern: fnmatch.fnmatchcase(vm.host_name, pattern),
+    "datastore": lambda vm, pattern: any(
+        fnmatch.fnmatchcase(name, pattern) for name in vm.datastore_names
+    ),
+}
+
+
+class InventoryTable:
+    """Thread-safe; each method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def replace(self, vcenter_id: str, inventory: Inventory) -> None:
+        """Keep what was read, instead of what was known of this vCenter before."""
+        surroundings = Surroundings(
+            server=inventory.server,
+            hosts=inventory.hosts,
+            datastores=inventory.datastores,
+            places=inventory.places,
+        )
+        rows = [
+            (
+                vcenter_id,
+                vm.moref,
+                vm.instance_uuid,
+                vm.name,
+                inventory.taken_at,
+                msgspec.json.encode(vm),
+            )
+            for vm in inventory.vms
+        ]
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM inventory_vms WHERE vcenter_id = ?", (vcenter_id,))
+            connection.executemany("INSERT INTO inventory_vms VALUES (?,?,?,?,?,?)", rows)
+            connection.execute(
+                "INSERT OR REPLACE INTO inventory_surroundings VALUES (?,?,?)",
+                (vcenter_id, inventory.taken_at, msgspec.json.encode(surroundings)),
+            )
+
+    def forget(self, vcenter_id: str) -> None:
+        """Drop everything of one vCenter."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM inventory_vms WHERE vcenter_id = ?", (vcenter_id,))
+            connection.execute(
+                "DELETE FROM inventory_surroundings WHERE vcenter_id = ?", (vcenter_id,)
+            )
+
+    def vms(self, vcenter_id: str = "") -> list[KnownVm]:
+        """All VMs by name; of one vCenter when named."""
+        rows = self._database.execute(
+            "SELECT v.vcenter_id, coalesce(c.name, ''), v.taken_at, v.facts FROM inventory_vms v"
+            " LEFT JOIN vcenters c ON c.vcenter_id = v.vcenter_id"
+            " WHERE ? = '' OR v.vcenter_id = ? ORDER BY v.name, v.moref",
+            (vcenter_id, vcenter_id),
+        ).fetchall()
+        return [
+            KnownVm(
+                vcenter_id=row[0],
+                vcenter_name=row[1],
+                taken_at=row[2],
+                vm=msgspec.json.decode(row[3], type=VmFacts),
+            )
+            for row in rows
+        ]
+
+    def surroundings(self, vcenter_id: str) -> Surroundings:
+        """Hosts, datastores and places of one vCenter. Raises: NotFound when it was never read."""
+        row = self._database.execute(
+            "SELECT facts FROM inventory_surroundings WHERE vcenter_id = ?", (vcenter_id,)
+        ).fetchone()
+        if row is None:
+            raise NotFound(
+                "the inventory of this vCenter was never read",
+                vcenter=vcenter_id,
+                advice="run `holdfast vcenter refresh`",
+            )
+        return msgspec.json.decode(row[0], type=Surroundings)
+
+    def select(self, selectors: Iterable[str]) -> list[KnownVm]:
+        """The VMs that any of the selectors names, each once.
+
+        Raises: NotFound when one of them names no VM, UsageError for an unknown kind.
+        """
+        known = self.vms()
+        chosen: dict[tuple[str, str], KnownVm] = {}
+        for selector in selectors:
+            found = [each for each in known if _matches(each, selector)]
+            if not found:
+                raise NotFound(
+                    "no VM is named so",
+                    selector=selector,
+                    advice="see `holdfast inventory list`, and `holdfast vcenter refresh`",
+                )
+            chosen.update({(each.vcenter_id, each.vm.moref): each for each in found})
+        return list(chosen.values())
+
+
+def _matches(known: KnownVm, selector: str) -> bool:
+    kind, colon, pattern = selector.partition(":")
+    if colon and kind in _SELECTORS:
+        return _SELECTORS[kind](known.vm, pattern)
+    if colon and kind == "tag":
+        raise UsageError("tags are not read from vSphere yet", selector=selector)
+    if selector in (known.vm.name, known.vm.instance_uuid):
+        return True
+    vcenter, slash, name = selector.partition("/")
+    if slash and vcenter == known.vcenter_name:
+        return fnmatch.fnmatchcase(known.vm.name, name)
+    return fnmatch.fnmatchcase(known.vm.name, selector)

@@ -1,0 +1,360 @@
+"""The whole inventory of a vCenter or host in one call: VMs with their disks, hosts, datastores, places."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pyVmomi import vim
+
+from holdfast_common.clock import utc_text
+from holdfast_common.errors import SourceGone, VsphereFailed
+from holdfast_common.identity import DatastoreId
+from holdfast_controller.facts import (
+    DatastoreFacts,
+    HostFacts,
+    Inventory,
+    PlaceFacts,
+    ServerFacts,
+    SnapshotNode,
+    VmFacts,
+)
+from holdfast_controller.vsphere import pinning, properties
+from holdfast_controller.vsphere.devices import DatastoreNames, disk_facts
+from holdfast_controller.vsphere.foreign import Foreign, moref_of, reference
+from holdfast_controller.vsphere.properties import ObjectProperties
+from holdfast_controller.vsphere.session import VsphereSession
+
+VM_PATHS: Final = (
+    "name",
+    "parent",
+    "parentVApp",
+    "resourcePool",
+    "snapshot",
+    "datastore",
+    "runtime.host",
+    "runtime.powerState",
+    "runtime.connectionState",
+    "runtime.consolidationNeeded",
+    "runtime.faultToleranceState",
+    "capability.changeTrackingSupported",
+    "guest.toolsRunningStatus",
+    "guest.toolsVersionStatus2",
+    "config.instanceUuid",
+    "config.uuid",
+    "config.template",
+    "config.version",
+    "config.guestId",
+    "config.guestFullName",
+    "config.firmware",
+    "config.changeTrackingEnabled",
+    "config.keyId",
+    "config.files.vmPathName",
+    "config.hardware.numCPU",
+    "config.hardware.memoryMB",
+    "config.hardware.device",
+)
+HOST_PATHS: Final = (
+    "name",
+    "parent",
+    "datastore",
+    "runtime.connectionState",
+    "runtime.inMaintenanceMode",
+    "config.product.version",
+    "config.product.build",
+    "config.certificate",
+    "hardware.systemInfo.uuid",
+)
+DATASTORE_PATHS: Final = (
+    "name",
+    "parent",
+    "summary.url",
+    "summary.type",
+    "summary.capacity",
+    "summary.freeSpace",
+    "summary.accessible",
+)
+PLACE_PATHS: Final = ("name", "parent")
+EVERYTHING: Final[Mapping[type, Sequence[str]]] = {
+    vim.VirtualMachine: VM_PATHS,
+    vim.HostSystem: HOST_PATHS,
+    vim.Datastore: DATASTORE_PATHS,
+    vim.Folder: PLACE_PATHS,
+    vim.Datacenter: (*PLACE_PATHS, "vmFolder"),
+    vim.ComputeResource: (*PLACE_PATHS, "resourcePool"),
+    vim.ResourcePool: PLACE_PATHS,
+}
+# Folders that vSphere makes itself below a datacenter: they stand in nobody's paths.
+_HIDDEN_FOLDERS: Final = frozenset({"vm", "host", "datastore", "network"})
+
+
+def read_inventory(session: VsphereSession) -> Inventory:
+    """Everything that the account may see. Raises: VsphereUnavailable, VsphereFailed."""
+    found = properties.read_everything(session, EVERYTHING)
+    surroundings = _Surroundings.of(found, session.content())
+    vms = [surroundings.vm(each) for each in _of_kind(found, vim.VirtualMachine)]
+    return Inventory(
+        server=_server(session, surroundings.hosts.values()),
+        taken_at=utc_text(session.clock.now()),
+        vms=tuple(sorted(vms, key=lambda vm: (vm.name, vm.moref))),
+        hosts=tuple(surroundings.hosts.values()),
+        datastores=tuple(surroundings.names.by_moref.values()),
+        places=tuple(surroundings.places.values()),
+    )
+
+
+def read_vm(session: VsphereSession, moref: str) -> VmFacts:
+    """One VM as it is now. Raises: SourceGone."""
+    machine = reference(vim.VirtualMachine, moref)
+    values = properties.read_one(session, machine, VM_PATHS)
+    kinds = {kind: paths for kind, paths in EVERYTHING.items() if kind is not vim.VirtualMachine}
+    around = properties.read_everything(session, kinds)
+    return _Surroundings.of(around, session.content()).vm(ObjectProperties(machine, values))
+
+
+def find_vm(session: VsphereSession, *, instance_uuid: str) -> VmFacts:
+    """The VM with this identity, wherever it is now. Raises: SourceGone, VsphereFailed."""
+    wanted: dict[type, Sequence[str]] = {vim.VirtualMachine: ("config.instanceUuid",)}
+    morefs = [
+        each.moref
+        for each in properties.read_everything(session, wanted)
+        if each.values.get("config.instanceUuid") == instance_uuid
+    ]
+    if not morefs:
+        raise SourceGone("the VM is no longer in the inventory", instance_uuid=instance_uuid)
+    if len(morefs) > 1:
+        raise VsphereFailed("two VMs have one instance uuid", instance_uuid=instance_uuid)
+    return read_vm(session, morefs[0])
+
+
+def read_datastores(session: VsphereSession) -> DatastoreNames:
+    """All datastores as they are now, with their free space."""
+    found = properties.read_everything(
+        session, {vim.Datastore: DATASTORE_PATHS, vim.Folder: PLACE_PATHS}
+    )
+    return DatastoreNames(_datastores(found, {}))
+
+
+def read_server(session: VsphereSession) -> ServerFacts:
+    """What we are connected to. Raises: VsphereFailed when it has no identity."""
+    if session.is_vcenter:
+        return _server(session, ())
+    found = properties.read_everything(session, {vim.HostSystem: HOST_PATHS})
+    return _server(session, [_host(each) for each in found])
+
+
+def snapshot_nodes(snapshot_info: Foreign) -> tuple[SnapshotNode, ...]:
+    """A VM's snapshot tree, parents first; empty for None (there is no snapshot)."""
+    nodes: list[SnapshotNode] = []
+    pending = [("", each) for each in (snapshot_info.rootSnapshotList if snapshot_info else [])]
+    while pending:
+        parent, tree = pending.pop(0)
+        moref = moref_of(tree.snapshot)
+        nodes.append(
+            SnapshotNode(
+                moref=moref,
+                parent_moref=parent,
+                name=str(tree.name),
+                description=str(tree.description or ""),
+                created_at=utc_text(tree.createTime) if tree.createTime else "",
+                quiesced=bool(tree.quiesced),
+            )
+        )
+        pending += [(moref, child) for child in tree.childSnapshotList or []]
+    return tuple(nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Surroundings:
+    """All that a VM's facts refer to."""
+
+    names: DatastoreNames
+    hosts: Mapping[str, HostFacts]
+    places: Mapping[str, PlaceFacts]
+    datacenters: Mapping[str, str]
+
+    @classmethod
+    def of(cls, found: Sequence[ObjectProperties], content: Foreign) -> _Surroundings:
+        places, datacenters = _places(found, moref_of(content.rootFolder))
+        return cls(
+            names=DatastoreNames(_datastores(found, datacenters)),
+            hosts={each.moref: _host(each) for each in _of_kind(found, vim.HostSystem)},
+            places=places,
+            datacenters=datacenters,
+        )
+
+    def vm(self, found: ObjectProperties) -> VmFacts:
+        """The facts of a VM from its properties."""
+        values = found.values
+        host = self.hosts.get(moref_of(values.get("runtime.host")))
+        folder = moref_of(values.get("parent"))
+        place = self.places.get(folder) or self.places.get(moref_of(values.get("parentVApp")))
+        devices = values.get("config.hardware.device") or []
+        vmx = str(values.get("config.files.vmPathName") or "")
+        version = str(values.get("config.version") or "")
+        datastores = [moref_of(each) for each in values.get("datastore") or []]
+        snapshot = values.get("snapshot")
+        return VmFacts(
+            moref=found.moref,
+            name=str(values.get("name") or ""),
+            instance_uuid=str(values.get("config.instanceUuid") or ""),
+            bios_uuid=str(values.get("config.uuid") or ""),
+            place=place.path if place else "",
+            folder_moref=folder,
+            host_moref=host.moref if host else "",
+            host_name=host.name if host else "",
+            pool_moref=moref_of(values.get("resourcePool")),
+            datacenter_moref=self._datacenter(folder, host),
+            datastore_names=tuple(
+                sorted(self.names.by_moref[m].name for m in datastores if m in self.names.by_moref)
+            ),
+            power_state=str(values.get("runtime.powerState") or ""),
+            connection_state=str(values.get("runtime.connectionState") or ""),
+            template=bool(values.get("config.template")),
+            hardware_version=_hardware_version(version),
+            guest_id=str(values.get("config.guestId") or ""),
+            guest_name=str(values.get("config.guestFullName") or ""),
+            firmware=str(values.get("config.firmware") or ""),
+            tools_running=str(values.get("guest.toolsRunningStatus") or ""),
+            tools_version_status=str(values.get("guest.toolsVersionStatus2") or ""),
+            change_tracking_supported=bool(values.get("capability.changeTrackingSupported")),
+            change_tracking_enabled=bool(values.get("config.changeTrackingEnabled")),
+            consolidation_needed=bool(values.get("runtime.consolidationNeeded")),
+            encrypted=values.get("config.keyId") is not None,
+            has_vtpm=any(isinstance(each, vim.vm.device.VirtualTPM) for each in devices),
+            fault_tolerant=str(values.get("runtime.faultToleranceState") or "notConfigured")
+            != "notConfigured",
+            memory_mb=int(values.get("config.hardware.memoryMB") or 0),
+            cpu_count=int(values.get("config.hardware.numCPU") or 0),
+            vmx=self.names.link(vmx) if vmx.startswith("[") else None,
+            snapshots=snapshot_nodes(snapshot),
+            current_snapshot_moref=moref_of(snapshot.currentSnapshot) if snapshot else "",
+            disks=disk_facts(devices, self.names),
+        )
+
+    def _datacenter(self, folder: str, host: HostFacts | None) -> str:
+        if folder in self.datacenters:
+            return self.datacenters[folder]
+        return self.datacenters.get(host.compute_moref, "") if host else ""
+
+
+def _of_kind(found: Iterable[ObjectProperties], kind: type) -> list[ObjectProperties]:
+    return [each for each in found if isinstance(each.reference, kind)]
+
+
+def _hardware_version(text: str) -> int:
+    number = text.removeprefix("vmx-")
+    return int(number) if number.isdigit() else 0
+
+
+def _server(session: VsphereSession, hosts: Iterable[HostFacts]) -> ServerFacts:
+    about = session.content().about
+    identity = str(about.instanceUuid or "")
+    if not session.is_vcenter or not identity:
+        # a single host has no instance: its hardware is its identity
+        identity = next((each.hardware_uuid for each in hosts if each.hardware_uuid), identity)
+    if not identity:
+        raise VsphereFailed("the server tells no identity of its own", host=session.address.host)
+    return ServerFacts(
+        instance_uuid=identity,
+        product=str(about.name),
+        version=str(about.version),
+        build=str(about.build),
+        is_vcenter=session.is_vcenter,
+    )
+
+
+def _host(found: ObjectProperties) -> HostFacts:
+    values = found.values
+    return HostFacts(
+        moref=found.moref,
+        name=str(values.get("name") or ""),
+        connection_state=str(values.get("runtime.connectionState") or ""),
+        in_maintenance=bool(values.get("runtime.inMaintenanceMode")),
+        version=str(values.get("config.product.version") or ""),
+        build=str(values.get("config.product.build") or ""),
+        compute_moref=moref_of(values.get("parent")),
+        hardware_uuid=str(values.get("hardware.systemInfo.uuid") or ""),
+        certificate_sha256=_certificate_sha256(values.get("config.certificate")),
+        datastore_morefs=tuple(moref_of(each) for each in values.get("datastore") or []),
+    )
+
+
+def _certificate_sha256(numbers: Sequence[int] | None) -> str:
+    """The digest of ``config.certificate``: PEM, as signed bytes. Empty when it cannot be read."""
+    if not numbers:
+        return ""
+    pem = bytes(number & 0xFF for number in numbers).decode("ascii", "replace")
+    try:
+        return pinning.described(ssl.PEM_cert_to_DER_cert(pem.strip())).sha256
+    except (ValueError, VsphereFailed):
+        return ""
+
+
+def _datastores(
+    found: Sequence[ObjectProperties], datacenters: Mapping[str, str]
+) -> list[DatastoreFacts]:
+    return [
+        DatastoreFacts(
+            moref=each.moref,
+            datastore_id=DatastoreId(str(each.values.get("summary.url") or "")),
+            name=str(each.values.get("name") or ""),
+            kind=str(each.values.get("summary.type") or ""),
+            capacity_bytes=int(each.values.get("summary.capacity") or 0),
+            free_bytes=int(each.values.get("summary.freeSpace") or 0),
+            accessible=bool(each.values.get("summary.accessible")),
+            datacenter_moref=datacenters.get(moref_of(each.values.get("parent")), ""),
+        )
+        for each in _of_kind(found, vim.Datastore)
+    ]
+
+
+def _places(
+    found: Sequence[ObjectProperties], root: str
+) -> tuple[dict[str, PlaceFacts], dict[str, str]]:
+    """Places with their paths, and the datacenter of every place below one."""
+    kinds = (vim.Folder, vim.Datacenter, vim.ComputeResource, vim.ResourcePool)
+    raw = {each.moref: each for each in found if isinstance(each.reference, kinds)}
+    places: dict[str, PlaceFacts] = {}
+    datacenters: dict[str, str] = {}
+    for moref, each in raw.items():
+        line = _line_up(raw, moref)
+        for above in line:
+            if isinstance(raw[above].reference, vim.Datacenter):
+                datacenters[moref] = above
+                break
+        names = [
+            str(raw[step].values.get("name") or "")
+            for step in reversed(line)
+            if step != root and not _hidden(raw, step)
+        ]
+        places[moref] = PlaceFacts(
+            moref=moref,
+            kind=str(type(each.reference)._wsdlName),
+            name=str(each.values.get("name") or ""),
+            parent_moref=moref_of(each.values.get("parent")),
+            path="/" + "/".join(names),
+            root_pool_moref=moref_of(each.values.get("resourcePool")),
+            vm_folder_moref=moref_of(each.values.get("vmFolder")),
+        )
+    return places, datacenters
+
+
+def _line_up(raw: Mapping[str, ObjectProperties], moref: str) -> list[str]:
+    """A place and all above it that are known; the root folder itself is not in a view."""
+    line: list[str] = []
+    while moref in raw and moref not in line:
+        line.append(moref)
+        moref = moref_of(raw[moref].values.get("parent"))
+    return line
+
+
+def _hidden(raw: Mapping[str, ObjectProperties], moref: str) -> bool:
+    above = raw.get(moref_of(raw[moref].values.get("parent")))
+    return (
+        above is not None
+        and isinstance(above.reference, vim.Datacenter)
+        and str(raw[moref].values.get("name")) in _HIDDEN_FOLDERS
+    )
