@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import grpc
-from holdfast_common.trust.channels import open_operator_channel
 
 from holdfast_common.errors import (
     AuthenticationFailed,
@@ -16,6 +15,7 @@ from holdfast_common.errors import (
     TimedOut,
 )
 from holdfast_common.places import Places
+from holdfast_common.trust.channels import open_operator_channel
 from holdfast_common.wire import job_pb2, operator_pb2_grpc
 from holdfast_common.wire_codec.values import ERROR_METADATA_KEY, error_from_message
 
@@ -61,8 +61,9 @@ def operators(places: Places) -> Iterator[OperatorClient]:
 
 def translated(error: grpc.RpcError) -> HoldfastError:
     """An error of ours from a gRPC status: from its metadata where the controller put one."""
-    metadata = error.trailing_metadata() if isinstance(error, grpc.Call) else None
-    for name, value in metadata or ():
+    found = error.trailing_metadata() if isinstance(error, grpc.Call) else None
+    metadata: list[tuple[str, str | bytes]] = list(found or ())
+    for name, value in metadata:
         if name == ERROR_METADATA_KEY and isinstance(value, bytes):
             return error_from_message(job_pb2.Error.FromString(value)).to_error()
     status = error.code() if isinstance(error, grpc.Call) else None

@@ -16,6 +16,7 @@ WRITERS_NUMBER = "repository.writers_number"  # the highest list of writers seen
 SHEET_CHALLENGE = "recovery_sheet.challenge"
 SHEET_CONFIRMED_AT = "recovery_sheet.confirmed_at"
 CONTROLLER_EPOCH = "controller.epoch"
+CONTROLLER_ID = "controller.id"
 INITIALISED_AT = "initialised_at"
 
 

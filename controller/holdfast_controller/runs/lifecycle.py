@@ -1,0 +1,137 @@
+"""The life of one job around its work: states, attempts, errors, cancelling. The work itself is a function.
+
+    with lifecycle.cleaning(job):      # innermost: says `cleaning` before anything is given back
+        ...
+
+Every transition is durable before its effect. The work raises or returns a result; here that becomes
+an end, or another attempt when it may pass by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from holdfast_common.errors import Cancelled, HoldfastError, Interrupted
+from holdfast_common.identity import JobId
+from holdfast_common.job_result import ErrorReport, JobResult, Outcome
+from holdfast_common.retry import backoff_seconds
+from holdfast_controller.decide.job_state import END_EVENTS, JobEvent, JobState
+from holdfast_controller.store.jobs import JobRow, JobTable
+
+log = logging.getLogger(__name__)
+
+JobWork = Callable[[JobRow], JobResult]
+
+
+class Lifecycle:
+    """Carries jobs out, one thread each. Thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        jobs: JobTable,
+        stopping: threading.Event,
+        attempts_max: int,
+        retry_seconds: float = 5.0,
+    ) -> None:
+        self._jobs = jobs
+        self._stopping = stopping
+        self._attempts_max = attempts_max
+        self._retry_seconds = retry_seconds
+
+    def carry_out(self, job_id: JobId, work: JobWork) -> JobResult:
+        """From queued to an end; never raises an error of a job. Returns how it ended."""
+        waits = backoff_seconds(
+            first=self._retry_seconds, maximum=60.0, attempts=self._attempts_max
+        )
+        while True:
+            result = self._one_attempt(job_id, work)
+            job = self._jobs.job(job_id)
+            self._jobs.set_result(
+                job_id,
+                error=result.error,
+                disks=result.disks or job.disks,
+                warnings=result.warnings or job.warnings,
+                point_id=result.point_id,
+            )
+            if job.ended:
+                return result
+            if job.state not in (JobState.CLEANING, JobState.QUEUED):
+                self._jobs.advance(job_id, JobEvent.CLEAN)
+            wait = next(waits, None)
+            if self._may_try_again(job, result) and wait is not None:
+                self._jobs.note(job_id, "trying again", result.error.text() if result.error else "")
+                self._jobs.advance(job_id, JobEvent.TRY_AGAIN)
+                if not self._stopping.wait(wait):
+                    continue
+                result = JobResult(
+                    outcome=Outcome.INTERRUPTED,
+                    error=ErrorReport.of(Interrupted("the controller is stopping")),
+                )
+            self._jobs.advance(job_id, END_EVENTS[result.outcome])
+            log.info(
+                "job ended",
+                extra={"job_id": job_id, "outcome": result.outcome, "subject": job.subject},
+            )
+            return result
+
+    def stopped(self, job_id: JobId) -> bool:
+        """Whether the job is to stop: an operator asked, or the controller ends."""
+        return self._stopping.is_set() or self._jobs.job(job_id).cancel_asked
+
+    def check(self, job_id: JobId) -> None:
+        """Raises: Interrupted or Cancelled when the job is to stop."""
+        if self._stopping.is_set():
+            raise Interrupted("the controller is stopping")
+        if self._jobs.job(job_id).cancel_asked:
+            raise Cancelled("cancelled by an operator")
+
+    @contextmanager
+    def cleaning(self, job_id: JobId) -> Iterator[None]:
+        """On every way out the job is `cleaning` before what stands outside of this is given back."""
+        try:
+            yield
+        finally:
+            self._jobs.advance(job_id, JobEvent.CLEAN)
+
+    def _one_attempt(self, job_id: JobId, work: JobWork) -> JobResult:
+        try:
+            self.check(job_id)
+            self._jobs.advance(job_id, JobEvent.START)
+            return work(self._jobs.job(job_id))
+        except Cancelled as error:
+            return JobResult(outcome=Outcome.CANCELLED, error=ErrorReport.of(error))
+        except HoldfastError as error:
+            interrupted = isinstance(error, Interrupted)
+            return JobResult(
+                outcome=Outcome.INTERRUPTED if interrupted else Outcome.FAILED,
+                error=ErrorReport.of(error),
+            )
+        except Exception as error:
+            log.exception("a job failed by a bug", extra={"job_id": job_id})
+            report = ErrorReport(
+                code="failed",
+                message=f"a bug in Holdfast: {type(error).__name__}: {error}",
+                advice="see the controller's log, and report it",
+            )
+            return JobResult(outcome=Outcome.FAILED, error=report)
+
+    def _may_try_again(self, job: JobRow, result: JobResult) -> bool:
+        return (
+            result.error is not None
+            and result.error.retryable
+            and result.outcome in (Outcome.FAILED, Outcome.INTERRUPTED)
+            and job.state is not JobState.QUEUED
+            and not job.cancel_asked
+            and not self._stopping.is_set()
+            and job.attempt < self._attempts_max
+        )
+
+
+def failed_with(result: JobResult, error: HoldfastError) -> JobResult:
+    """The same result, but failed."""
+    return replace(result, outcome=Outcome.FAILED, error=ErrorReport.of(error))
