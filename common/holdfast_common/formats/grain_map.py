@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from holdfast_common.errors import FormatError
 from holdfast_common.formats.image_file import ImageFile
+from holdfast_common.units import SECTOR_BYTES
 
 ABSENT: Final = -1  # not in this image: the parent's bytes, or zero without a parent
 ZERO: Final = -2  # zero, whatever the parent holds
@@ -71,8 +72,12 @@ class GrainMap:
         *,
         load_table: Callable[[int], Positions | None],
         next_table: Callable[[int], int],
+        file_length: int,
+        what: str,
     ) -> None:
         self.shape = shape
+        self._file_length = file_length
+        self._what = what
         self._load_table = load_table
         self._next_table = next_table
         self._cache: OrderedDict[int, Positions] = OrderedDict()
@@ -92,6 +97,24 @@ class GrainMap:
             table_end = min((index + 1) * reach, end)
             yield from self._runs_of_table(positions, index * reach, offset, table_end)
             offset = table_end
+
+    def data_runs(self, offset: int, end: int) -> Iterator[Run]:
+        """Like `runs`, for walking a whole disk: ends at an image whose grains overlap.
+
+        Without that, a small file could stand for a disk that takes days to walk.
+        Raises: FormatError.
+        """
+        present = 0
+        for run in self.runs(offset, end):
+            if run.position >= 0:
+                present += run.length if self.shape.contiguous else SECTOR_BYTES
+                if present > self._file_length + self.shape.grain_bytes:
+                    raise FormatError(
+                        f"{self._what}: grains overlap: there are more than the file can hold",
+                        offset=run.offset,
+                        file_length=self._file_length,
+                    )
+            yield run
 
     def _table(self, index: int) -> Positions | None:
         cached = self._cache.get(index)
@@ -173,7 +196,14 @@ class TableDirectory:
     """The directory of tables in an image file, read in windows, so never whole in memory."""
 
     def __init__(
-        self, file: ImageFile, *, position: int, entry_count: int, entry_type: str, what: str
+        self,
+        file: ImageFile,
+        *,
+        position: int,
+        entry_count: int,
+        entry_type: str,
+        table_bytes: int,
+        what: str,
     ) -> None:
         self._entry_bytes = np.dtype(entry_type).itemsize
         if position + entry_count * self._entry_bytes > file.length:
@@ -187,6 +217,9 @@ class TableDirectory:
         self._position = position
         self._entry_count = entry_count
         self._entry_type = entry_type
+        self._table_bytes = table_bytes
+        self._what = what
+        self._counted = False
         self._window_first = 0
         self._window: npt.NDArray[np.unsignedinteger] = np.zeros(0, dtype=entry_type)
 
@@ -204,6 +237,22 @@ class TableDirectory:
                 return index + int(found[0])
             index = self._window_first + len(self._window)
         return self._entry_count
+
+    def check_count(self) -> None:
+        """Refuse more tables than the file has room for. Raises: FormatError."""
+        if self._counted:
+            return
+        count = 0
+        for first in range(0, self._entry_count, _WINDOW_ENTRIES):
+            self._load_window_of(first)
+            count += int(np.count_nonzero(self._window))
+            if count * self._table_bytes > self._file.length:
+                raise FormatError(
+                    f"{self._what}: grain tables overlap: there are more than the file can hold",
+                    tables=count,
+                    file_length=self._file.length,
+                )
+        self._counted = True
 
     def _load_window_of(self, index: int) -> None:
         if self._window_first <= index < self._window_first + len(self._window):

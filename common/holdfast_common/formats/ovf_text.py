@@ -72,7 +72,9 @@ def ovf_text(vm: OvfVm) -> str:
 
 def _check_keys(vm: OvfVm) -> None:
     keys = [_CPU_KEY, _MEMORY_KEY]
-    keys += [device.key for device in (*vm.controllers, *vm.disks, *vm.nics)]
+    keys += [controller.key for controller in vm.controllers]
+    keys += [disk.key for disk in vm.disks]
+    keys += [nic.key for nic in vm.nics]
     if len(set(keys)) != len(keys):
         raise FormatError("OVF: two devices have one key (1 and 2 are processors and memory)")
     file_ids = {file.file_id for file in vm.files}

@@ -98,17 +98,25 @@ class SeSparseExtent:
             position=directory_sector * SECTOR_BYTES,
             entry_count=shape.table_count,
             entry_type="<u8",
+            table_bytes=_TABLE_SECTORS * SECTOR_BYTES,
             what=what,
         )
         self._map = GrainMap(
-            shape, load_table=self._load_table, next_table=self._directory.next_present
+            shape,
+            load_table=self._load_table,
+            next_table=self._directory.next_present,
+            file_length=file.length,
+            what=self._what,
         )
 
     def runs(self, offset: int, end: int) -> Iterator[Run]:
         """Runs that cover ``[offset, end)``. Raises: FormatError."""
         return self._map.runs(offset, end)
 
-    data_runs = runs
+    def data_runs(self, offset: int, end: int) -> Iterator[Run]:
+        """Like `runs`, for walking a whole disk. Raises: FormatError."""
+        self._directory.check_count()
+        return self._map.data_runs(offset, end)
 
     def read_run(self, run: Run, buffer: memoryview) -> None:
         """Fill ``buffer`` with a run's bytes. Raises: FormatError, SourceFailed."""

@@ -63,10 +63,15 @@ class SparseExtent:
             position=directory_sector * SECTOR_BYTES,
             entry_count=self.header.table_count,
             entry_type="<u4",
+            table_bytes=ENTRIES_PER_TABLE * 4,
             what=self._what,
         )
         self._map = GrainMap(
-            shape, load_table=self._load_table, next_table=self._directory.next_present
+            shape,
+            load_table=self._load_table,
+            next_table=self._directory.next_present,
+            file_length=file.length,
+            what=self._what,
         )
         self._inflated_position = -1
         self._inflated = b""
@@ -85,7 +90,10 @@ class SparseExtent:
         """Runs that cover ``[offset, end)``. Raises: FormatError."""
         return self._map.runs(offset, end)
 
-    data_runs = runs
+    def data_runs(self, offset: int, end: int) -> Iterator[Run]:
+        """Like `runs`, for walking a whole disk. Raises: FormatError."""
+        self._directory.check_count()
+        return self._map.data_runs(offset, end)
 
     def read_run(self, run: Run, buffer: memoryview) -> None:
         """Fill ``buffer`` with a run's bytes. Raises: FormatError, SourceFailed."""
