@@ -9,7 +9,7 @@ table in which every frozen disk names its frozen link.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,17 @@ NIC_KEY, CDROM_KEY = 4000, 3000
 
 @dataclass(slots=True, kw_only=True)
 class DiskDevice:
-    """A disk in a VM. ``link`` None: the disk's tip, whatever that is; otherwise that link as is."""
+    """A disk in a VM. ``link`` None: the disk's tip, whatever that is; otherwise that link as is.
+
+    In a snapshot's table ``frozen_at`` names the moment instead: links are renamed by merges.
+    """
 
     key: int
     controller_key: int
     unit_number: int
     disk: LabDisk
     link: Path | None = None
+    frozen_at: int | None = None
     mode: str = "persistent"
     sharing: str = "sharingNone"
     raw_mapping: str | None = None  # "physicalMode" or "virtualMode" for a raw device mapping
@@ -44,6 +48,8 @@ class DiskDevice:
     @property
     def descriptor(self) -> Path:
         """The descriptor that this device opens."""
+        if self.frozen_at is not None:
+            return self.disk.frozen_descriptor(self.frozen_at)
         return self.link or self.disk.tip_descriptor
 
     @property
@@ -74,11 +80,11 @@ class DeviceTable:
             disks={key: replace(device) for key, device in self.disks.items()},
         )
 
-    def frozen(self, links: dict[int, Path]) -> DeviceTable:
-        """A copy in which the disks with these keys name these links."""
+    def frozen(self, moments: Mapping[int, int]) -> DeviceTable:
+        """A copy in which the disks with these keys stand for what was frozen at a moment."""
         table = self.copied()
-        for key, link in links.items():
-            table.disks[key].link = link
+        for key, sequence in moments.items():
+            table.disks[key].frozen_at = sequence
         return table
 
     def controllers(self) -> list[WireObject]:
