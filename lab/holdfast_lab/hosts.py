@@ -206,6 +206,7 @@ class ResourcePool(ManagedEntity):
         self.pools: list[ResourcePool] = []
 
     def children(self) -> list[ManagedEntity]:
+        """Pools below and the pool's VMs."""
         machines = [each for each in self.lab.machines() if each.resource_pool is self]
         return [*self.pools, *machines]
 
@@ -272,6 +273,7 @@ class ComputeResource(ManagedEntity):
         self.pool: ResourcePool | None = None
 
     def children(self) -> list[ManagedEntity]:
+        """The hosts and the root pool."""
         return [*self.hosts, *([self.pool] if self.pool else [])]
 
     @wire_property("host")

@@ -32,6 +32,7 @@ class Folder(ManagedEntity):
         self.entities: list[ManagedEntity] = []
 
     def children(self) -> list[ManagedEntity]:
+        """What lies in the folder."""
         return list(self.entities)
 
     def attach_child(self, child: ManagedEntity) -> None:
@@ -42,6 +43,7 @@ class Folder(ManagedEntity):
         self.lab.touch(self, child)
 
     def detach_child(self, child: ManagedEntity) -> None:
+        """Take an entity out of the folder."""
         if child in self.entities:
             self.entities.remove(child)
             self.lab.touch(self)
@@ -105,6 +107,7 @@ class Datacenter(ManagedEntity):
         )
 
     def children(self) -> list[ManagedEntity]:
+        """The four folders."""
         return [self.vm_folder, self.host_folder, self.datastore_folder, self.network_folder]
 
     @wire_property("vmFolder")

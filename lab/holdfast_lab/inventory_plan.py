@@ -13,10 +13,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from holdfast_lab.faults import LabError
 
+Plan = TypeVar("Plan")
 Content = Literal["empty", "random", "ext4"]
 SIZE = re.compile(r"(\d+)([KMGT]?)(?:i?B)?", re.IGNORECASE)
 UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
@@ -160,7 +161,7 @@ def _datastore(given: Mapping[str, Any]) -> DatastorePlan:
     return _made(DatastorePlan, values)
 
 
-def _made(kind: type[Any], values: Mapping[str, Any]) -> Any:
+def _made(kind: type[Plan], values: Mapping[str, Any]) -> Plan:
     try:
         return kind(**values)
     except TypeError as error:

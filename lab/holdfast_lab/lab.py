@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pyVmomi import VmomiSupport, vmodl
 
@@ -23,6 +23,7 @@ from holdfast_lab.lab_object import LabObject, ManagedEntity
 from holdfast_lab.misbehaviour import Misbehaviour
 from holdfast_lab.sessions import LabUser, Session, Sessions
 from holdfast_lab.tasks import Tasks
+from holdfast_lab.wire_types import WireObject
 
 if TYPE_CHECKING:
     from holdfast_lab.datastores import Datastore
@@ -86,7 +87,7 @@ class Lab:
             each.version = self.version
         self.changed.notify_all()
 
-    def find(self, reference: Any, session: Session | None = None) -> LabObject:
+    def find(self, reference: WireObject, session: Session | None = None) -> LabObject:
         """The object behind a reference, the session's own ones included.
 
         Raises: SoapFault (ManagedObjectNotFound), also when the type is not the object's.
@@ -105,7 +106,7 @@ class Lab:
             )
         return found
 
-    def get(self, reference: Any, kind: type[Kind], session: Session | None = None) -> Kind:
+    def get(self, reference: WireObject, kind: type[Kind], session: Session | None = None) -> Kind:
         """The object behind a reference as ``kind``. Raises: SoapFault."""
         if reference is None or not isinstance(reference, VmomiSupport.ManagedObject):
             raise invalid_argument("reference", "an object reference is required")
@@ -214,7 +215,7 @@ class Lab:
             for card in machine.devices.network_cards()
         )
 
-    def vm_name_of(self, reference: Any) -> str:
+    def vm_name_of(self, reference: WireObject) -> str:
         """The name of the VM a reference is about (the VM, a snapshot of it), or an empty text."""
         found = self.objects.get(str(reference._moId))
         machine = getattr(found, "machine", found)

@@ -132,7 +132,7 @@ class ManagedEntity(LabObject):
 
 
 def escaped_name(name: str) -> str:
-    """A name as vSphere shows it: ``%``, ``/`` and ``\\`` are percent-encoded."""
+    """A name as vSphere shows it: percent signs and both slashes are percent-encoded."""
     return name.replace("%", "%25").replace("/", "%2f").replace("\\", "%5c")
 
 

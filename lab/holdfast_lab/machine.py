@@ -10,7 +10,7 @@ import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyVmomi import vim
 
@@ -19,6 +19,7 @@ from holdfast_lab.device_table import DeviceTable, DiskDevice
 from holdfast_lab.lab_clock import utc_now
 from holdfast_lab.lab_object import LabObject, ManagedEntity, wire_property
 from holdfast_lab.vmx_file import save_vmx
+from holdfast_lab.wire_types import WireObject
 
 if TYPE_CHECKING:
     from holdfast_lab.datastores import Datastore
@@ -54,10 +55,11 @@ class MachineSettings:
 
 @dataclass(slots=True, kw_only=True)
 class Tools:
-    """VMware Tools in the guest."""
+    """VMware Tools in the guest. ``quiesce_fault``: application or filesystem, when it fails."""
 
     installed: bool = True
     running: bool = False
+    quiesce_fault: str | None = None
 
 
 class MachineSnapshot(LabObject):
@@ -112,7 +114,7 @@ class MachineSnapshot(LabObject):
         )
 
     @wire_property("config")
-    def configuration(self) -> vim.vm.ConfigInfo:
+    def configuration(self) -> WireObject:
         return machine_view.config_info(self.machine, self.settings, self.devices)
 
     @wire_property("childSnapshot")
@@ -253,21 +255,22 @@ class Machine(ManagedEntity):
         self.config_changed()
 
     def forget(self) -> None:
+        """The VM is gone, and its snapshots with it."""
         for each in self.snapshots():
             self.lab.objects.pop(each.moid, None)
 
     # what clients read ----------------------------------------------------------
 
     @wire_property("config")
-    def configuration(self) -> Any:
+    def configuration(self) -> WireObject:
         return machine_view.config_info(self, self.settings, self.devices)
 
     @wire_property("runtime")
-    def runtime(self) -> Any:
+    def runtime(self) -> WireObject:
         return machine_view.runtime_info(self)
 
     @wire_property("guest")
-    def guest(self) -> Any:
+    def guest(self) -> WireObject:
         return machine_view.guest_info(self)
 
     @wire_property("guestHeartbeatStatus")
@@ -275,15 +278,15 @@ class Machine(ManagedEntity):
         return "green" if self.powered_on and self.tools.running else "gray"
 
     @wire_property("summary")
-    def summary(self) -> Any:
+    def summary(self) -> WireObject:
         return machine_view.summary(self)
 
     @wire_property("layoutEx")
-    def layout(self) -> Any:
+    def layout(self) -> WireObject:
         return machine_view.layout_ex(self)
 
     @wire_property("storage")
-    def storage(self) -> Any:
+    def storage(self) -> WireObject:
         return machine_view.storage_info(self)
 
     @wire_property("snapshot")
@@ -314,5 +317,5 @@ class Machine(ManagedEntity):
         return self.resource_pool.ref
 
     @wire_property("capability")
-    def capability(self) -> Any:
+    def capability(self) -> WireObject:
         return machine_view.capability()

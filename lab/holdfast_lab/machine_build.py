@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pyVmomi import vim
 
 from holdfast_lab.datastores import Datastore
-from holdfast_lab.device_table import disk_key, scsi_controller, DiskDevice
-from holdfast_lab.disk_backings import storage_kind
 from holdfast_lab.device_slots import fill_network_card
+from holdfast_lab.device_table import DiskDevice, disk_key, scsi_controller
+from holdfast_lab.disk_backings import storage_kind
 from holdfast_lab.faults import LabError
 from holdfast_lab.hosts import Host, Network, ResourcePool
 from holdfast_lab.inventory import Datacenter, Folder
@@ -20,6 +19,7 @@ from holdfast_lab.inventory_plan import DiskPlan, MachinePlan
 from holdfast_lab.lab import Lab
 from holdfast_lab.machine import Machine, MachineSettings
 from holdfast_lab.storage.disk import Provisioning
+from holdfast_lab.wire_types import WireObject
 
 NVRAM_BYTES = {"bios": 8684, "efi": 270_336}
 
@@ -119,7 +119,7 @@ def folder_named(lab: Lab, path: str) -> Folder:
     return folder
 
 
-def network_card(lab: Lab, network: Network) -> Any:
+def network_card(lab: Lab, network: Network) -> WireObject:
     """A vmxnet3 card on a network, with an address of its own. Needs the lock."""
     card = vim.vm.device.VirtualVmxnet3(
         key=4000,
@@ -138,7 +138,7 @@ def network_card(lab: Lab, network: Network) -> Any:
     return card
 
 
-def add_disks(machine: Machine, controller: Any, plans: Sequence[DiskPlan]) -> None:
+def add_disks(machine: Machine, controller: WireObject, plans: Sequence[DiskPlan]) -> None:
     """Make the planned disks in the controller's next units. Without the lock."""
     lab = machine.lab
     for number, plan in enumerate(plans):

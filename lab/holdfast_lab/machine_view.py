@@ -9,6 +9,7 @@ from pyVmomi import vim
 
 from holdfast_lab.device_table import DeviceTable
 from holdfast_lab.lab_clock import utc_now
+from holdfast_lab.wire_types import WireObject
 
 if TYPE_CHECKING:
     from holdfast_lab.machine import Machine, MachineSettings
@@ -26,11 +27,11 @@ def guest_full_name(guest_id: str) -> str:
     return GUEST_NAMES.get(guest_id, guest_id)
 
 
-def config_info(machine: Machine, settings: MachineSettings, devices: DeviceTable) -> Any:
+def config_info(machine: Machine, settings: MachineSettings, devices: DeviceTable) -> WireObject:
     """``config`` of a VM, or of a snapshot with its own settings and devices."""
     lab = machine.lab
 
-    def datastore_of(path: Path) -> Any:
+    def datastore_of(path: Path) -> WireObject:
         for each in lab.datastores():
             if path.is_relative_to(each.root):
                 return each.ref
@@ -89,7 +90,7 @@ def config_info(machine: Machine, settings: MachineSettings, devices: DeviceTabl
     )
 
 
-def runtime_info(machine: Machine) -> Any:
+def runtime_info(machine: Machine) -> WireObject:
     """``runtime``."""
     return vim.vm.RuntimeInfo(
         host=machine.host.ref,
@@ -110,7 +111,7 @@ def runtime_info(machine: Machine) -> Any:
     )
 
 
-def guest_info(machine: Machine) -> Any:
+def guest_info(machine: Machine) -> WireObject:
     """``guest``: what Tools report; without Tools there is little to know."""
     installed = machine.tools.installed
     running = installed and machine.powered_on and machine.tools.running
@@ -133,7 +134,7 @@ def guest_info(machine: Machine) -> Any:
     )
 
 
-def summary(machine: Machine) -> Any:
+def summary(machine: Machine) -> WireObject:
     """``summary``."""
     settings = machine.settings
     disks = machine.disks()
@@ -184,7 +185,7 @@ def summary(machine: Machine) -> Any:
     )
 
 
-def layout_ex(machine: Machine) -> Any:
+def layout_ex(machine: Machine) -> WireObject:
     """``layoutEx``: every file of the VM, and which of them make up each disk and snapshot."""
     files: list[Any] = []
     keys: dict[Path, int] = {}
@@ -233,7 +234,7 @@ def _snapshot_layouts(machine: Machine) -> list[Any]:
     ]
 
 
-def storage_info(machine: Machine) -> Any:
+def storage_info(machine: Machine) -> WireObject:
     """``storage``: what the VM takes on each datastore."""
     return vim.vm.StorageInfo(
         perDatastoreUsage=[
@@ -262,7 +263,7 @@ def files_bytes(machine: Machine, root: Path | None = None) -> int:
     )
 
 
-def capability() -> Any:
+def capability() -> WireObject:
     """``capability``: what the lab's VMs can do."""
     return vim.vm.Capability(
         snapshotOperationsSupported=True,

@@ -54,6 +54,7 @@ class PropertyFilter(LabObject):
         return self.partial
 
     def forget(self) -> None:
+        """Take the filter off its collector."""
         self.collector.filters.pop(self.moid, None)
 
 
@@ -76,6 +77,7 @@ class Collector(LabObject):
         return [each.ref for each in self.filters.values()]
 
     def forget(self) -> None:
+        """Drop all filters and wake whoever waits."""
         self.destroyed = True
         for each in list(self.filters.values()):
             self.session.objects.pop(each.moid, None)

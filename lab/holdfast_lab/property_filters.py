@@ -16,6 +16,7 @@ from pyVmomi import VmomiSupport, vmodl
 from holdfast_lab import soap
 from holdfast_lab.faults import SoapFault, invalid_argument
 from holdfast_lab.property_paths import check_path, read_path
+from holdfast_lab.wire_types import WireObject
 
 if TYPE_CHECKING:
     from holdfast_lab.lab import Lab
@@ -49,9 +50,9 @@ def select(lab: Lab, spec: PC.FilterSpec, session: Session) -> list[Selected]:
 
     Raises: SoapFault (ManagedObjectNotFound, InvalidArgument).
     """
-    found: dict[str, Any] = {}
+    found: dict[str, WireObject] = {}
     for start in spec.objectSet:
-        named: dict[str, Any] = {}
+        named: dict[str, WireObject] = {}
         list(_named_selections(start.selectSet, named))
         try:
             lab.find(start.obj, session)
@@ -59,7 +60,8 @@ def select(lab: Lab, spec: PC.FilterSpec, session: Session) -> list[Selected]:
             if spec.reportMissingObjectsInResults:
                 continue
             raise
-        _visit(lab, session, start.obj, bool(start.skip), start.selectSet, named, found, set())
+        walk = _Walk(lab, session, named, found)
+        walk.visit(start.obj, start.selectSet, skips=bool(start.skip))
     selected = []
     for reference in found.values():
         paths = paths_for(lab, spec.propSet, reference, session)
@@ -69,7 +71,7 @@ def select(lab: Lab, spec: PC.FilterSpec, session: Session) -> list[Selected]:
 
 
 def paths_for(
-    lab: Lab, wanted: list[PC.PropertySpec], reference: Any, session: Session
+    lab: Lab, wanted: list[PC.PropertySpec], reference: WireObject, session: Session
 ) -> tuple[str, ...] | None:
     """The paths asked for of one object; None when its type is not asked for at all."""
     paths: list[str] | None = None
@@ -94,37 +96,36 @@ def _named_selections(selections: list[Any], named: dict[str, Any]) -> Iterator[
         yield each
 
 
-def _visit(
-    lab: Lab,
-    session: Session,
-    reference: Any,
-    skip: bool,  # noqa: FBT001 - internal, mirrors the specification's field
-    selections: list[Any],
-    named: dict[str, Any],
-    found: dict[str, Any],
-    seen: set[tuple[str, int]],
-) -> None:
-    if not skip:
-        found.setdefault(str(reference._moId), reference)
-    if len(found) > SELECTED_MAX:
-        raise invalid_argument("specSet", "too many objects are selected")
-    for each in selections or []:
-        traversal = each if isinstance(each, PC.TraversalSpec) else named.get(each.name)
-        if traversal is None:
-            raise invalid_argument("selectSet", f"no selection is named {each.name}")
-        if not isinstance(reference, traversal.type):
-            continue
-        step = (str(reference._moId), id(traversal))
-        if step in seen:
-            continue
-        seen.add(step)
-        for target in _targets(lab, session, reference, traversal.path):
-            _visit(
-                lab, session, target, bool(traversal.skip), traversal.selectSet, named, found, seen
-            )
+@dataclass(slots=True)
+class _Walk:
+    """One walk along the traversals of a specification; collects what it meets."""
+
+    lab: Lab
+    session: Session
+    named: dict[str, WireObject]
+    found: dict[str, WireObject]
+    seen: set[tuple[str, int]] = field(default_factory=set)
+
+    def visit(self, reference: WireObject, selections: list[WireObject], *, skips: bool) -> None:
+        """Take this object, unless it is skipped, and go on from it."""
+        if not skips:
+            self.found.setdefault(str(reference._moId), reference)
+        if len(self.found) > SELECTED_MAX:
+            raise invalid_argument("specSet", "too many objects are selected")
+        for each in selections or []:
+            is_traversal = isinstance(each, PC.TraversalSpec)
+            traversal = each if is_traversal else self.named.get(each.name)
+            if traversal is None:
+                raise invalid_argument("selectSet", f"no selection is named {each.name}")
+            step = (str(reference._moId), id(traversal))
+            if step in self.seen or not isinstance(reference, traversal.type):
+                continue
+            self.seen.add(step)
+            for target in _targets(self.lab, self.session, reference, traversal.path):
+                self.visit(target, traversal.selectSet, skips=bool(traversal.skip))
 
 
-def _targets(lab: Lab, session: Session, reference: Any, path: str) -> list[Any]:
+def _targets(lab: Lab, session: Session, reference: WireObject, path: str) -> list[Any]:
     try:
         value = read_path(lab, reference, path, session)
     except SoapFault:
@@ -137,7 +138,7 @@ def _targets(lab: Lab, session: Session, reference: Any, path: str) -> list[Any]
     ]
 
 
-def _exists(lab: Lab, reference: Any, session: Session) -> bool:
+def _exists(lab: Lab, reference: WireObject, session: Session) -> bool:
     try:
         lab.find(reference, session)
     except SoapFault:
@@ -287,7 +288,7 @@ DEPENDENT_PROPERTIES = frozenset(
 )
 
 
-def _value(lab: Lab, reference: Any, path: str, session: Session) -> object:
+def _value(lab: Lab, reference: WireObject, path: str, session: Session) -> object:
     try:
         return read_path(lab, reference, path, session)
     except SoapFault:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pyVmomi import VmomiSupport, vmodl
 
 from holdfast_lab.faults import SoapFault
+from holdfast_lab.wire_types import WireObject
 
 if TYPE_CHECKING:
     from holdfast_lab.lab import Lab
@@ -45,7 +46,7 @@ def invalid_property(path: str) -> SoapFault:
 
 
 @lru_cache(maxsize=4096)
-def check_path(kind: Any, path: str) -> None:
+def check_path(kind: WireObject, path: str) -> None:
     """Raises: SoapFault (InvalidProperty) when the path cannot exist on ``kind``.
 
     Only what the declared types tell is checked: subtypes may have more.
@@ -64,7 +65,7 @@ def check_path(kind: Any, path: str) -> None:
             declared = declared.Item
 
 
-def read_path(lab: Lab, reference: Any, path: str, session: Session | None) -> object:
+def read_path(lab: Lab, reference: WireObject, path: str, session: Session | None) -> object:
     """The value of ``path``, or None when it (or something on the way) is unset.
 
     Needs ``Lab.lock``. Raises: SoapFault (InvalidProperty, ManagedObjectNotFound).
@@ -102,7 +103,7 @@ def is_optional_empty(value: list[object]) -> bool:
     return not isinstance(value, VmomiSupport.Array)
 
 
-def item_with_key(value: Any, key: str) -> Any:
+def item_with_key(value: WireObject, key: str) -> WireObject:
     """The item of a list whose ``key`` (or own text) is ``key``."""
     if not isinstance(value, list):
         return None
@@ -117,14 +118,14 @@ def item_with_key(value: Any, key: str) -> Any:
     return None
 
 
-def typed(value: Any, declared: Any) -> Any:
+def typed(value: WireObject, declared: WireObject) -> WireObject:
     """``value`` as the declared pyVmomi type."""
     if declared is object or isinstance(value, VmomiSupport.DataObject):
         return value
     if issubclass(declared, list):
         item = declared.Item
         return declared(typed(each, item) for each in value)
-    if isinstance(value, bool) or isinstance(value, declared):
+    if isinstance(value, (bool, declared)):
         return value
     if issubclass(declared, (int, float, str)):
         return declared(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyVmomi import vim, vmodl
@@ -103,6 +104,7 @@ class SessionManager(LabObject):
     kind = vim.SessionManager
 
     def read(self, name: str, session: Session | None) -> object:
+        """As for every object; the current session is the reader's own."""
         if name == "currentSession":
             return session.describe() if session and session.user else None
         return super().read(name, session)
@@ -250,13 +252,13 @@ def acquire_generic_service_ticket(call: Call) -> object:
 
 @soap_method("HasPrivilegeOnEntities")
 def has_privilege_on_entities(call: Call) -> object:
-    user = _user_of_session(call)
+    granted = _rights_of_session(call)
     wanted = call.arguments.sequence("privId", str)
     return [
         vim.AuthorizationManager.EntityPrivilege(
             entity=entity,
             privAvailability=[
-                vim.AuthorizationManager.PrivilegeAvailability(privId=each, isGranted=user(each))
+                vim.AuthorizationManager.PrivilegeAvailability(privId=each, isGranted=granted(each))
                 for each in wanted
             ],
         )
@@ -266,11 +268,11 @@ def has_privilege_on_entities(call: Call) -> object:
 
 @soap_method("HasPrivilegeOnEntity")
 def has_privilege_on_entity(call: Call) -> object:
-    user = _user_of_session(call)
-    return [user(each) for each in call.arguments.sequence("privId", str)]
+    granted = _rights_of_session(call)
+    return [granted(each) for each in call.arguments.sequence("privId", str)]
 
 
-def _user_of_session(call: Call):  # type: ignore[no-untyped-def]
+def _rights_of_session(call: Call) -> Callable[[str], bool]:
     key = call.arguments.text("sessionId")
     for each in call.lab.sessions.logged_in():
         if each.key == key and each.user is not None:

@@ -10,6 +10,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from io import StringIO
 from typing import Any
@@ -19,6 +20,7 @@ from xml.etree.ElementTree import Element
 from pyVmomi import Iso8601, SoapAdapter, VmomiSupport, vmodl
 
 from holdfast_lab.faults import SoapFault
+from holdfast_lab.wire_types import WireObject
 
 API_VERSION = "8.0.1.0"
 WIRE_VERSION = "vim.version.v8_0_1_0"
@@ -57,7 +59,7 @@ def invalid_request(message: str) -> SoapFault:
 def parse_request(body: bytes) -> SoapRequest:
     """Read an envelope. Raises: SoapFault (InvalidRequest)."""
     try:
-        envelope = ElementTree.fromstring(body)  # noqa: S314 - expat bounds entity expansion itself
+        envelope = ElementTree.fromstring(body)  # noqa: S314 - expat itself bounds entity expansion
     except ElementTree.ParseError as error:
         raise invalid_request(f"the request is not XML: {error}") from error
     bodies = [element for element in envelope if local_name(element.tag) == "Body"]
@@ -75,7 +77,7 @@ def parse_request(body: bytes) -> SoapRequest:
 
 
 @lru_cache(maxsize=4096)
-def type_named(name: str) -> Any:
+def type_named(name: str) -> WireObject:
     """The pyVmomi type for a wire name with or without prefix."""
     try:
         return VmomiSupport.GuessWsdlType(name.rsplit(":", 1)[-1])
@@ -84,7 +86,7 @@ def type_named(name: str) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def methods_of(kind: Any) -> Mapping[str, Any]:
+def methods_of(kind: WireObject) -> Mapping[str, Any]:
     """Wire name -> description of each method that ``kind`` declares or inherits."""
     return {method.wsdlName: method for method in kind._GetMethodList()}
 
@@ -106,7 +108,7 @@ def typed_arguments(
     return values
 
 
-def read_value(element: Element, declared: Any, depth: int) -> Any:
+def read_value(element: Element, declared: WireObject, depth: int) -> WireObject:
     """One element as a value of ``declared``, or of the subtype its xsi:type names."""
     if depth > DEPTH_MAX:
         raise invalid_request("the request nests too deeply")
@@ -127,7 +129,7 @@ def read_value(element: Element, declared: Any, depth: int) -> Any:
     return read_scalar(element.text or "", kind)
 
 
-def read_reference(element: Element, declared: Any) -> Any:
+def read_reference(element: Element, declared: WireObject) -> WireObject:
     """A managed object reference: type in an attribute, id as text."""
     kind = type_named(element.get("type") or declared._wsdlName)
     moid = (element.text or "").strip()
@@ -136,7 +138,7 @@ def read_reference(element: Element, declared: Any) -> Any:
     return kind(moid, None)
 
 
-def read_data_object(element: Element, kind: Any, depth: int) -> Any:
+def read_data_object(element: Element, kind: WireObject, depth: int) -> WireObject:
     """A data object: each child element is one of its properties."""
     children: dict[str, list[Element]] = {}
     for child in element:
@@ -159,7 +161,7 @@ def read_data_object(element: Element, kind: Any, depth: int) -> Any:
     return made
 
 
-def read_scalar(text: str, kind: Any) -> Any:
+def read_scalar(text: str, kind: WireObject) -> WireObject:
     """A string, number, boolean, time, binary, enumeration or type name."""
     try:
         if kind is object:
@@ -174,7 +176,7 @@ def read_scalar(text: str, kind: Any) -> Any:
             return kind(text.strip())
         if issubclass(kind, VmomiSupport.binary):
             return VmomiSupport.binary(base64.b64decode(text))
-        if kind is VmomiSupport.datetime:
+        if kind is datetime:
             return Iso8601.ParseISO8601(text.strip())
         if issubclass(kind, (int, float)):
             return kind(text.strip())
@@ -183,28 +185,31 @@ def read_scalar(text: str, kind: Any) -> Any:
         raise invalid_request(f"{text[:80]!r} cannot be read: {error}") from error
 
 
-class _Writer(SoapAdapter.SoapSerializer):  # type: ignore[misc]  # pyVmomi has no annotations
+class _Writer(SoapAdapter.SoapSerializer):
     """pyVmomi's writer, corrected: a reference inside anyType has its name from the schema."""
 
     def __init__(self, writer: StringIO) -> None:
         namespaces = {**SoapAdapter.SOAP_NSMAP, SOAP_NAMESPACE: ""}
-        super().__init__(writer, WIRE_VERSION, namespaces)
+        base: WireObject = super()
+        base.__init__(writer, WIRE_VERSION, namespaces)
         self.outermostAttrs = ""
 
-    def _QName(self, typ: Any, defNS: str) -> tuple[str, str]:  # noqa: N803 - pyVmomi's name
+    def _QName(self, typ: WireObject, defNS: str) -> tuple[str, str]:  # noqa: N803 - pyVmomi's name
         if typ is VmomiSupport.ManagedObject:
             return "", "ManagedObjectReference"
-        attributes, name = super()._QName(typ, defNS)
+        base: WireObject = super()
+        attributes, name = base._QName(typ, defNS)
         return attributes, name
 
 
-def value_text(value: object, declared: Any, *, name: str = "returnval") -> str:
+def value_text(value: object, declared: WireObject, *, name: str = "returnval") -> str:
     """``value`` as the element ``name``; empty when it is None."""
     if value is None:
         return ""
     writer = StringIO()
     info = VmomiSupport.Object(name=name, type=declared, version=WIRE_VERSION, flags=0)
-    _Writer(writer).Serialize(value, info)
+    serializer: WireObject = _Writer(writer)
+    serializer.Serialize(value, info)
     return writer.getvalue()
 
 
@@ -219,7 +224,7 @@ def fault_envelope(fault: SoapFault) -> bytes:
     writer = StringIO()
     kind = fault.fault._wsdlName
     info = VmomiSupport.Object(name=f"{kind}Fault", type=object, version=WIRE_VERSION, flags=0)
-    serializer = _Writer(writer)
+    serializer: WireObject = _Writer(writer)
     serializer.outermostAttrs = f' xmlns="{SOAP_NAMESPACE}"'
     serializer._SerializeDataObject(fault.fault, info, serializer.outermostAttrs, SOAP_NAMESPACE)
     message = SoapAdapter.XmlEscape(fault.message)

@@ -22,6 +22,7 @@ from holdfast_lab.method_registry import (
 )
 from holdfast_lab.property_paths import read_path
 from holdfast_lab.sessions import SESSION_COOKIE, Session
+from holdfast_lab.wire_types import WireType
 
 XML = "text/xml; charset=utf-8"
 ANONYMOUS = "System.Anonymous"
@@ -146,7 +147,8 @@ def perform(
     """Check the caller, the object and the arguments, then run the method. Raises: SoapFault."""
     if request.method == "Fetch":
         return fetch(lab, session, request)
-    declared = soap.methods_of(type(request.this)).get(request.method)
+    kind: WireType = type(request.this)
+    declared = soap.methods_of(kind).get(request.method)
     method = SOAP_METHODS.get(request.method)
     if declared is None:
         raise SoapFault(vmodl.fault.MethodNotFound(receiver=request.this, method=request.method))

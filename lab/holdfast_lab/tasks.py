@@ -129,7 +129,8 @@ class Tasks:
         )
         self.threads.add(thread)
         thread.start()
-        return task.ref
+        reference: vim.Task = task.ref
+        return reference
 
     def check_not_busy(self, entity: ManagedEntity) -> None:
         """Raises: SoapFault (TaskInProgress) while an exclusive task runs on ``entity``."""
@@ -180,7 +181,7 @@ class Tasks:
             self.lab.misbehaviour.after_task(task)
         except SoapFault as raised:
             fault = raised
-        except Exception as error:  # noqa: BLE001 - a task's thread is where a lab bug must become a fault
+        except Exception as error:  # noqa: BLE001 - a bug of the lab must end its task with a fault
             self.lab.calls.note_bug(task.description_id, traceback.format_exc())
             fault = SoapFault(vmodl.fault.SystemError(reason=repr(error)), repr(error))
         with self.lab.lock:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyVmomi import vim
 
+from holdfast_lab.wire_types import WireObject
+
 if TYPE_CHECKING:
     from holdfast_lab.machine import Machine
 
@@ -116,11 +118,11 @@ def load_vmx(path: Path) -> dict[str, str]:
     return values
 
 
-def _flag(value: bool) -> str:  # noqa: FBT001 - one value in, its spelling out
+def _flag(value: bool) -> str:
     return "TRUE" if value else "FALSE"
 
 
-def _controller_values(controller: Any) -> dict[str, str]:
+def _controller_values(controller: WireObject) -> dict[str, str]:
     bus = int(controller.busNumber)
     if isinstance(controller, vim.vm.device.VirtualSCSIController):
         name = next(name for name, kind in ADAPTERS.items() if isinstance(controller, kind))
@@ -137,7 +139,7 @@ def _controller_values(controller: Any) -> dict[str, str]:
     return {}
 
 
-def _slot(controller: Any, unit: int) -> str:
+def _slot(controller: WireObject, unit: int) -> str:
     bus = int(controller.busNumber)
     if isinstance(controller, vim.vm.device.VirtualSCSIController):
         return f"scsi{bus}:{unit}"
@@ -158,7 +160,7 @@ def _file_name(machine: Machine, descriptor: Path) -> str:
     return str(descriptor.name)
 
 
-def _card_values(number: int, card: Any) -> dict[str, str]:
+def _card_values(number: int, card: WireObject) -> dict[str, str]:
     kind = next((name for name, each in CARDS.items() if isinstance(card, each)), "vmxnet3")
     prefix = f"ethernet{number}"
     generated = str(card.addressType or "assigned").lower() != "manual"
