@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewDisk:
+    """What a new disk is to be, whatever carries its bytes. ``disk_uuid`` "": none of its own."""
+
+    capacity_bytes: int
+    adapter_type: str = "lsilogic"
+    disk_uuid: str = ""
 
 
 class BlockSink(Protocol):
