@@ -29,7 +29,7 @@ SATA_SUBTYPE: Final = "vmware.sata.ahci"
 NVME_SUBTYPE: Final = "vmware.nvme.controller"
 _ITEMS_MAX: Final = 2048
 _DISK_ADDRESS: Final = re.compile(r"ovf:/{1,2}disk/(.+)|/disk/(.+)")
-_UNITS: Final = re.compile(r"byte(?:\s*\*\s*(2|10)\s*\^\s*(\d{1,2}))?")
+_UNITS: Final = re.compile(r"byte(?:\s*\*\s*(2|10)\s*\^\s*([0-9]{1,2}))?")
 _OLD_UNITS: Final[Mapping[str, int]] = {
     "kilobytes": 1 << 10,
     "megabytes": 1 << 20,

@@ -8,6 +8,7 @@ shown, and nothing here ever opens it.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -113,8 +114,8 @@ class Descriptor:
 _BARE_NAME = re.compile(r"[^/\\\0]{1,255}")
 _COMMENT = re.compile(r"#[^\0]*")
 _EXTENT = re.compile(
-    r"(?P<access>RW|RDONLY|NOACCESS)[ \t]+(?P<sectors>\d{1,18})[ \t]+(?P<kind>[A-Z0-9]{1,16})"
-    r'(?:[ \t]+"(?P<name>[^"\0]*)"(?:[ \t]+(?P<offset>\d{1,18}))?)?'
+    r"(?P<access>RW|RDONLY|NOACCESS)[ \t]+(?P<sectors>[0-9]{1,18})[ \t]+(?P<kind>[A-Z0-9]{1,16})"
+    r'(?:[ \t]+"(?P<name>[^"\0]*)"(?:[ \t]+(?P<offset>[0-9]{1,18}))?)?'
 )
 _DATABASE = re.compile(r'ddb\.(?P<key>[A-Za-z0-9_.\-]{1,128})[ \t]*=[ \t]*"(?P<value>[^"\0]*)"')
 _HEADER_FORMS: Final[Mapping[str, re.Pattern[str]]] = {
@@ -139,7 +140,7 @@ def bare_file_name(name: str, *, where: str) -> str:
 
     Raises: FormatError.
     """
-    if _BARE_NAME.fullmatch(name) is None or name in {".", ".."} or len(name.encode()) > 255:
+    if _BARE_NAME.fullmatch(name) is None or name in {".", ".."} or len(os.fsencode(name)) > 255:
         raise FormatError(f"{where}: not a bare file name", name=name[:300])
     if ":" in name:
         raise FormatError(f"{where}: a file name with a scheme is never opened", name=name)

@@ -40,8 +40,8 @@ _ENCODING_LINE: Final = re.compile(
 )
 _ESCAPE: Final = re.compile(r"\|([0-9A-Fa-f]{2})")
 _KEY: Final = re.compile(r"[A-Za-z0-9_.:\-+@/]{1,512}")
-_DISK_KEY: Final = re.compile(r"(scsi|sata|ide|nvme)(\d{1,3}):(\d{1,3})\.filename")
-_NIC_KEY: Final = re.compile(r"ethernet(\d{1,3})\.present")
+_DISK_KEY: Final = re.compile(r"(scsi|sata|ide|nvme)([0-9]{1,3}):([0-9]{1,3})\.filename")
+_NIC_KEY: Final = re.compile(r"ethernet([0-9]{1,3})\.present")
 _MUST_ESCAPE: Final = re.compile(r'["|\x00-\x1f\x7f]')
 
 
@@ -94,7 +94,7 @@ class VmxFile:
         text = self.get(key).strip()
         if not text:
             return default
-        if re.fullmatch(r"\d{1,18}", text) is None:
+        if re.fullmatch(r"[0-9]{1,18}", text) is None:
             raise FormatError(".vmx: not a number", key=key, value=text[:100])
         return int(text)
 
