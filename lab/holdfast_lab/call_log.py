@@ -91,6 +91,7 @@ class CallLog:
             task=task.moid,
             description=task.description_id,
             entity=task.entity.name,
+            vm=task.subject,
             state=task.state,
             fault=task.fault.name if task.fault else None,
             message=task.fault.message if task.fault else None,

@@ -7,7 +7,7 @@ requests; the lock is taken for each short look or change. `Lab.changed` is noti
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["vcenter", "host"]
 Kind = TypeVar("Kind", bound=LabObject)
+LEASE_TIMEOUT_SECONDS = 300.0  # transfer leases without progress end after this; as in vSphere
 DEFAULT_USER = "administrator@vsphere.local"
 DEFAULT_HOST_USER = "root"
 
@@ -60,8 +61,7 @@ class Lab:
         self.disks = DiskRegistry(state / "guest")
         self.file_locks = FileLocks()
         self.host_devices = HostDevices(self)
-        self.host_devices = HostDevices(self)
-        self.disk_mover: Callable[[Machine, Datastore], None] | None = None
+        self.lease_timeout_seconds = LEASE_TIMEOUT_SECONDS
         self._numbers: dict[str, int] = {}
         self._number = 100
 
@@ -223,12 +223,12 @@ class Lab:
 
     def move_disks(self, machine_name: str, datastore_name: str) -> None:
         """Move a VM's disks to another datastore and wait until it is done. Without the lock."""
-        if self.disk_mover is None:
-            raise LabError("moving disks is not available")
+        from holdfast_lab.relocation import move_disks_of
+
         with self.lock:
             machine = self.machine(machine_name)
             datastore = self.datastore(datastore_name)
-        self.disk_mover(machine, datastore)
+        move_disks_of(machine, datastore)
 
     def walk(self, root: ManagedEntity) -> Iterator[ManagedEntity]:
         """Every entity below ``root``, parents first. Needs the lock."""

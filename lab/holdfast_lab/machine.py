@@ -183,7 +183,10 @@ class Machine(ManagedEntity):
 
     @property
     def nvram(self) -> Path:
-        """The file with the firmware's settings."""
+        """The file with the firmware's settings; the configuration may name another one."""
+        name = self.settings.extra_config.get("nvram", "")
+        if name and "/" not in name and name not in (".", ".."):
+            return self.vmx.with_name(name)
         return self.vmx.with_suffix(".nvram")
 
     @property

@@ -74,10 +74,7 @@ def config_info(machine: Machine, settings: MachineSettings, devices: DeviceTabl
         memoryAllocation=allocation,
         extraConfig=[
             vim.option.OptionValue(key=key, value=value)
-            for key, value in [
-                ("nvram", machine.nvram.name),
-                *sorted(settings.extra_config.items()),
-            ]
+            for key, value in sorted({"nvram": machine.nvram.name, **settings.extra_config}.items())
         ],
         bootOptions=vim.vm.BootOptions(
             bootDelay=0, enterBIOSSetup=False, efiSecureBootEnabled=settings.secure_boot

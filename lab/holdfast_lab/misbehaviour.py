@@ -217,14 +217,14 @@ class Misbehaviour:
 
     def before_task(self, task: LabTask) -> None:
         """Slow, hold or fail a task before its effect."""
-        facts = {"description": task.description_id, "vm": task.entity.name}
+        facts = {"description": task.description_id, "vm": task.subject}
         if (rule := self.due("slow_task", **facts)) is not None:
             rule.released.wait(float(rule.text("seconds", "1")))
         self._task_rules(facts, "before")
 
     def after_task(self, task: LabTask) -> None:
         """Hold or fail a task after its effect."""
-        self._task_rules({"description": task.description_id, "vm": task.entity.name}, "after")
+        self._task_rules({"description": task.description_id, "vm": task.subject}, "after")
 
     def _task_rules(self, facts: Mapping[str, str], when: str) -> None:
         if (rule := self.due("hold_task", **facts, when=when)) is not None:

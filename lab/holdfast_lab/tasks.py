@@ -37,6 +37,7 @@ class LabTask(LabObject):
         self.entity = entity
         self.description_id = description_id
         self.user_name = user_name
+        self.subject = entity.name
         self.state = "queued"
         self.progress: int | None = None
         self.result: object = None
@@ -103,10 +104,12 @@ class Tasks:
         session: Session | None = None,
         exclusive: bool = True,
         cancelable: bool = False,
+        subject: str = "",
     ) -> vim.Task:
         """Start ``body`` as a task on ``entity``; needs ``Lab.lock``.
 
-        An entity has one exclusive task at a time. Raises: SoapFault (TaskInProgress).
+        An entity has one exclusive task at a time. ``subject`` names the VM that the task is about
+        when the entity is not one (a folder, for CreateVM). Raises: SoapFault (TaskInProgress).
         """
         if exclusive:
             self.check_not_busy(entity)
@@ -118,6 +121,7 @@ class Tasks:
             description_id=description_id,
             user_name=user_name,
         )
+        task.subject = subject or entity.name
         task.cancelable = cancelable
         self.lab.add(task)
         if exclusive:

@@ -95,7 +95,9 @@ def values_of(machine: Machine) -> dict[str, str]:
             values[f"{slot}.sharing"] = "multi-writer"
     for number, card in enumerate(machine.devices.network_cards()):
         values |= _card_values(number, card)
-    return values | settings.extra_config
+    return values | {
+        key: value for key, value in settings.extra_config.items() if key not in values
+    }
 
 
 def save_vmx(machine: Machine) -> None:
