@@ -8,6 +8,7 @@ from enum import StrEnum
 from holdfast_common.errors import Fact, HoldfastError, error_classes
 from holdfast_common.extents import Extent
 from holdfast_common.identity import JobId, LineageId, PointId
+from holdfast_common.job_spec import Blob
 
 
 class Outcome(StrEnum):
@@ -83,7 +84,7 @@ class DiskResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PointFound:
-    """One committed point in the repository; ``record`` is its catalogue record as JSON."""
+    """One committed point in the repository; ``record`` is an encoded `point_record.PointRecord`."""
 
     point_id: PointId
     job_id: JobId
@@ -104,7 +105,10 @@ class DamageFound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """The end of one attempt. ``error`` is None only when it is done."""
+    """The end of one attempt. ``error`` is None only when it is done.
+
+    ``record``: the committed point's encoded `point_record.PointRecord`. ``blobs``: what `RestoreDisks` asked for.
+    """
 
     outcome: Outcome
     error: ErrorReport | None = None
@@ -112,6 +116,7 @@ class JobResult:
     disks: tuple[DiskResult, ...] = ()
     point_id: PointId | None = None
     record: bytes = b""
+    blobs: tuple[Blob, ...] = ()
     points: tuple[PointFound, ...] = ()
     damages: tuple[DamageFound, ...] = ()
     objects_checked: int = 0

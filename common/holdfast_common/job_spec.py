@@ -169,12 +169,16 @@ class DiskToRestore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreDisks:
-    """Write disks of a point to new disks or files. ``keys``: encoded `ReaderKeys`."""
+    """Write disks of a point to new disks or files. ``keys``: encoded `ReaderKeys`.
+
+    ``blob_kinds``: small blobs of the point that the result shall bring along, e.g. ``nvram``.
+    """
 
     point_id: PointId
     lineage_id: LineageId
     disks: tuple[DiskToRestore, ...]
     keys: Secret
+    blob_kinds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

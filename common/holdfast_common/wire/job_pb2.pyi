@@ -482,12 +482,17 @@ class RestoreDisks(_message.Message):
     LINEAGE_ID_FIELD_NUMBER: _builtins.int
     DISKS_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
+    BLOB_KINDS_FIELD_NUMBER: _builtins.int
     point_id: _builtins.str
     lineage_id: _builtins.str
     @_builtins.property
     def disks(self) -> _containers.RepeatedCompositeFieldContainer[Global___DiskToRestore]: ...
     @_builtins.property
     def keys(self) -> Global___ReaderKeys: ...
+    @_builtins.property
+    def blob_kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """blobs of the point that the result shall bring, e.g. nvram"""
+
     def __init__(
         self,
         *,
@@ -495,10 +500,11 @@ class RestoreDisks(_message.Message):
         lineage_id: _builtins.str = ...,
         disks: _abc.Iterable[Global___DiskToRestore] | None = ...,
         keys: Global___ReaderKeys | None = ...,
+        blob_kinds: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disks", b"disks", "keys", b"keys", "lineage_id", b"lineage_id", "point_id", b"point_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_kinds", b"blob_kinds", "disks", b"disks", "keys", b"keys", "lineage_id", b"lineage_id", "point_id", b"point_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -908,6 +914,7 @@ class JobResult(_message.Message):
     STARTED_AT_FIELD_NUMBER: _builtins.int
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     RECORD_FIELD_NUMBER: _builtins.int
+    BLOBS_FIELD_NUMBER: _builtins.int
     outcome: _builtins.str
     """done, partial, failed, cancelled, interrupted"""
     point_id: _builtins.str
@@ -929,6 +936,10 @@ class JobResult(_message.Message):
     def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___PointFound]: ...
     @_builtins.property
     def damages(self) -> _containers.RepeatedCompositeFieldContainer[Global___DamageFound]: ...
+    @_builtins.property
+    def blobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Blob]:
+        """those that RestoreDisks asked for, as far as the point has them"""
+
     def __init__(
         self,
         *,
@@ -943,10 +954,11 @@ class JobResult(_message.Message):
         started_at: _builtins.str = ...,
         finished_at: _builtins.str = ...,
         record: _builtins.bytes = ...,
+        blobs: _abc.Iterable[Global___Blob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["damages", b"damages", "disks", b"disks", "error", b"error", "finished_at", b"finished_at", "objects_checked", b"objects_checked", "outcome", b"outcome", "point_id", b"point_id", "points", b"points", "record", b"record", "started_at", b"started_at", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "damages", b"damages", "disks", b"disks", "error", b"error", "finished_at", b"finished_at", "objects_checked", b"objects_checked", "outcome", b"outcome", "point_id", b"point_id", "points", b"points", "record", b"record", "started_at", b"started_at", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -16,6 +16,7 @@ from holdfast_common.job_result import (
     PointFound,
     Warned,
 )
+from holdfast_common.job_spec import Blob
 from holdfast_common.wire import job_pb2
 from holdfast_common.wire_codec.values import (
     error_from_message,
@@ -69,6 +70,9 @@ def job_result_to_message(result: JobResult) -> job_pb2.JobResult:
         disks=[disk_result_to_message(disk) for disk in result.disks],
         point_id=result.point_id or "",
         record=result.record,
+        blobs=[
+            job_pb2.Blob(kind=blob.kind, data=blob.data, note=blob.note) for blob in result.blobs
+        ],
         points=[
             job_pb2.PointFound(
                 point_id=point.point_id,
@@ -110,6 +114,7 @@ def job_result_from_message(message: job_pb2.JobResult) -> JobResult:
         disks=tuple(disk_result_from_message(disk) for disk in message.disks),
         point_id=PointId(message.point_id) if message.point_id else None,
         record=message.record,
+        blobs=tuple(Blob(kind=blob.kind, data=blob.data, note=blob.note) for blob in message.blobs),
         points=tuple(
             PointFound(
                 point_id=PointId(point.point_id),

@@ -55,6 +55,7 @@ def job_spec_to_message(spec: JobSpec) -> job_pb2.JobSpec:
             message.restore_disks.lineage_id = work.lineage_id
             message.restore_disks.disks.extend(_disks_to_restore_to_messages(work.disks))
             message.restore_disks.keys.encoded = work.keys.reveal()
+            message.restore_disks.blob_kinds.extend(work.blob_kinds)
         case VerifyDisks() as work:
             message.verify_disks.point_id = work.point_id
             message.verify_disks.lineage_id = work.lineage_id
@@ -96,6 +97,7 @@ def _work_from_message(message: job_pb2.JobSpec) -> Work:
                 lineage_id=LineageId(message.restore_disks.lineage_id),
                 disks=_disks_to_restore_from_messages(message.restore_disks.disks),
                 keys=Secret(message.restore_disks.keys.encoded),
+                blob_kinds=tuple(message.restore_disks.blob_kinds),
             )
         case "verify_disks":
             return VerifyDisks(
