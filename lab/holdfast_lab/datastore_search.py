@@ -12,12 +12,12 @@ from pyVmomi import VmomiSupport, vim
 
 from holdfast_lab.datastore_files import check_files_unused
 from holdfast_lab.datastores import DatastoreBrowser
-from holdfast_lab.device_table import WireObject
 from holdfast_lab.faults import file_not_found, invalid_argument
 from holdfast_lab.hosts import HostBrowser
 from holdfast_lab.method_registry import Call, soap_method
 from holdfast_lab.storage.descriptor import Descriptor, load
 from holdfast_lab.storage.errors import DescriptorError
+from holdfast_lab.wire_types import WireObject
 
 if TYPE_CHECKING:
     from holdfast_lab.datastores import Datastore

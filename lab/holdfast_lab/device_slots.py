@@ -21,10 +21,10 @@ from holdfast_lab.device_table import (
     SCSI_UNIT_OF_THE_CONTROLLER,
     Device,
     DeviceTable,
-    WireObject,
     scsi_controller,
 )
 from holdfast_lab.faults import SoapFault
+from holdfast_lab.wire_types import WireObject
 
 CONTROLLERS_OF_A_KIND_MAX = 4
 NETWORK_CARDS_MAX = 10

@@ -17,9 +17,9 @@ from typing import Any
 from pyVmomi import vim
 
 from holdfast_lab.storage.disk import DatastoreKind, LabDisk, Provisioning
+from holdfast_lab.wire_types import WireObject
 
 Device = vim.vm.device
-WireObject = Any  # an object of pyVmomi, whose types cannot be told to mypy
 KIB = 1024
 SCSI_UNIT_OF_THE_CONTROLLER = 7
 # first key, units, and disks' first key of each bus a disk can sit on

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from pyVmomi import vim
 
 from holdfast_lab.device_slots import wrong_device
-from holdfast_lab.device_table import Device, DiskDevice, WireObject
+from holdfast_lab.device_table import Device, DiskDevice
 from holdfast_lab.faults import LabError, SoapFault, file_not_found
 from holdfast_lab.storage.descriptor import canonical_uuid
 from holdfast_lab.storage.disk import DatastoreKind, LabDisk, Provisioning
 from holdfast_lab.storage.errors import DescriptorError, FileExists, FileMissing, StorageError
+from holdfast_lab.wire_types import WireObject
 
 if TYPE_CHECKING:
     from holdfast_lab.datastores import Datastore

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pyVmomi import vim
 
 from holdfast_lab.device_slots import SlotChooser, fill_network_card, wrong_device
-from holdfast_lab.device_table import Device, DeviceTable, DiskDevice, WireObject, disk_key
+from holdfast_lab.device_table import Device, DeviceTable, DiskDevice, disk_key
 from holdfast_lab.disk_backings import (
     KIB,
     NewDisk,
@@ -35,11 +35,13 @@ from holdfast_lab.faults import SoapFault
 from holdfast_lab.host_devices import flip_if_told, slot_name, writable_flat_file
 from holdfast_lab.storage.disk import LabDisk
 from holdfast_lab.storage.errors import ChainError, LinkBusy, OutOfRange
+from holdfast_lab.wire_types import WireObject
 
 if TYPE_CHECKING:
     from holdfast_lab.machine import Machine
 
 Step = Callable[[ExitStack], None]  # the stack holds what undoes the step
+DEVICE_ADD, DEVICE_REMOVE, DEVICE_EDIT = "add", "remove", "edit"
 DISKS_OF_A_COLD_BUS = (Device.VirtualIDEController,)
 
 
@@ -84,14 +86,14 @@ class DeviceChange:
         if device is None:
             raise wrong_device(index, "no device is given")
         is_disk = isinstance(device, Device.VirtualDisk)
-        if spec.operation == "add":
+        if spec.operation == DEVICE_ADD:
             if is_disk:
                 self._add_disk(index, spec)
             else:
                 self._add_plain(index, device)
-        elif spec.operation == "remove":
+        elif spec.operation == DEVICE_REMOVE:
             self._remove(index, spec)
-        elif spec.operation == "edit":
+        elif spec.operation == DEVICE_EDIT:
             if is_disk:
                 self._edit_disk(index, spec)
             else:

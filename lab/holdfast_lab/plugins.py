@@ -5,8 +5,12 @@ from __future__ import annotations
 from holdfast_lab import (
     changed_blocks,
     datastore_files,
+    datastore_http,
     datastore_search,
     machine_life,
+    nfc_imports,
+    nfc_leases,
+    nfc_streams,
     power,
     property_collector,
     reconfigure,
@@ -16,13 +20,18 @@ from holdfast_lab import (
     snapshots,
     soap_service,
     views,
+    virtual_disks,
 )
 
 PLUGINS = (
     changed_blocks,
     datastore_files,
+    datastore_http,
     datastore_search,
     machine_life,
+    nfc_imports,
+    nfc_leases,
+    nfc_streams,
     power,
     property_collector,
     reconfigure,
@@ -32,4 +41,5 @@ PLUGINS = (
     snapshots,
     soap_service,
     views,
+    virtual_disks,
 )

@@ -90,11 +90,21 @@ def decode_upload(stream: Path, to: Path, *, capacity_bytes: int | None = None) 
     """
     with stream.open("rb") as source:
         facts = decode_stream(source.read, to, capacity_bytes=capacity_bytes)
-    qemu_img = shutil.which("qemu-img")
-    if qemu_img is None:
+    if shutil.which("qemu-img") is None:
         return facts
+    check_with_qemu(stream, to)
+    return StreamFacts(
+        capacity_bytes=facts.capacity_bytes,
+        grains=facts.grains,
+        stream_bytes=facts.stream_bytes,
+        judge="qemu-img",
+    )
+
+
+def check_with_qemu(stream: Path, decoded: Path) -> None:
+    """Does qemu-img find the same content in a stored stream? Raises: StreamRefused."""
     result = subprocess.run(
-        [qemu_img, "compare", "-f", "vmdk", "-F", "raw", str(stream), str(to)],
+        ["qemu-img", "compare", "-f", "vmdk", "-F", "raw", str(stream), str(decoded)],
         capture_output=True,
         text=True,
         check=False,
@@ -102,12 +112,6 @@ def decode_upload(stream: Path, to: Path, *, capacity_bytes: int | None = None) 
     )
     if result.returncode != 0:
         raise StreamRefused(f"qemu-img disagrees: {result.stdout.strip()} {result.stderr.strip()}")
-    return StreamFacts(
-        capacity_bytes=facts.capacity_bytes,
-        grains=facts.grains,
-        stream_bytes=facts.stream_bytes,
-        judge="qemu-img",
-    )
 
 
 class _Decoder:
