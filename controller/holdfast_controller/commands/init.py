@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from holdfast_common.trust.peer import Role, Subject
 from holdfast_controller.commands.entry import Entry, json_option, pass_entry
 from holdfast_controller.commands.output import Output, note
 from holdfast_controller.configuration import ControllerConfiguration, configuration_text
+from holdfast_controller.runs.recovery_proof import challenge_text
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.schema import open_database
 from holdfast_controller.store.secrets import create_key_file
@@ -173,25 +172,4 @@ def _ask_back(places: Places, challenge: SheetChallenge) -> None:
     raise WrongKey(
         "the recovery sheet was not confirmed; no backup will start before it is",
         advice="type it back later with `holdfast key recovery`",
-    )
-
-
-def challenge_text(challenge: SheetChallenge) -> str:
-    """A challenge as a setting."""
-    return json.dumps(
-        {
-            "numbers": challenge.numbers,
-            "salt": base64.b64encode(challenge.salt).decode(),
-            "digest": base64.b64encode(challenge.digest).decode(),
-        }
-    )
-
-
-def challenge_from_text(text: str) -> SheetChallenge:
-    """The inverse of `challenge_text`."""
-    fields = json.loads(text)
-    return SheetChallenge(
-        numbers=tuple(fields["numbers"]),
-        salt=base64.b64decode(fields["salt"]),
-        digest=base64.b64decode(fields["digest"]),
     )

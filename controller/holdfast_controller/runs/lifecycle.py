@@ -92,11 +92,15 @@ class Lifecycle:
 
     @contextmanager
     def cleaning(self, job_id: JobId) -> Iterator[None]:
-        """On every way out the job is `cleaning` before what stands outside of this is given back."""
+        """On every way out the job is `cleaning` before what stands outside of this is given back.
+
+        Stand it inside of everything that is given back; more than once in a job is fine.
+        """
         try:
             yield
         finally:
-            self._jobs.advance(job_id, JobEvent.CLEAN)
+            if self._jobs.job(job_id).state is not JobState.CLEANING:
+                self._jobs.advance(job_id, JobEvent.CLEAN)
 
     def _one_attempt(self, job_id: JobId, work: JobWork) -> JobResult:
         try:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import msgspec
 from sqlite_utils import Database as SqliteDatabase
 from sqlite_utils import Migrations
 
 from holdfast_common.errors import NotFound
 from holdfast_common.identity import JobId, LineageId, PointId, RepositoryId
+from holdfast_common.point_record import PointRecord
 from holdfast_controller.store.database import Database
 
 MIGRATIONS = Migrations("catalogue")
@@ -51,7 +51,7 @@ def create_points(database: SqliteDatabase) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PointRow:
-    """One committed point. ``record`` is its catalogue record as JSON, as the agent made it."""
+    """One committed point. ``record`` is an encoded `PointRecord`; ``vcenter_id`` the vCenter's instance uuid."""
 
     point_id: PointId
     repository_id: RepositoryId
@@ -63,10 +63,9 @@ class PointRow:
     created_at: str
     record: str
 
-    def fields(self) -> dict[str, object]:
-        """The record, decoded."""
-        decoded: dict[str, object] = msgspec.json.decode(self.record, type=dict[str, object])
-        return decoded
+    def decoded(self) -> PointRecord:
+        """The record as a value. Raises: FormatError."""
+        return PointRecord.decode(self.record)
 
 
 class Catalogue:

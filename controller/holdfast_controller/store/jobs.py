@@ -42,6 +42,7 @@ def create_jobs(database: SqliteDatabase) -> None:
             "lineage_id": str,
             "state": str,
             "attempt": int,
+            "agent_attempts": int,
             "level_asked": str,
             "level": str,
             "level_reason": str,
@@ -100,6 +101,7 @@ class JobRow:
     lineage_id: str
     state: JobState
     attempt: int
+    agent_attempts: int
     level_asked: str
     level: str
     level_reason: str
@@ -154,10 +156,10 @@ class JobTable:
                 job_id = new_ulid()
                 connection.execute(
                     "INSERT INTO jobs (job_id, run_id, kind, subject, vcenter_id, instance_uuid,"
-                    " lineage_id, state, attempt, level_asked, level, level_reason, transport,"
-                    " agent_id, point_id, created_at, finished_at, done_bytes, total_bytes,"
-                    " cancel_asked, error, disks, warnings)"
-                    " VALUES (?,?,?,?,?,?,?,?,1,?,'','',?,'','',?,'',0,0,0,'','[]','[]')",
+                    " lineage_id, state, attempt, agent_attempts, level_asked, level, level_reason,"
+                    " transport, agent_id, point_id, created_at, finished_at, done_bytes,"
+                    " total_bytes, cancel_asked, error, disks, warnings)"
+                    " VALUES (?,?,?,?,?,?,?,?,1,0,?,'','',?,'','',?,'',0,0,0,'','[]','[]')",
                     (
                         job_id,
                         run_id,
@@ -211,6 +213,18 @@ class JobTable:
         """Something worth telling that changes no state."""
         with self._database.transaction() as connection:
             _add_event(connection, job_id, utc_text(self._clock.now()), event, detail)
+
+    def next_agent_attempt(self, job_id: JobId) -> int:
+        """A number that no agent was ever given for this job; durable, so also after a restart."""
+        with self._database.transaction() as connection:
+            row = connection.execute(
+                "UPDATE jobs SET agent_attempts = agent_attempts + 1 WHERE job_id = ?"
+                " RETURNING agent_attempts",
+                (job_id,),
+            ).fetchone()
+        if row is None:
+            raise NotFound("there is no such job", job=job_id)
+        return int(row[0])
 
     def set_plan(
         self,

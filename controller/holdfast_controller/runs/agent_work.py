@@ -1,0 +1,72 @@
+"""Giving one piece of a job to its agent, with the answers that such a piece needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from holdfast_common.errors import HoldfastError
+from holdfast_common.identity import AgentId
+from holdfast_common.job_result import JobResult, Outcome, ProgressReport
+from holdfast_common.job_spec import Attempt, DiskTicket, JobSpec, Work
+from holdfast_controller.runs.attempt import AttemptAnswers, run_attempt
+from holdfast_controller.runs.world import World
+from holdfast_controller.store.jobs import JobRow
+
+
+def next_attempt(world: World, job: JobRow) -> Attempt:
+    """An attempt that no agent ever saw: a restore and its read-back are two of one job."""
+    return Attempt(job_id=job.job_id, number=world.jobs.next_agent_attempt(job.job_id))
+
+
+def progress_to_table(world: World, job: JobRow) -> Callable[[ProgressReport], None]:
+    """Keeps the latest progress of a job."""
+
+    def progressed(progress: ProgressReport) -> None:
+        world.jobs.set_progress(
+            job.job_id, done_bytes=progress.done_bytes, total_bytes=progress.total_bytes
+        )
+
+    return progressed
+
+
+def read_with_agent(
+    world: World,
+    job: JobRow,
+    *,
+    agent_id: AgentId,
+    work: Work,
+    renew_ticket: Callable[[int], DiskTicket] | None = None,
+) -> JobResult:
+    """A restore, read-back, check or listing: it may open old data, and commits nothing.
+
+    Raises: the agent's error when it did not end as done; LeaseExpired, Refused, TimedOut.
+    """
+    attempt = next_attempt(world, job)
+
+    def open_keys(headers: Sequence[bytes]) -> list[bytes]:
+        return world.keeper.open_segment_keys(attempt, headers)
+
+    spec = JobSpec(run_id=job.run_id, repository_id=world.keeper.repository_id, work=work)
+    answers = AttemptAnswers(
+        on_result=lambda _: None,  # nothing of it outlives this run: a restart does it again
+        on_progress=progress_to_table(world, job),
+        open_keys=open_keys,
+        renew_ticket=renew_ticket,
+    )
+    return run_attempt(
+        world.link,
+        agent_id=agent_id,
+        attempt=attempt,
+        spec=spec,
+        answers=answers,
+        stopped=lambda: world.lifecycle.stopped(job.job_id),
+    )
+
+
+def raise_unless_done(result: JobResult) -> JobResult:
+    """The result itself when it is done. Raises: its error otherwise."""
+    if result.outcome is Outcome.DONE:
+        return result
+    if result.error is not None:
+        raise result.error.to_error()
+    raise HoldfastError(f"the agent's work ended as {result.outcome}")

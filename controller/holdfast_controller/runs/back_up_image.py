@@ -1,0 +1,395 @@
+"""The image backup of one VM, step by step. THE function to read first on the controller's side is `__call__`.
+
+preflight -> snapshot (ledger first) -> what changed -> tickets -> the agent copies -> was a disk moved
+meanwhile? -> commit grant -> the agent publishes -> disks and snapshot given back -> recorded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from holdfast_common.errors import (
+    CapabilityAbsent,
+    DiskMoved,
+    Refused,
+    SourceGone,
+    VsphereFailed,
+)
+from holdfast_common.identity import AgentId
+from holdfast_common.job_result import JobResult, Outcome, Warned
+from holdfast_common.job_spec import (
+    BackUpDisks,
+    Blob,
+    Consistency,
+    DiskTicket,
+    DiskToBackUp,
+    JobSpec,
+    VmIdentity,
+)
+from holdfast_controller.decide.job_state import JobEvent
+from holdfast_controller.decide.level import (
+    LevelDecision,
+    decide_level,
+    host_build_text,
+    snapshot_tree_text,
+    tracking_warning,
+)
+from holdfast_controller.decide.placement import DiskPlace, Placement, place
+from holdfast_controller.facts import DiskFacts, SnapshotFacts, VmFacts
+from holdfast_controller.runs.agent_link import SignedGrant
+from holdfast_controller.runs.agent_work import next_attempt, progress_to_table
+from holdfast_controller.runs.attempt import AttemptAnswers, run_attempt
+from holdfast_controller.runs.point_facts import PointFacts, previous_point
+from holdfast_controller.runs.requests import BackupRequest
+from holdfast_controller.runs.results import record_point
+from holdfast_controller.runs.world import World, lineage_of
+from holdfast_controller.store.catalogue import PointRow
+from holdfast_controller.store.inventory import KnownVm
+from holdfast_controller.store.jobs import JobRow
+from holdfast_controller.vsphere import change_tracking, preflight
+from holdfast_controller.vsphere.changed_areas import DiskAreas, areas_of_disk
+from holdfast_controller.vsphere.datastore_files import read_vm_files
+from holdfast_controller.vsphere.disk_tickets import source_tickets
+from holdfast_controller.vsphere.inventory import (
+    find_vm,
+    read_surroundings,
+    read_vm,
+)
+from holdfast_controller.vsphere.session import VsphereSession
+from holdfast_controller.vsphere.snapshot import ConsistencyWish, temporary_snapshot
+
+log = logging.getLogger(__name__)
+
+VMFS = "VMFS"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frozen:
+    """The VM as our snapshot holds it, and what is to be read of it."""
+
+    session: VsphereSession
+    snapshot: SnapshotFacts
+    snapshot_tree: str
+    host_build: str
+    previous: PointRow | None
+    decision: LevelDecision
+    areas: Mapping[int, DiskAreas]
+
+
+class ImageBackup:
+    """The work of one such job: callable with the job's row."""
+
+    def __init__(self, world: World, request: BackupRequest, known: KnownVm) -> None:
+        self._world = world
+        self._request = request
+        self._vcenter_id = known.vcenter_id
+        self._vcenter = world.vcenters.table.vcenter(known.vcenter_id)
+        self._known = known
+        self._lineage_id = lineage_of(
+            vcenter_instance_uuid=self._vcenter.instance_uuid,
+            vm_instance_uuid=known.vm.instance_uuid,
+        )
+
+    def plan(self) -> list[str]:
+        """For people: what would be done with this VM, and why. Raises: Refused."""
+        vm = self._known.vm
+        placement = self._place(vm)
+        lines = [f"{vm.name}: {self._expected_level()}, {placement.reason}"]
+        lines.extend(
+            f"{vm.name}: {disk.label} is NOT in the backup: {disk.unprotected_reason}"
+            for disk in vm.unprotected_disks
+        )
+        return lines
+
+    def __call__(self, job: JobRow) -> JobResult:
+        """One attempt. Raises: errors of ours; whatever was made outside is given back or a debt."""
+        world = self._world
+        session = world.vcenters.session(self._vcenter_id)
+        ledger = world.job_ledger(job)
+        vm, warnings = self._preflight(session)
+        placement = self._place(vm)
+        agent_id = AgentId(placement.agent_id)
+        world.keeper.authorise(agent_id)
+        world.jobs.note(job.job_id, "placed", placement.reason)
+        warnings += self._enable_tracking(session, vm)
+        world.lifecycle.check(job.job_id)
+        world.jobs.advance(job.job_id, JobEvent.QUIESCE, f"asked: {self._request.consistency}")
+        world.jobs.advance(job.job_id, JobEvent.SNAPSHOT)
+        wish = ConsistencyWish(asked=self._request.consistency, lower_allowed=True)
+        with (
+            temporary_snapshot(session, ledger, vm=vm, wish=wish) as snapshot,
+            world.lifecycle.cleaning(job.job_id),
+        ):
+            # where the VM stood in its own snapshots before ours
+            tree = snapshot_tree_text(snapshot.vm.snapshots, vm.current_snapshot_moref)
+            frozen = self._freeze(session, snapshot, tree)
+            with (
+                source_tickets(
+                    session,
+                    ledger,
+                    snapshot=snapshot,
+                    transport=placement.transport,
+                    proxy_instance_uuid=self._proxy_vm(agent_id),
+                ) as tickets,
+                world.lifecycle.cleaning(job.job_id),
+            ):
+                world.jobs.set_plan(
+                    job.job_id,
+                    level=frozen.decision.level,
+                    level_reason=frozen.decision.reason,
+                    transport=placement.transport,
+                    agent_id=agent_id,
+                )
+                work = self._work(job, placement, frozen, tickets)
+                world.jobs.advance(job.job_id, JobEvent.TRANSFER, placement.reason)
+                result = self._transfer(job, agent_id, frozen, tickets, work)
+        found = [*warnings, *(Warned(code="snapshot", message=text) for text in snapshot.warnings)]
+        found += _lowered(snapshot)
+        return replace(result, warnings=(*found, *result.warnings))
+
+    # -- before the snapshot ------------------------------------------------------------------
+
+    def _preflight(self, session: VsphereSession) -> tuple[VmFacts, list[Warned]]:
+        vm = find_vm(session, instance_uuid=self._known.vm.instance_uuid)
+        debts = [
+            entry
+            for entry in self._world.ledger.debts()
+            if entry.vcenter_id == self._vcenter_id and entry.fact("vm") == vm.moref
+        ]
+        if debts:
+            raise Refused(
+                "something of an earlier backup could not be given back yet",
+                vm=vm.name,
+                debt=debts[0].kind,
+                since=debts[0].created_at,
+                advice="see `holdfast status`; it is tried again by itself",
+            )
+        found = preflight.examine(session, vm.moref)
+        found.check()
+        warnings = [Warned(code="not_protected", message=text) for text in found.warnings]
+        warning = tracking_warning(found.vm)
+        if warning and self._previous() is None:
+            warnings.append(Warned(code="change_tracking", message=warning))
+        return found.vm, warnings
+
+    def _enable_tracking(self, session: VsphereSession, vm: VmFacts) -> list[Warned]:
+        if vm.change_tracking_enabled:
+            return []
+        problem = change_tracking.hindrance(vm)
+        try:
+            if not problem:
+                change_tracking.ensure_enabled(session, vm)
+                return []
+        except (CapabilityAbsent, VsphereFailed) as error:
+            problem = str(error)
+        return [
+            Warned(
+                code="change_tracking",
+                message=f"change tracking is off, so every backup reads everything: {problem}",
+            )
+        ]
+
+    def _place(self, vm: VmFacts) -> Placement:
+        return place(
+            agents=self._world.proxies(self._vcenter_id),
+            disks=[
+                DiskPlace(
+                    datastores=tuple(dict.fromkeys(link.datastore_id for link in disk.chain)),
+                    bus=disk.adapter,
+                )
+                for disk in vm.protected_disks
+            ],
+            vm_instance_uuid=vm.instance_uuid,
+            repository_id=self._world.keeper.repository_id,
+            wanted_transport=self._request.transport,
+            wanted_agent=self._request.agent,
+        )
+
+    def _proxy_vm(self, agent_id: AgentId) -> str:
+        for agent in self._world.proxies(self._vcenter_id):
+            if agent.agent_id == agent_id:
+                return agent.vm_instance_uuid or ""
+        return ""
+
+    def _previous(self) -> PointRow | None:
+        return self._world.catalogue.latest(self._lineage_id)
+
+    def _expected_level(self) -> str:
+        if self._request.level == "full":
+            return "full, as asked"
+        if self._previous() is None:
+            return "full, because there is no previous point"
+        reason = self._world.catalogue.full_needed(self._lineage_id)
+        return f"full, because {reason}" if reason else "incremental"
+
+    # -- with the snapshot ----------------------------------------------------------------------
+
+    def _freeze(self, session: VsphereSession, snapshot: SnapshotFacts, tree: str) -> Frozen:
+        around = read_surroundings(session)
+        previous = self._previous()
+        decision = decide_level(
+            disks=snapshot.disks,
+            snapshot_tree=tree,
+            host=around.hosts.get(snapshot.vm.host_moref),
+            vmfs_datastores={
+                store.datastore_id
+                for store in around.names.by_moref.values()
+                if store.kind.upper() == VMFS
+            },
+            previous=None if previous is None else previous_point(previous.decoded()),
+            level_asked=self._request.level,
+            full_needed=self._world.catalogue.full_needed(self._lineage_id),
+        )
+        decided = {each.device_key: each for each in decision.disks}
+        return Frozen(
+            session=session,
+            snapshot=snapshot,
+            snapshot_tree=tree,
+            host_build=host_build_text(around.hosts.get(snapshot.vm.host_moref)),
+            previous=previous,
+            decision=decision,
+            areas={
+                disk.device_key: areas_of_disk(session, snapshot, disk, decided[disk.device_key])
+                for disk in snapshot.protected_disks
+            },
+        )
+
+    def _work(
+        self,
+        job: JobRow,
+        placement: Placement,
+        frozen: Frozen,
+        tickets: Mapping[int, DiskTicket],
+    ) -> BackUpDisks:
+        snapshot, previous = frozen.snapshot, frozen.previous
+        vm = snapshot.vm
+        facts = PointFacts(
+            configuration=snapshot.configuration,
+            snapshot_tree=frozen.snapshot_tree,
+            host_build=frozen.host_build,
+        )
+        return BackUpDisks(
+            vm=VmIdentity(
+                vcenter_id=self._vcenter.instance_uuid,
+                instance_uuid=vm.instance_uuid,
+                bios_uuid=vm.bios_uuid,
+                name=vm.name,
+                moref=vm.moref,
+            ),
+            lineage_id=self._lineage_id,
+            level_asked=self._request.level,
+            level=frozen.decision.level,
+            level_reason=frozen.decision.reason,
+            previous_point_id=previous.point_id if previous is not None else None,
+            consistency=Consistency(
+                asked=snapshot.asked, reached=snapshot.reached, evidence=snapshot.evidence
+            ),
+            snapshot_time=snapshot.created_at,
+            group_id=job.run_id,
+            transport=placement.transport,
+            configuration=facts.encode(),
+            blobs=_blobs(frozen.session, snapshot),
+            disks=tuple(
+                _disk(disk, frozen.areas[disk.device_key], tickets[disk.device_key])
+                for disk in snapshot.protected_disks
+            ),
+            keys=self._world.keeper.writer_keys(self._lineage_id),
+        )
+
+    # -- the agent works --------------------------------------------------------------------------
+
+    def _transfer(
+        self,
+        job: JobRow,
+        agent_id: AgentId,
+        frozen: Frozen,
+        tickets: Mapping[int, DiskTicket],
+        work: BackUpDisks,
+    ) -> JobResult:
+        world = self._world
+        attempt = next_attempt(world, job)
+        granted: list[SignedGrant] = []
+
+        def grant(manifest_digest: bytes) -> SignedGrant:
+            if not granted:
+                world.lifecycle.check(job.job_id)
+                check_not_moved(frozen.session, frozen.snapshot)
+            world.jobs.advance(job.job_id, JobEvent.COMMIT, manifest_digest.hex())
+            granted.append(
+                world.keeper.grant(
+                    attempt, manifest_digest, controller_epoch=world.controller_epoch
+                )
+            )
+            return granted[-1]
+
+        def keep(result: JobResult) -> None:
+            if result.outcome is Outcome.DONE:
+                record_point(world, job.job_id, result)
+
+        return run_attempt(
+            world.link,
+            agent_id=agent_id,
+            attempt=attempt,
+            spec=JobSpec(run_id=job.run_id, repository_id=world.keeper.repository_id, work=work),
+            answers=AttemptAnswers(
+                on_result=keep,
+                on_progress=progress_to_table(world, job),
+                extents={key: each.extents for key, each in frozen.areas.items()},
+                renew_ticket=lambda key: tickets[key],
+                grant_commit=grant,
+            ),
+            stopped=lambda: world.lifecycle.stopped(job.job_id),
+        )
+
+
+def _lowered(snapshot: SnapshotFacts) -> list[Warned]:
+    if snapshot.asked == snapshot.reached:
+        return []
+    text = f"{snapshot.asked} was asked, {snapshot.reached} was reached: {snapshot.evidence}"
+    return [Warned(code="consistency", message=text)]
+
+
+def check_not_moved(session: VsphereSession, snapshot: SnapshotFacts) -> None:
+    """A disk that moved to other storage while it was read voids the attempt.
+
+    Raises: DiskMoved, SourceGone.
+    """
+    now = read_vm(session, snapshot.vm.moref)
+    live = {(disk.device_key, disk.backing_uuid): disk for disk in now.disks}
+    for disk in snapshot.protected_disks:
+        current = live.get((disk.device_key, disk.backing_uuid))
+        if current is None:
+            raise SourceGone("a disk was removed while it was read", disk=disk.label)
+        if disk.tip not in current.chain:
+            raise DiskMoved(
+                "a disk was moved while it was read",
+                disk=disk.label,
+                was=disk.tip.name if disk.tip else "",
+                now=current.tip.name if current.tip else "",
+            )
+
+
+def _disk(disk: DiskFacts, areas: DiskAreas, ticket: DiskTicket) -> DiskToBackUp:
+    return DiskToBackUp(
+        device_key=disk.device_key,
+        backing_uuid=disk.backing_uuid,
+        label=disk.label,
+        capacity_bytes=disk.capacity_bytes,
+        sector_bytes=disk.sector_bytes,
+        storage_policy="",
+        chain=tuple(link.location for link in disk.chain),
+        change_id=disk.change_id,
+        adapter=f"{disk.adapter} {disk.bus_number}:{disk.unit_number}",
+        areas=areas.source,
+        areas_reason=areas.reason,
+        ticket=ticket,
+    )
+
+
+def _blobs(session: VsphereSession, snapshot: SnapshotFacts) -> tuple[Blob, ...]:
+    return tuple(
+        Blob(kind=file.kind, data=file.data, note="live file, read after the snapshot")
+        for file in read_vm_files(session, snapshot.vm)
+    )

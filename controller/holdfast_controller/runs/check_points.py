@@ -1,0 +1,102 @@
+"""A check of the repository, or of some points: done by a proxy that reaches it, told as what is lost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from holdfast_common.errors import IntegrityError, Refused
+from holdfast_common.identity import AgentId
+from holdfast_common.job_result import DamageFound, ErrorReport, JobResult, Outcome, Warned
+from holdfast_common.job_spec import CheckRepository
+from holdfast_common.units import size_text
+from holdfast_controller.decide.job_state import JobEvent
+from holdfast_controller.runs.agent_link import ConnectedAgent
+from holdfast_controller.runs.agent_work import read_with_agent
+from holdfast_controller.runs.requests import CheckRequest
+from holdfast_controller.runs.world import World
+from holdfast_controller.store.jobs import JobRow, NewJob
+
+DAMAGES_TOLD_MAX = 200
+
+
+class CheckPoints:
+    """The work of one such job."""
+
+    def __init__(self, world: World, request: CheckRequest) -> None:
+        self._world = world
+        self._request = request
+        self._agent = proxy_with_repository(world)
+
+    def plan(self) -> list[str]:
+        """For people."""
+        what = "all data" if self._request.read_data else "the structure"
+        which = (
+            f"{len(self._request.point_ids)} points" if self._request.point_ids else "all points"
+        )
+        return [f"check {what} of {which} on {self._agent.host_name}"]
+
+    def new_job(self) -> NewJob:
+        """The job's row."""
+        return NewJob(kind="check", subject="repository")
+
+    def __call__(self, job: JobRow) -> JobResult:
+        """Ends as failed with code `integrity` when something is damaged."""
+        world = self._world
+        agent_id = AgentId(self._agent.agent_id)
+        world.jobs.set_plan(job.job_id, level="", level_reason="", transport="", agent_id=agent_id)
+        lineages = world.catalogue.lineages()
+        if self._request.point_ids:
+            chosen = {
+                world.catalogue.point(point_id).lineage_id for point_id in self._request.point_ids
+            }
+            lineages = sorted(chosen)
+        work = CheckRepository(
+            read_data=self._request.read_data,
+            point_ids=self._request.point_ids,
+            keys=tuple(world.keeper.reader_keys(lineage_id) for lineage_id in lineages),
+        )
+        with world.lifecycle.cleaning(job.job_id):
+            world.jobs.advance(job.job_id, JobEvent.TRANSFER, f"{len(lineages)} VMs")
+            result = read_with_agent(world, job, agent_id=agent_id, work=work)
+            world.jobs.note(job.job_id, "checked", f"{result.objects_checked} objects")
+        return _told(result)
+
+
+def proxy_with_repository(world: World) -> ConnectedAgent:
+    """Any connected proxy that reaches the repository. Raises: Refused."""
+    repository_id = world.keeper.repository_id
+    for agent in world.link.connected():
+        if agent.role == "proxy" and repository_id in agent.repositories:
+            return agent
+    raise Refused(
+        "no connected proxy reaches the repository",
+        advice="see `holdfast agent list` and `holdfast doctor`",
+    )
+
+
+def _told(result: JobResult) -> JobResult:
+    if not result.damages:
+        return result
+    warnings = [Warned(code="damage", message=_text(damage)) for damage in result.damages]
+    points = {damage.point_id for damage in result.damages if damage.point_id}
+    error = IntegrityError(
+        f"the repository is damaged: {len(result.damages)} findings, {len(points)} points concerned",
+        advice="restore from other points, and keep this repository as it is: nothing is overwritten",
+    )
+    return replace(
+        result,
+        outcome=Outcome.FAILED,
+        error=ErrorReport.of(error),
+        warnings=(*result.warnings, *warnings[:DAMAGES_TOLD_MAX]),
+    )
+
+
+def _text(damage: DamageFound) -> str:
+    text = f"{damage.object_name}: {damage.problem}"
+    if not damage.point_id:
+        return text
+    lost = "".join(
+        f", offset {extent.offset} {size_text(extent.length)}" for extent in damage.lost[:5]
+    )
+    more = f" and {len(damage.lost) - 5} more" if len(damage.lost) > 5 else ""
+    return f"{text}; lost of point {damage.point_id}, disk {damage.device_key}{lost}{more}"

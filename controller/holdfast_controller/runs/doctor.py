@@ -1,0 +1,278 @@
+"""Every precondition, looked at one by one, each with what to do about it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from holdfast_common.clock import parse_utc
+from holdfast_common.errors import HoldfastError
+from holdfast_common.units import GIB, size_text
+from holdfast_controller.runs.recovery_proof import challenge_from_text
+from holdfast_controller.runs.world import World
+from holdfast_controller.store import settings as names
+from holdfast_controller.store.vcenters import VcenterRow
+from holdfast_controller.vsphere.inventory import read_server
+from holdfast_controller.vsphere.pinning import fetch_certificate
+from holdfast_controller.vsphere.server_clock import server_time
+
+OK: Final = "ok"
+WARNING: Final = "warning"
+FAILED: Final = "failed"
+REPOSITORY_FREE_BYTES_MIN: Final = 10 * GIB
+CERTIFICATE_LEFT_MIN: Final = timedelta(days=7)
+CLOCK_DIFFERENCE_SECONDS_MAX: Final = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckLine:
+    """One check; ``state`` is ok, warning or failed."""
+
+    name: str
+    state: str
+    detail: str
+    advice: str = ""
+
+
+def examine(world: World) -> list[CheckLine]:
+    """All checks. Never raises for what it checks."""
+    lines = [*_repository(world), _recovery_sheet(world), _audit(world)]
+    vcenters = world.vcenters.table.all()
+    if not vcenters:
+        lines.append(
+            CheckLine(
+                name="vCenters",
+                state=WARNING,
+                detail="none is known",
+                advice="add one with `holdfast vcenter add`",
+            )
+        )
+    for row in vcenters:
+        lines.extend(test_vcenter(world, row))
+    lines.extend(_agents(world))
+    lines.extend(_reach(world))
+    lines.extend(_debts(world))
+    lines.extend(_unprotected(world))
+    return lines
+
+
+def test_vcenter(world: World, row: VcenterRow) -> list[CheckLine]:
+    """Certificate, login, clock, inventory of one vCenter."""
+    name = f"vCenter {row.name}"
+    lines = []
+    try:
+        shown = fetch_certificate(row.host, row.port)
+    except HoldfastError as error:
+        return [
+            CheckLine(
+                name=name,
+                state=FAILED,
+                detail=str(error),
+                advice="check its address, the network, and that it runs",
+            )
+        ]
+    if shown.sha256 != row.certificate_sha256:
+        return [
+            CheckLine(
+                name=f"{name}: certificate",
+                state=FAILED,
+                detail=f"it shows {shown.sha256}, pinned is {row.certificate_sha256}",
+                advice="if it was renewed, add the vCenter again and look at the fingerprint",
+            )
+        ]
+    lines.append(CheckLine(name=f"{name}: certificate", state=OK, detail="the pinned one"))
+    try:
+        session = world.vcenters.session(row.vcenter_id)
+        before = world.clock.now()
+        server = read_server(session)
+        seconds = abs((server_time(session) - before).total_seconds())
+    except HoldfastError as error:
+        world.vcenters.table.note_check(row.vcenter_id, error=str(error))
+        lines.append(
+            CheckLine(
+                name=f"{name}: login",
+                state=FAILED,
+                detail=error.line(),
+                advice=error.advice or "check user and password: add the vCenter again",
+            )
+        )
+        return lines
+    world.vcenters.table.note_check(row.vcenter_id, error="")
+    lines.append(
+        CheckLine(name=f"{name}: login", state=OK, detail=f"{server.product} {server.version}")
+    )
+    if server.instance_uuid != row.instance_uuid:
+        lines.append(
+            CheckLine(
+                name=f"{name}: identity",
+                state=FAILED,
+                detail=f"its instance is {server.instance_uuid}, known is {row.instance_uuid}",
+                advice="this is another vCenter: add it under a name of its own",
+            )
+        )
+    late = seconds > CLOCK_DIFFERENCE_SECONDS_MAX
+    lines.append(
+        CheckLine(
+            name=f"{name}: clock",
+            state=WARNING if late else OK,
+            detail=f"{seconds:.0f} s apart",
+            advice="set both clocks by NTP" if late else "",
+        )
+    )
+    return lines
+
+
+def _repository(world: World) -> list[CheckLine]:
+    name = "repository"
+    try:
+        world.keeper.keys()
+    except HoldfastError as error:
+        return [CheckLine(name=name, state=FAILED, detail=error.line(), advice=error.advice)]
+    folder = world.keeper.folder
+    free = shutil.disk_usage(folder).free
+    low = free < REPOSITORY_FREE_BYTES_MIN
+    return [
+        CheckLine(
+            name=name,
+            state=OK,
+            detail=f"{world.keeper.repository_id} in {folder}, its key opens it",
+        ),
+        CheckLine(
+            name="repository: free space",
+            state=WARNING if low else OK,
+            detail=f"{size_text(free)} free",
+            advice="give it more room before it is full" if low else "",
+        ),
+    ]
+
+
+def _recovery_sheet(world: World) -> CheckLine:
+    if world.settings.get(names.SHEET_CONFIRMED_AT):
+        return CheckLine(name="recovery sheet", state=OK, detail="confirmed")
+    challenge = challenge_from_text(world.settings.get(names.SHEET_CHALLENGE))
+    wanted = " and ".join(str(number) for number in challenge.numbers)
+    return CheckLine(
+        name="recovery sheet",
+        state=FAILED,
+        detail="never confirmed; no backup will start",
+        advice=f"type its groups {wanted} back with `holdfast key recovery`",
+    )
+
+
+def _audit(world: World) -> CheckLine:
+    broken = world.audit.first_broken()
+    if broken is None:
+        return CheckLine(name="audit trail", state=OK, detail="unbroken")
+    return CheckLine(
+        name="audit trail",
+        state=FAILED,
+        detail=f"entry {broken} is not what was written",
+        advice="somebody changed the controller's database: compare it with a backup",
+    )
+
+
+def _agents(world: World) -> list[CheckLine]:
+    connected = {agent.agent_id for agent in world.link.connected()}
+    lines = []
+    rows = [row for row in world.agents.all() if not row.revoked_at]
+    for row in rows:
+        name = f"agent {row.host_name}"
+        if row.agent_id not in connected:
+            lines.append(
+                CheckLine(
+                    name=name,
+                    state=FAILED,
+                    detail=f"not connected; last seen {row.last_seen_at or 'never'}",
+                    advice="start `holdfast-agent run` there, and check that it reaches the controller",
+                )
+            )
+            continue
+        lines.append(CheckLine(name=name, state=OK, detail="connected"))
+        left = parse_utc(row.certificate_ends_at) - world.clock.now()
+        if left < CERTIFICATE_LEFT_MIN:
+            lines.append(
+                CheckLine(
+                    name=f"{name}: certificate",
+                    state=WARNING,
+                    detail=f"ends {row.certificate_ends_at}",
+                    advice="it renews itself while connected; see the agent's log",
+                )
+            )
+    if not rows:
+        lines.append(
+            CheckLine(
+                name="agents",
+                state=FAILED,
+                detail="none has joined",
+                advice="`holdfast agent token`, then `holdfast-agent enrol` on a proxy",
+            )
+        )
+    return lines
+
+
+def _reach(world: World) -> list[CheckLine]:
+    lines = []
+    proxies = world.proxies()
+    repository_id = world.settings.get(names.REPOSITORY_ID)
+    if proxies and not any(repository_id in proxy.repositories for proxy in proxies):
+        lines.append(
+            CheckLine(
+                name="repository: proxies",
+                state=FAILED,
+                detail="no connected proxy reaches the repository",
+                advice=f"holdfast-agent configure --repository {repository_id}=FOLDER",
+            )
+        )
+    mapped = {datastore for proxy in proxies for datastore in proxy.datastores}
+    for row in world.vcenters.table.all():
+        try:
+            stores = world.vcenters.inventory.surroundings(row.vcenter_id).datastores
+        except HoldfastError:
+            continue
+        for store in stores:
+            if store.kind.upper().startswith("NFS") and store.datastore_id not in mapped:
+                lines.append(
+                    CheckLine(
+                        name=f"datastore {store.name}",
+                        state=WARNING,
+                        detail="no proxy has it mounted, so its disks go over the network",
+                        advice=f"holdfast-agent configure --datastore {store.datastore_id}=FOLDER",
+                    )
+                )
+            if not store.accessible:
+                lines.append(
+                    CheckLine(
+                        name=f"datastore {store.name}",
+                        state=WARNING,
+                        detail="vSphere says that it is not accessible",
+                        advice="look at the hosts' storage",
+                    )
+                )
+    return lines
+
+
+def _debts(world: World) -> list[CheckLine]:
+    return [
+        CheckLine(
+            name=f"debt: {entry.kind}",
+            state=FAILED,
+            detail=f"since {entry.created_at}, tried {entry.attempts} times: {entry.last_error}",
+            advice="it is tried again by itself; no new backup of that VM starts before",
+        )
+        for entry in world.ledger.debts()
+    ]
+
+
+def _unprotected(world: World) -> list[CheckLine]:
+    return [
+        CheckLine(
+            name=f"VM {known.vm.name}",
+            state=WARNING,
+            detail=f"{disk.label} is in no image backup: {disk.unprotected_reason}",
+            advice="back its data up from inside the guest",
+        )
+        for known in world.vcenters.inventory.vms()
+        for disk in known.vm.unprotected_disks
+    ]

@@ -1,0 +1,62 @@
+"""What the controller puts into a point for its own later use: configuration, snapshot tree, host build."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from holdfast_common.errors import FormatError
+from holdfast_common.point_record import PointRecord
+from holdfast_controller.decide.level import PreviousDisk, PreviousPoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointFacts:
+    """``configuration``: the VM's, as `vsphere.configuration` writes it (JSON)."""
+
+    configuration: str
+    snapshot_tree: str
+    host_build: str
+
+    def encode(self) -> str:
+        """One JSON text, kept in the point as it is."""
+        return json.dumps(
+            {
+                "configuration": json.loads(self.configuration),
+                "snapshot_tree": self.snapshot_tree,
+                "host_build": self.host_build,
+            },
+            sort_keys=True,
+        )
+
+    @classmethod
+    def decode(cls, text: str) -> PointFacts:
+        """The inverse. Raises: FormatError."""
+        try:
+            found = json.loads(text)
+            return cls(
+                configuration=json.dumps(found["configuration"], sort_keys=True),
+                snapshot_tree=str(found["snapshot_tree"]),
+                host_build=str(found["host_build"]),
+            )
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise FormatError("a point's facts of its VM cannot be read") from error
+
+
+def previous_point(record: PointRecord) -> PreviousPoint:
+    """A point as `decide.level` compares with it. Raises: FormatError."""
+    facts = PointFacts.decode(record.configuration)
+    return PreviousPoint(
+        disks=tuple(
+            PreviousDisk(
+                device_key=disk.device_key,
+                backing_uuid=disk.uuid,
+                capacity_bytes=disk.capacity_bytes,
+                chain=disk.chain,
+                change_id=disk.change_id,
+            )
+            for disk in record.disks
+        ),
+        snapshot_tree=facts.snapshot_tree,
+        host_build=facts.host_build,
+    )

@@ -1,0 +1,65 @@
+"""What operators ask for, as values; the engine plans and carries them out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from holdfast_common.identity import JobId, PointId, RunId
+from holdfast_common.job_spec import FileFormat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupRequest:
+    """Back up the VMs that the selectors name. Empty ``transport`` and ``agent``: the best that can."""
+
+    selectors: tuple[str, ...]
+    vcenter: str = ""
+    level: str = "incremental"
+    consistency: str = "crash"
+    transport: str = ""
+    agent: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreVmRequest:
+    """Restore a point as a new VM, or in place. Empty places: where it came from."""
+
+    point_id: PointId
+    name: str = ""
+    vcenter: str = ""
+    host: str = ""
+    folder: str = ""
+    datastore: str = ""
+    disk_datastores: tuple[tuple[int, str], ...] = ()
+    in_place: bool = False
+    power_on: bool = False
+    transport: str = ""
+    agent: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreDiskRequest:
+    """Restore one disk to a file on a proxy. ``device_key`` 0: the first disk."""
+
+    point_id: PointId
+    device_key: int
+    path: str
+    format: FileFormat
+    agent: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckRequest:
+    """Check the repository, or some points of it."""
+
+    read_data: bool
+    point_ids: tuple[PointId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A run that has begun; a dry run has no id and no jobs. ``plan``: for people."""
+
+    run_id: RunId | None
+    job_ids: tuple[JobId, ...]
+    plan: tuple[str, ...]

@@ -1,0 +1,86 @@
+"""Everything that carries runs out: made once by `controller run`, handed to every part of `runs`."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from holdfast_common.clock import Clock
+from holdfast_common.identity import LineageId
+from holdfast_controller.configuration import ControllerConfiguration
+from holdfast_controller.decide.placement import AgentFacts
+from holdfast_controller.ledger import JobLedger
+from holdfast_controller.runs.agent_link import AgentLink
+from holdfast_controller.runs.key_keeper import KeyKeeper
+from holdfast_controller.runs.lifecycle import Lifecycle
+from holdfast_controller.runs.vcenters import Vcenters
+from holdfast_controller.store import settings as names
+from holdfast_controller.store.agents import AgentTable
+from holdfast_controller.store.audit import AuditTrail
+from holdfast_controller.store.catalogue import Catalogue
+from holdfast_controller.store.jobs import JobRow, JobTable
+from holdfast_controller.store.ledger import LedgerTable
+from holdfast_controller.store.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """The controller's parts. All of them are thread-safe."""
+
+    configuration: ControllerConfiguration
+    clock: Clock
+    stopping: threading.Event
+    settings: Settings
+    jobs: JobTable
+    catalogue: Catalogue
+    ledger: LedgerTable
+    agents: AgentTable
+    audit: AuditTrail
+    vcenters: Vcenters
+    keeper: KeyKeeper
+    link: AgentLink
+    lifecycle: Lifecycle
+
+    @property
+    def controller_epoch(self) -> int:
+        """Raised when another controller takes over."""
+        return int(self.settings.get(names.CONTROLLER_EPOCH) or 1)
+
+    @property
+    def controller_id(self) -> str:
+        """What marks snapshots and the like as this controller's."""
+        return self.settings.get(names.CONTROLLER_ID)
+
+    def job_ledger(self, job: JobRow, vcenter_id: str = "") -> JobLedger:
+        """The ledger as this job writes it."""
+        return JobLedger(
+            ledger=self.ledger,
+            run_id=job.run_id,
+            job_id=job.job_id,
+            vcenter_id=vcenter_id or job.vcenter_id,
+        )
+
+    def proxies(self, vcenter_id: str = "") -> list[AgentFacts]:
+        """Connected proxies, with their own VMs in that vCenter where they are known to be VMs."""
+        by_bios = {
+            known.vm.bios_uuid: known.vm.instance_uuid
+            for known in (self.vcenters.inventory.vms(vcenter_id) if vcenter_id else [])
+        }
+        return [
+            AgentFacts(
+                agent_id=agent.agent_id,
+                host_name=agent.host_name,
+                transports=agent.transports,
+                datastores=agent.datastores,
+                writable_datastores=agent.writable_datastores,
+                repositories=agent.repositories,
+                vm_instance_uuid=by_bios.get(agent.vm_bios_uuid) if agent.vm_bios_uuid else None,
+            )
+            for agent in self.link.connected()
+            if agent.role == "proxy"
+        ]
+
+
+def lineage_of(*, vcenter_instance_uuid: str, vm_instance_uuid: str) -> LineageId:
+    """One VM in one vCenter: both by identity, never by name."""
+    return LineageId(f"{vcenter_instance_uuid}/{vm_instance_uuid}")

@@ -1,0 +1,93 @@
+"""Follows a run by its rows in the database, so it also works after a restart and for runs of long ago."""
+
+from __future__ import annotations
+
+from holdfast_common.identity import JobId, RunId
+from holdfast_common.wire import operator_pb2
+from holdfast_controller.decide.job_state import JobState
+from holdfast_controller.service.operator_messages import (
+    event_message,
+    job_detail_message,
+    job_message,
+)
+from holdfast_controller.store.jobs import JobRow, JobTable
+
+_WORST_FIRST = (
+    JobState.FAILED,
+    JobState.INTERRUPTED,
+    JobState.CANCELLED,
+    JobState.PARTIAL,
+)
+_STATUS_OF_STATE = {
+    JobState.FAILED: 1,
+    JobState.INTERRUPTED: 130,
+    JobState.CANCELLED: 130,
+    JobState.PARTIAL: 3,
+}
+
+
+class RunFollower:
+    """What is new since the last look. One caller."""
+
+    def __init__(self, jobs: JobTable, run_id: RunId) -> None:
+        self._jobs = jobs
+        self._run_id = run_id
+        self._events_seen: dict[JobId, int] = {}
+        self._progress_seen: dict[JobId, int] = {}
+        self._finished: set[JobId] = set()
+        self.ended = False
+
+    def next_events(self) -> list[operator_pb2.RunEvent]:
+        """New events in order; the last one of all is the run's end."""
+        rows = self._jobs.jobs_of_run(self._run_id)
+        found = [event for row in rows for event in self._of_job(row)]
+        if all(row.job_id in self._finished for row in rows):
+            state, exit_status = run_end(rows)
+            found.append(
+                operator_pb2.RunEvent(
+                    run=operator_pb2.RunFinished(
+                        run_id=self._run_id, state=state, exit_status=exit_status
+                    )
+                )
+            )
+            self.ended = True
+        return found
+
+    def _of_job(self, row: JobRow) -> list[operator_pb2.RunEvent]:
+        if row.job_id in self._finished:
+            return []
+        events = self._jobs.events(row.job_id)
+        seen = self._events_seen.get(row.job_id, 0)
+        found = [
+            operator_pb2.RunEvent(log=_named(event_message(event), row)) for event in events[seen:]
+        ]
+        self._events_seen[row.job_id] = len(events)
+        if row.total_bytes and self._progress_seen.get(row.job_id) != row.done_bytes:
+            self._progress_seen[row.job_id] = row.done_bytes
+            found.append(operator_pb2.RunEvent(progress=job_message(row)))
+        if row.ended:
+            self._finished.add(row.job_id)
+            detail = job_detail_message(row, events)
+            found.append(operator_pb2.RunEvent(finished=detail))
+        return found
+
+
+def _named(event: operator_pb2.JobEvent, row: JobRow) -> operator_pb2.JobEvent:
+    event.detail = f"{row.subject}: {event.detail}" if event.detail else row.subject
+    return event
+
+
+def run_end(rows: list[JobRow]) -> tuple[str, int]:
+    """A run's state and exit status: the worst of its jobs; 3 when only some of them failed."""
+    failed = [row for row in rows if row.state is not JobState.DONE]
+    if not failed:
+        return JobState.DONE, 0
+    for state in _WORST_FIRST:
+        worst = [row for row in failed if row.state is state]
+        if worst:
+            error = worst[0].error
+            status = error.exit_status if error is not None else _STATUS_OF_STATE[state]
+            if len(rows) > len(failed) and status == 1:
+                return JobState.PARTIAL, 3
+            return state, status
+    return JobState.FAILED, 1

@@ -1,0 +1,339 @@
+"""What operators can do, as plain functions on executor threads: message in, message out."""
+
+from __future__ import annotations
+
+from holdfast_common.clock import SystemClock, utc_text
+from holdfast_common.errors import HoldfastError, NotFound, UsageError, WrongKey
+from holdfast_common.identity import AgentId, JobId, PointId, RunId
+from holdfast_common.job_spec import FileFormat
+from holdfast_common.logs import Secret
+from holdfast_common.wire import operator_pb2
+from holdfast_controller.runs.doctor import CheckLine, examine, test_vcenter
+from holdfast_controller.runs.engine import Engine
+from holdfast_controller.runs.recovery_proof import confirm_recovery_sheet
+from holdfast_controller.runs.requests import (
+    BackupRequest,
+    CheckRequest,
+    RestoreDiskRequest,
+    RestoreVmRequest,
+    Started,
+)
+from holdfast_controller.runs.vcenters import host_and_port
+from holdfast_controller.runs.world import World
+from holdfast_controller.service.agent_administration import AgentAdministration
+from holdfast_controller.service.follower import RunFollower
+from holdfast_controller.service.operator_messages import (
+    agent_message,
+    debt_message,
+    job_detail_message,
+    job_message,
+    point_message,
+    vcenter_message,
+    vm_message,
+)
+from holdfast_controller.store import settings as names
+from holdfast_controller.store.inventory import KnownVm
+from holdfast_controller.vsphere.pinning import fetch_certificate
+
+VMS_OF_STATUS_MAX = 10_000
+
+
+class OperatorActions:
+    """Thread-safe: everything that it uses is."""
+
+    def __init__(self, world: World, engine: Engine, administration: AgentAdministration) -> None:
+        self._world = world
+        self._engine = engine
+        self._administration = administration
+
+    # -- status -----------------------------------------------------------------------------
+
+    def status(self, _: operator_pb2.Empty) -> operator_pb2.Status:
+        """One screen."""
+        world = self._world
+        problem = world.keeper.problem()
+        vms = [self._vm_status(known) for known in world.vcenters.inventory.vms()]
+        warnings = []
+        if not world.settings.get(names.SHEET_CONFIRMED_AT):
+            warnings.append("the recovery sheet was never confirmed: no backup will start")
+        for row in world.vcenters.table.all():
+            if row.last_error:
+                warnings.append(f"vCenter {row.name}: {row.last_error}")
+        return operator_pb2.Status(
+            vms=vms[:VMS_OF_STATUS_MAX],
+            running=[job_message(job) for job in world.jobs.unfinished()],
+            debts=[
+                debt_message(entry, vcenter=self._vcenter_name(entry.vcenter_id))
+                for entry in world.ledger.debts()
+            ],
+            agents=list(self.list_agents(operator_pb2.Empty()).agents),
+            vcenters=list(self.list_vcenters(operator_pb2.Empty()).vcenters),
+            warnings=warnings,
+            repository_id=world.settings.get(names.REPOSITORY_ID),
+            repository_problem=problem,
+        )
+
+    def _vm_status(self, known: KnownVm) -> operator_pb2.VmStatus:
+        vm = known.vm
+        points = self._world.catalogue.points(instance_uuid=vm.instance_uuid)
+        last = self._world.jobs.last_backup(
+            vcenter_id=known.vcenter_id, instance_uuid=vm.instance_uuid
+        )
+        return operator_pb2.VmStatus(
+            vcenter=known.vcenter_name,
+            name=vm.name,
+            instance_uuid=vm.instance_uuid,
+            last_good_at=points[0].created_at if points else "",
+            last_point_id=points[0].point_id if points else "",
+            last_result="" if last is None else last.state,
+            unprotected=[
+                f"{disk.label}: {disk.unprotected_reason}" for disk in vm.unprotected_disks
+            ],
+        )
+
+    def _vcenter_name(self, vcenter_id: str) -> str:
+        try:
+            return self._world.vcenters.table.vcenter(vcenter_id).name
+        except NotFound:
+            return vcenter_id
+
+    def run_doctor(self, _: operator_pb2.Empty) -> operator_pb2.DoctorReport:
+        """Every precondition."""
+        return operator_pb2.DoctorReport(checks=_lines(examine(self._world)))
+
+    # -- vCenters and inventory ---------------------------------------------------------------
+
+    def show_vcenter_certificate(
+        self, request: operator_pb2.VcenterAddress
+    ) -> operator_pb2.VcenterCertificate:
+        """What a server shows, before anything is sent to it."""
+        host, port = host_and_port(request.url)
+        shown = fetch_certificate(host, port)
+        return operator_pb2.VcenterCertificate(
+            sha256=shown.sha256, subject=shown.subject, not_after=shown.not_after
+        )
+
+    def add_vcenter(self, request: operator_pb2.AddVcenterRequest) -> operator_pb2.Vcenter:
+        """Log in, read the inventory, remember it."""
+        if not request.name or not request.user:
+            raise UsageError("a vCenter needs a name and a user")
+        row, inventory = self._world.vcenters.add(
+            name=request.name,
+            url=request.url,
+            user=request.user,
+            password=Secret(request.password),
+            certificate_sha256=request.certificate_sha256,
+        )
+        return vcenter_message(row, vms=len(inventory.vms), refreshed_at=inventory.taken_at)
+
+    def list_vcenters(self, _: operator_pb2.Empty) -> operator_pb2.VcenterList:
+        """All of them."""
+        messages = []
+        for row in self._world.vcenters.table.all():
+            vms = self._world.vcenters.inventory.vms(row.vcenter_id)
+            taken = vms[0].taken_at if vms else ""
+            messages.append(vcenter_message(row, vms=len(vms), refreshed_at=taken))
+        return operator_pb2.VcenterList(vcenters=messages)
+
+    def test_vcenter(self, request: operator_pb2.VcenterName) -> operator_pb2.VcenterTest:
+        """Log in and look around."""
+        row = self._world.vcenters.table.named(request.name)
+        return operator_pb2.VcenterTest(checks=_lines(test_vcenter(self._world, row)))
+
+    def refresh_vcenter(self, request: operator_pb2.VcenterName) -> operator_pb2.InventorySummary:
+        """Read the inventory again."""
+        row = self._world.vcenters.table.named(request.name)
+        inventory, seconds = self._world.vcenters.refresh(row.vcenter_id)
+        return operator_pb2.InventorySummary(
+            vms=len(inventory.vms),
+            hosts=len(inventory.hosts),
+            datastores=len(inventory.datastores),
+            duration_seconds=seconds,
+        )
+
+    def list_inventory(self, request: operator_pb2.InventoryQuery) -> operator_pb2.VmList:
+        """VMs by selector."""
+        inventory = self._world.vcenters.inventory
+        found = inventory.select([request.selector]) if request.selector else inventory.vms()
+        chosen = [
+            known for known in found if not request.vcenter or known.vcenter_name == request.vcenter
+        ]
+        return operator_pb2.VmList(vms=[vm_message(known) for known in chosen])
+
+    def show_vm(self, request: operator_pb2.VmQuery) -> operator_pb2.Vm:
+        """Exactly one VM. Raises: NotFound, UsageError when the name fits more."""
+        chosen = [
+            known
+            for known in self._world.vcenters.inventory.select([request.vm])
+            if not request.vcenter or known.vcenter_name == request.vcenter
+        ]
+        if len(chosen) != 1:
+            raise UsageError(
+                "this names more than one VM" if chosen else "no VM is named so in that vCenter",
+                vm=request.vm,
+                advice="use the instance uuid, or --vcenter",
+            )
+        return vm_message(chosen[0])
+
+    # -- agents -------------------------------------------------------------------------------
+
+    def create_token(self, request: operator_pb2.CreateTokenRequest) -> operator_pb2.Token:
+        """A join token."""
+        token, expires_at = self._administration.create_token(
+            role=request.role, host_name=request.host_name, minutes=request.valid_minutes or 15
+        )
+        return operator_pb2.Token(token=token, expires_at=utc_text(expires_at))
+
+    def list_agents(self, _: operator_pb2.Empty) -> operator_pb2.AgentList:
+        """All agents that ever joined."""
+        connected = {agent.agent_id for agent in self._world.link.connected()}
+        return operator_pb2.AgentList(
+            agents=[
+                agent_message(agent, connected=agent.agent_id in connected)
+                for agent in self._world.agents.all()
+            ]
+        )
+
+    def revoke_agent(self, request: operator_pb2.AgentName) -> operator_pb2.Agent:
+        """Shut an agent out: its session is cut, its writer's key refused."""
+        agent = self._world.agents.named(request.agent)
+        self._administration.revoke(AgentId(agent.agent_id))
+        try:
+            self._world.keeper.revoke(agent.agent_id)
+        except HoldfastError as error:
+            raise type(error)(
+                f"the agent is shut out, but its key could not be refused in the repository: {error}",
+                advice="revoke it again when the repository can be reached",
+            ) from error
+        return agent_message(self._world.agents.get(agent.agent_id), connected=False)
+
+    # -- runs and jobs --------------------------------------------------------------------------
+
+    def start_backup(self, request: operator_pb2.StartBackupRequest) -> operator_pb2.RunStarted:
+        """Begin (or only plan) backups."""
+        if request.method not in ("", "image"):
+            raise UsageError("this method does not exist yet", method=request.method)
+        started = self._engine.start_backup(
+            BackupRequest(
+                selectors=tuple(request.vms),
+                vcenter=request.vcenter,
+                level=request.level or "incremental",
+                consistency=request.consistency or "crash",
+                transport=request.transport,
+                agent=request.agent,
+            ),
+            dry_run=request.dry_run,
+        )
+        return self._started(started)
+
+    def start_restore(self, request: operator_pb2.StartRestoreRequest) -> operator_pb2.RunStarted:
+        """Begin (or only plan) a restore."""
+        point_id = PointId(request.point_id)
+        if request.WhichOneof("what") == "disk":
+            try:
+                file_format = FileFormat(request.disk.format or "sparse")
+            except ValueError as error:
+                raise UsageError("unknown file format", format=request.disk.format) from error
+            disk_request = RestoreDiskRequest(
+                point_id=point_id,
+                device_key=request.disk.device_key,
+                path=request.disk.path,
+                format=file_format,
+                agent=request.agent,
+            )
+            return self._started(
+                self._engine.start_restore_disk(disk_request, dry_run=request.dry_run)
+            )
+        vm = request.vm
+        if bool(vm.name) == vm.in_place:
+            raise UsageError("give either a name or in place")
+        vm_request = RestoreVmRequest(
+            point_id=point_id,
+            name=vm.name,
+            vcenter=vm.vcenter,
+            host=vm.host,
+            folder=vm.folder,
+            datastore=vm.datastore,
+            disk_datastores=tuple((disk.device_key, disk.datastore) for disk in vm.disks),
+            in_place=vm.in_place,
+            power_on=vm.power_on,
+            transport=request.transport,
+            agent=request.agent,
+        )
+        return self._started(self._engine.start_restore_vm(vm_request, dry_run=request.dry_run))
+
+    def start_check(self, request: operator_pb2.StartCheckRequest) -> operator_pb2.RunStarted:
+        """Begin a check."""
+        points = tuple(
+            self._world.catalogue.point(point_id).point_id for point_id in request.point_ids
+        )
+        return self._started(
+            self._engine.start_check(CheckRequest(read_data=request.read_data, point_ids=points))
+        )
+
+    def _started(self, started: Started) -> operator_pb2.RunStarted:
+        return operator_pb2.RunStarted(
+            run_id=started.run_id or "",
+            jobs=[job_message(self._world.jobs.job(job_id)) for job_id in started.job_ids],
+            plan=started.plan,
+        )
+
+    def follower(self, request: operator_pb2.RunName) -> RunFollower:
+        """Follow a run, or the run of a job. Raises: NotFound."""
+        jobs = self._world.jobs.jobs_of_run(RunId(request.run_id))
+        if not jobs:
+            jobs = [self._world.jobs.job(JobId(request.run_id))]
+        return RunFollower(self._world.jobs, jobs[0].run_id)
+
+    def list_jobs(self, request: operator_pb2.JobQuery) -> operator_pb2.JobList:
+        """Newest first, or all of a run."""
+        if request.run_id:
+            jobs = self._world.jobs.jobs_of_run(RunId(request.run_id))
+        else:
+            jobs = self._world.jobs.latest(subject=request.vm, limit=request.limit or 50)
+        return operator_pb2.JobList(jobs=[job_message(job) for job in jobs])
+
+    def show_job(self, request: operator_pb2.JobName) -> operator_pb2.JobDetail:
+        """One job."""
+        job_id = JobId(request.job_id)
+        return job_detail_message(self._world.jobs.job(job_id), self._world.jobs.events(job_id))
+
+    def cancel_job(self, request: operator_pb2.JobName) -> operator_pb2.JobDetail:
+        """Ask it to stop."""
+        job = self._engine.cancel(JobId(request.job_id))
+        return job_detail_message(job, self._world.jobs.events(job.job_id))
+
+    # -- points ---------------------------------------------------------------------------------
+
+    def list_points(self, request: operator_pb2.PointQuery) -> operator_pb2.PointList:
+        """Newest first."""
+        points = self._world.catalogue.points(vm_name=request.vm)
+        if request.vm and not points:
+            points = self._world.catalogue.points(instance_uuid=request.vm)
+        if request.vcenter:
+            row = self._world.vcenters.table.named(request.vcenter)
+            points = [point for point in points if point.vcenter_id == row.instance_uuid]
+        return operator_pb2.PointList(points=[point_message(point) for point in points])
+
+    def show_point(self, request: operator_pb2.PointName) -> operator_pb2.PointDetail:
+        """One point with its record."""
+        point = self._world.catalogue.point(request.point_id)
+        return operator_pb2.PointDetail(point=point_message(point), record=point.record)
+
+    def confirm_recovery_sheet(
+        self, request: operator_pb2.RecoverySheetProof
+    ) -> operator_pb2.Empty:
+        """Part of the sheet, typed back. Raises: WrongKey."""
+        if not confirm_recovery_sheet(self._world.settings, request.typed):
+            raise WrongKey("that is not what the recovery sheet says")
+        self._world.settings.set(names.SHEET_CONFIRMED_AT, utc_text(SystemClock().now()))
+        return operator_pb2.Empty()
+
+
+def _lines(checks: list[CheckLine]) -> list[operator_pb2.CheckLine]:
+    return [
+        operator_pb2.CheckLine(
+            name=check.name, state=check.state, detail=check.detail, advice=check.advice
+        )
+        for check in checks
+    ]

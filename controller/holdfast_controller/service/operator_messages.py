@@ -1,0 +1,170 @@
+"""Rows and facts as the messages that operators see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from holdfast_common.wire import job_pb2, operator_pb2
+from holdfast_common.wire_codec.results import disk_result_to_message
+from holdfast_controller.facts import DiskFacts, SnapshotNode
+from holdfast_controller.ledger import LedgerEntry
+from holdfast_controller.store.agents import AgentRow
+from holdfast_controller.store.catalogue import PointRow
+from holdfast_controller.store.inventory import KnownVm
+from holdfast_controller.store.jobs import JobEventRow, JobRow
+from holdfast_controller.store.vcenters import VcenterRow
+
+
+def job_message(job: JobRow) -> operator_pb2.Job:
+    """One job."""
+    message = operator_pb2.Job(
+        job_id=job.job_id,
+        run_id=job.run_id,
+        kind=job.kind,
+        vm=job.subject,
+        state=job.state,
+        level_asked=job.level_asked,
+        level=job.level,
+        level_reason=job.level_reason,
+        transport=job.transport,
+        agent_id=job.agent_id,
+        point_id=job.point_id,
+        created_at=job.created_at,
+        finished_at=job.finished_at,
+        attempt=job.attempt,
+        warnings=len(job.warnings),
+        done_bytes=job.done_bytes,
+        total_bytes=job.total_bytes,
+    )
+    if job.error is not None:
+        message.error_code = job.error.code
+        message.error = job.error.text()
+        message.advice = job.error.advice
+        message.exit_status = job.error.exit_status
+    return message
+
+
+def job_detail_message(job: JobRow, events: Sequence[JobEventRow]) -> operator_pb2.JobDetail:
+    """One job with its steps."""
+    return operator_pb2.JobDetail(
+        job=job_message(job),
+        events=[event_message(event) for event in events],
+        disks=[disk_result_to_message(disk) for disk in job.disks],
+        warnings=[
+            job_pb2.Warning(code=warned.code, message=warned.message) for warned in job.warnings
+        ],
+    )
+
+
+def event_message(event: JobEventRow) -> operator_pb2.JobEvent:
+    """One step."""
+    return operator_pb2.JobEvent(at=event.at, event=event.event, detail=event.detail)
+
+
+def point_message(point: PointRow) -> operator_pb2.Point:
+    """One restore point, from its catalogue record."""
+    record = point.decoded()
+    return operator_pb2.Point(
+        point_id=point.point_id,
+        lineage_id=point.lineage_id,
+        vm=point.vm_name,
+        instance_uuid=point.instance_uuid,
+        vcenter_id=point.vcenter_id,
+        created_at=point.created_at,
+        level=record.level,
+        level_asked=record.level_asked,
+        level_reason=record.level_reason,
+        consistency=record.consistency_reached,
+        capacity_bytes=sum(disk.capacity_bytes for disk in record.disks),
+        read_bytes=sum(disk.read_bytes for disk in record.disks),
+        changed_bytes=sum(disk.changed_bytes for disk in record.disks),
+        stored_bytes=sum(disk.stored_bytes for disk in record.disks),
+        transport=record.transport,
+    )
+
+
+def vm_message(known: KnownVm) -> operator_pb2.Vm:
+    """One VM of the inventory."""
+    vm = known.vm
+    return operator_pb2.Vm(
+        vcenter=known.vcenter_name,
+        name=vm.name,
+        instance_uuid=vm.instance_uuid,
+        bios_uuid=vm.bios_uuid,
+        moref=vm.moref,
+        power_state=vm.power_state,
+        folder=vm.place,
+        host=vm.host_name,
+        datastores=vm.datastore_names,
+        disks=[disk_message(disk) for disk in vm.disks],
+        change_tracking=vm.change_tracking_enabled,
+        tools=vm.tools_running,
+        snapshots=_count(vm.snapshots),
+        template=vm.template,
+        hardware_version=f"vmx-{vm.hardware_version:02}",
+    )
+
+
+def disk_message(disk: DiskFacts) -> operator_pb2.Disk:
+    """One disk of the inventory."""
+    return operator_pb2.Disk(
+        device_key=disk.device_key,
+        label=disk.label,
+        backing_uuid=disk.backing_uuid,
+        capacity_bytes=disk.capacity_bytes,
+        file=disk.tip.name if disk.tip else "",
+        mode=disk.mode,
+        adapter=f"{disk.adapter} {disk.bus_number}:{disk.unit_number}",
+        unprotected_reason=disk.unprotected_reason,
+    )
+
+
+def agent_message(agent: AgentRow, *, connected: bool) -> operator_pb2.Agent:
+    """One agent."""
+    state = "revoked" if agent.revoked_at else "connected" if connected else "away"
+    return operator_pb2.Agent(
+        agent_id=agent.agent_id,
+        role=agent.role,
+        host_name=agent.host_name,
+        state=state,
+        last_seen_at=agent.last_seen_at,
+        certificate_ends_at=agent.certificate_ends_at,
+        transports=agent.capabilities.transports,
+        datastores=agent.capabilities.datastores,
+        repositories=agent.capabilities.repositories,
+        restore_folders=agent.capabilities.restore_folders,
+        version=agent.capabilities.version,
+    )
+
+
+def vcenter_message(row: VcenterRow, *, vms: int, refreshed_at: str) -> operator_pb2.Vcenter:
+    """One vCenter."""
+    return operator_pb2.Vcenter(
+        name=row.name,
+        vcenter_id=row.vcenter_id,
+        url=f"https://{row.host}:{row.port}",
+        user=row.user_name,
+        kind="vcenter" if row.is_vcenter else "host",
+        version=f"{row.product} {row.version}".strip(),
+        certificate_sha256=row.certificate_sha256,
+        refreshed_at=refreshed_at,
+        vms=vms,
+        problem=row.last_error,
+    )
+
+
+def debt_message(entry: LedgerEntry, *, vcenter: str) -> operator_pb2.Debt:
+    """Something of ours that could not be given back yet."""
+    target = ", ".join(f"{name} {value}" for name, value in sorted(entry.facts.items()) if value)
+    return operator_pb2.Debt(
+        entry_id=entry.entry_id,
+        kind=entry.kind,
+        target=target[:500],
+        since=entry.created_at,
+        last_error=entry.last_error,
+        vcenter=vcenter,
+    )
+
+
+def _count(nodes: Sequence[SnapshotNode]) -> int:
+    return len(nodes)
