@@ -6,17 +6,32 @@ They travel in StartJob and live in memory only; their secrets never show in a r
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from holdfast_common.errors import FormatError, IntegrityError, WrongKey
 from holdfast_common.repository.derivation import Hasher
-from holdfast_common.repository.layout import LINEAGE_KINDS, NO_LINEAGE, ObjectKind
-from holdfast_common.repository.sealed_object import Expected
+from holdfast_common.repository.layout import (
+    ID_BYTES,
+    KEY_BYTES,
+    LINEAGE_KINDS,
+    NO_LINEAGE,
+    ObjectKind,
+)
+from holdfast_common.repository.randomness import Randomness
+from holdfast_common.repository.sealed_object import (
+    Expected,
+    ObjectHeader,
+    OpenedObject,
+    SealedStream,
+    opened,
+)
 
+WRAPPED_KEY_BYTES_MAX = 1024  # an HPKE-wrapped key of today has 80
 GRANT_BYTES = 8 + 64  # controller epoch u64, signature
 _GRANT = b"holdfast 1 commit grant\x00"
 
@@ -66,6 +81,54 @@ class ReaderKeys:
             lineage_tag=self.lineage_tag if kind in LINEAGE_KINDS else NO_LINEAGE,
             object_id=object_id,
         )
+
+    def new_header(self, kind: ObjectKind, randomness: Randomness) -> ObjectHeader:
+        """The header of a new object, in the current key epoch."""
+        return ObjectHeader(
+            kind=kind,
+            key_epoch=self.current_epoch,
+            repository_id=self.repository_id,
+            domain_id=self.domain_id,
+            object_id=randomness.draw(ID_BYTES),
+            lineage_tag=self.lineage_tag if kind in LINEAGE_KINDS else NO_LINEAGE,
+            salt=randomness.draw(KEY_BYTES),
+        )
+
+    def stream(
+        self,
+        kind: ObjectKind,
+        *,
+        signing_key: Ed25519PrivateKey | None,
+        randomness: Randomness,
+        write: Callable[[bytes], None],
+    ) -> SealedStream:
+        """Seal a new object piece by piece."""
+        header = self.new_header(kind, randomness)
+        class_key = self.class_key(kind, header.key_epoch)
+        return SealedStream(header, class_key=class_key, signing_key=signing_key, write=write)
+
+    def seal(
+        self,
+        kind: ObjectKind,
+        body: bytes,
+        *,
+        signing_key: Ed25519PrivateKey | None,
+        randomness: Randomness,
+    ) -> bytes:
+        """A new object's bytes."""
+        pieces: list[bytes] = []
+        stream = self.stream(
+            kind, signing_key=signing_key, randomness=randomness, write=pieces.append
+        )
+        stream.write(body)
+        stream.finish()
+        return b"".join(pieces)
+
+    def open(
+        self, kind: ObjectKind, data: bytes | memoryview, *, object_id: bytes | None = None
+    ) -> OpenedObject:
+        """Check and open a whole object. Raises: FormatError, IntegrityError, WrongKey."""
+        return opened(data, expected=self.expected(kind, object_id), class_key=self.class_key)
 
     def hasher(self) -> Hasher:
         """The keyed hashes of the repository."""
@@ -137,6 +200,21 @@ class SegmentKeyRequest:
     origin_id: bytes
     content_epoch: int
     wrapped_key: bytes
+
+    def to_bytes(self) -> bytes:
+        """For a message: content epoch as u32 little-endian, the 16 bytes of the origin, the wrapped key."""
+        return self.content_epoch.to_bytes(4, "little") + self.origin_id + self.wrapped_key
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> SegmentKeyRequest:
+        """The inverse of `to_bytes`. Raises: FormatError."""
+        if not 4 + ID_BYTES < len(data) <= 4 + ID_BYTES + WRAPPED_KEY_BYTES_MAX:
+            raise FormatError("a request for a segment key has a wrong length", length=len(data))
+        return cls(
+            content_epoch=int.from_bytes(data[:4], "little"),
+            origin_id=data[4 : 4 + ID_BYTES],
+            wrapped_key=data[4 + ID_BYTES :],
+        )
 
 
 class SegmentKeyOpener(Protocol):

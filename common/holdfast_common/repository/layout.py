@@ -119,3 +119,8 @@ def fence_name(epoch: int) -> str:
 def lease_name(lease_id: bytes, sequence: int) -> str:
     """The object of one renewal of a writer lease."""
     return f"leases/{lease_id.hex()}/{sequence:06d}"
+
+
+def proof_name(object_id: bytes) -> str:
+    """The object of a verifier's proof."""
+    return f"proofs/{object_id.hex()}"

@@ -184,21 +184,6 @@ class SealedStream:
         self._write(data)
 
 
-def sealed(
-    header: ObjectHeader,
-    body: bytes,
-    *,
-    class_key: bytes,
-    signing_key: Ed25519PrivateKey | None = None,
-) -> bytes:
-    """A whole object at once."""
-    pieces: list[bytes] = []
-    stream = SealedStream(header, class_key=class_key, signing_key=signing_key, write=pieces.append)
-    stream.write(body)
-    stream.finish()
-    return b"".join(pieces)
-
-
 def opened(
     data: bytes | memoryview, *, expected: Expected, class_key: Callable[[ObjectKind, int], bytes]
 ) -> OpenedObject:

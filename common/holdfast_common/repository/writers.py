@@ -14,17 +14,11 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_common.errors import FormatError, IntegrityError, NotFound
-from holdfast_common.repository.key_sets import ReaderKeys
-from holdfast_common.repository.layout import NO_LINEAGE, ObjectKind, writers_name
+from holdfast_common.repository.key_sets import GRANT_BYTES, ReaderKeys
+from holdfast_common.repository.layout import ObjectKind, writers_name
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import Randomness
-from holdfast_common.repository.sealed_object import (
-    ObjectHeader,
-    OpenedObject,
-    opened,
-    sealed,
-    signer_of,
-)
+from holdfast_common.repository.sealed_object import OpenedObject, signer_of
 
 ROLE_WRITE: Final = "write"  # indexes, manifests, leases
 ROLE_VERIFY: Final = "verify"  # proofs
@@ -103,20 +97,10 @@ def store_writers(
 ) -> WriterList:
     """Put list ``number``. Raises: ObjectExists when somebody else was first."""
     listed = WriterList(number=number, writers=writers)
-    header = ObjectHeader(
-        kind=ObjectKind.WRITERS,
-        key_epoch=keys.current_epoch,
-        repository_id=keys.repository_id,
-        domain_id=keys.domain_id,
-        object_id=randomness.draw(16),
-        lineage_tag=NO_LINEAGE,
-        salt=randomness.draw(32),
+    data = keys.seal(
+        ObjectKind.WRITERS, _to_json(listed), signing_key=authority, randomness=randomness
     )
-    body = _to_json(listed)
-    class_key = keys.class_key(ObjectKind.WRITERS, keys.current_epoch)
-    store.put(
-        writers_name(number), sealed(header, body, class_key=class_key, signing_key=authority)
-    )
+    store.put(writers_name(number), data)
     return listed
 
 
@@ -139,7 +123,8 @@ def signed_objects(store: ObjectStore, public_key: bytes) -> Iterator[bytes]:
     for prefix in ("index/", "points/", "proofs/", "fences/"):
         for info in store.list(prefix):
             try:
-                found = signer_of(store.get(info.name, length_max=info.length))
+                data = store.get(info.name, length_max=info.length)
+                found = signer_of(data[:-GRANT_BYTES] if prefix == "points/" else data)
             except (FormatError, IntegrityError):
                 continue  # damaged: nothing to accept; `check` reports it
             if found.signer == public_key:
@@ -147,11 +132,7 @@ def signed_objects(store: ObjectStore, public_key: bytes) -> Iterator[bytes]:
 
 
 def _opened_list(store: ObjectStore, name: str, keys: ReaderKeys) -> WriterList:
-    found = opened(
-        store.get(name, length_max=WRITERS_BYTES_MAX),
-        expected=keys.expected(ObjectKind.WRITERS),
-        class_key=keys.class_key,
-    )
+    found = keys.open(ObjectKind.WRITERS, store.get(name, length_max=WRITERS_BYTES_MAX))
     if found.signer != keys.authority_public:
         raise IntegrityError("the list of writers is not signed by the authority", name=name)
     try:

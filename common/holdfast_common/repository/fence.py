@@ -1,0 +1,129 @@
+"""The fence: once a writer epoch is closed, a manifest of it counts only if the census names it.
+
+A directory cannot stop a suspended writer from renaming its manifest into place later; so readers do:
+they void it. A fence is written by prune, in the same act as its tombstones.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from holdfast_common.errors import FormatError, IntegrityError, WrongKey
+from holdfast_common.repository.key_sets import ReaderKeys
+from holdfast_common.repository.layout import ObjectKind, fence_name
+from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
+from holdfast_common.repository.writers import ROLE_PRUNE, WriterList
+
+log = logging.getLogger(__name__)
+
+FENCE_BYTES_MAX: Final = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fence:
+    """One closed epoch. Fences are numbered by the epoch that they close, without gaps from 1."""
+
+    closed_epoch: int
+    closed_at: str
+    census: Mapping[
+        str, bytes
+    ]  # manifest's name -> its digest: all that count, of this epoch and before
+    tombstones: Sequence[str] = ()  # names that may be deleted after the grace time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fences:
+    """All fences of a repository, by epoch."""
+
+    by_epoch: Mapping[int, Fence]
+    unusable: Mapping[int, str] = field(
+        default_factory=dict
+    )  # epoch -> why its fence cannot be used
+
+    @property
+    def current_epoch(self) -> int:
+        """The epoch that a writer which starts now belongs to."""
+        return max((*self.by_epoch, *self.unusable), default=0) + 1
+
+    def admits(self, *, name: str, digest: bytes, writer_epoch: int) -> bool:
+        """Whether a manifest counts: its epoch is open, or the census that closed it names it.
+
+        Where a fence was lost to damage its points count: a doubtful point that fails its own checks later
+        is better than a good one that nobody sees. `check` reports the fence.
+        """
+        closing = self.by_epoch.get(writer_epoch)
+        return closing is None or closing.census.get(name) == digest
+
+
+def load_fences(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> Fences:
+    """All fences that a pruner signed; the others are noted. Raises: WrongKey, RepositoryFailed."""
+    found: dict[int, Fence] = {}
+    unusable: dict[int, str] = {}
+    for info in store.list("fences/"):
+        number = info.name.rpartition("/")[2]
+        epoch = int(number) if number.isdecimal() else 0
+        try:
+            item = keys.open(ObjectKind.FENCE, store.get(info.name, length_max=FENCE_BYTES_MAX))
+            writers.check(item, role=ROLE_PRUNE)
+            fence = _from_json(item.body)
+            if fence_name(fence.closed_epoch) != info.name:
+                raise IntegrityError("a fence stands under another number", name=info.name)
+        except (FormatError, IntegrityError, WrongKey) as error:
+            log.warning("fence refused", extra={"object": info.name, "reason": str(error)})
+            unusable[epoch] = str(error)
+            continue
+        found[epoch] = fence
+    for epoch in range(1, max(found, default=0)):
+        if epoch not in found:
+            unusable.setdefault(epoch, "it is missing")
+    return Fences(by_epoch=found, unusable=unusable)
+
+
+def store_fence(
+    store: ObjectStore,
+    fence: Fence,
+    *,
+    keys: ReaderKeys,
+    signing_key: Ed25519PrivateKey,
+    randomness: Randomness = SYSTEM_RANDOMNESS,
+) -> None:
+    """Close an epoch. Raises: ObjectExists when it is closed already; RepositoryFull, RepositoryFailed."""
+    data = keys.seal(
+        ObjectKind.FENCE, _to_json(fence), signing_key=signing_key, randomness=randomness
+    )
+    store.put(fence_name(fence.closed_epoch), data)
+    log.info(
+        "writer epoch closed", extra={"epoch": fence.closed_epoch, "points": len(fence.census)}
+    )
+
+
+def _to_json(fence: Fence) -> bytes:
+    document = {
+        "closed_epoch": fence.closed_epoch,
+        "closed_at": fence.closed_at,
+        "census": {name: digest.hex() for name, digest in fence.census.items()},
+        "tombstones": list(fence.tombstones),
+    }
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _from_json(body: bytes) -> Fence:
+    try:
+        document = json.loads(body)
+        return Fence(
+            closed_epoch=int(document["closed_epoch"]),
+            closed_at=str(document["closed_at"]),
+            census={
+                str(name): bytes.fromhex(digest) for name, digest in document["census"].items()
+            },
+            tombstones=tuple(str(name) for name in document["tombstones"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FormatError("a fence cannot be read") from error

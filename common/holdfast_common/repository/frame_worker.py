@@ -1,0 +1,237 @@
+"""One worker of a backup: windows of a disk -> digests, id, known? -> compressed, sealed, decoded, packed.
+
+Each worker is owned by one thread and has its own buffers, compressor and open pack, so there is no lock
+on the data's path. Nothing counts before it was opened, decompressed and hashed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from holdfast_common.errors import IntegrityError
+from holdfast_common.repository.chunk_codec import Compressor, Decompressor
+from holdfast_common.repository.derivation import Hasher
+from holdfast_common.repository.layout import (
+    BLOCK_BYTES,
+    BLOCKS_PER_FRAME,
+    DEDUP_BLOCKS_MIN,
+    FRAME_BYTES,
+    TAG_BYTES,
+    BlobKind,
+)
+from holdfast_common.repository.pack_writer import PackWriter
+from holdfast_common.repository.repository_index import RepositoryIndex
+from holdfast_common.units import MIB
+
+OPAQUE_CHUNK_BYTES: Final = MIB
+
+
+@dataclass(slots=True)
+class Window:
+    """1 MiB of a disk on its way to a worker; unused parts of a block are zero."""
+
+    buffer: memoryview
+    words: np.ndarray[tuple[int, int], np.dtype[np.uint64]]
+    number: int = -1
+    received: int = 0  # bit per block
+    tail_block: int = -1  # the disk's last block, if it is short, and
+    tail_length: int = 0  # its length
+    previous_digests: tuple[bytes | None, ...] = ()  # per block; empty: do not compare
+
+    @classmethod
+    def allocate(cls) -> Window:
+        """A window with a buffer of its own."""
+        data = bytearray(FRAME_BYTES)
+        words = np.frombuffer(data, np.uint64).reshape(BLOCKS_PER_FRAME, BLOCK_BYTES // 8)
+        return cls(memoryview(data), words)
+
+    def block(self, block: int) -> memoryview:
+        """The bytes of one block."""
+        length = self.tail_length if block == self.tail_block else BLOCK_BYTES
+        return self.buffer[block * BLOCK_BYTES : block * BLOCK_BYTES + length]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowResult:
+    """What became of a window's blocks; bytes in the counts."""
+
+    number: int
+    zero_blocks: tuple[int, ...]
+    frame_id: bytes | None
+    frame_blocks: tuple[int, ...]  # in the frame's order
+    received_bytes: int = 0
+    zero_bytes: int = 0
+    unchanged_bytes: int = 0
+    known_bytes: int = 0
+    new_bytes: int = 0
+    stored_bytes: int = 0
+
+
+@dataclass(slots=True)
+class KnownChunks:
+    """Chunks that this attempt may refer to without storing them again. Shared by its workers.
+
+    These are its own, those that its writer stored before, and those in packs that a verify job proved.
+    (Otherwise one bad proxy could poison everybody's points under a true id.)
+    """
+
+    index: RepositoryIndex
+    writer: bytes
+    proven_packs: frozenset[bytes] = frozenset()
+    claimed: dict[bytes, object] = field(default_factory=dict)
+
+    def claim(self, chunk_id: bytes, *, blocks: int) -> bool:
+        """Whether the caller must store it; of several callers only one is told so."""
+        mine = object()
+        # setdefault is one atomic step: two workers never both store the same frame.
+        if self.claimed.setdefault(chunk_id, mine) is not mine:
+            return False
+        for location in self.index.find_all(chunk_id):
+            trusted = location.origin.writer == self.writer
+            trusted = trusted or location.origin.pack.digest in self.proven_packs
+            if trusted and location.blocks == blocks and not location.is_hollow:
+                return False
+        return True
+
+    def forget(self, chunk_ids: Iterable[bytes]) -> None:
+        """These are in the index now; keeping them twice would cost memory."""
+        for chunk_id in chunk_ids:
+            self.claimed.pop(chunk_id, None)
+
+
+class FrameWorker:
+    """Owns buffers, a compressor and an open pack. One thread."""
+
+    def __init__(
+        self, *, packs: PackWriter, known: KnownChunks, hasher: Hasher, level: int
+    ) -> None:
+        self.packs = packs
+        self._known = known
+        self._hasher = hasher
+        self._compressor = Compressor(level)
+        self._decompressor = Decompressor()
+        self._joined = memoryview(bytearray(FRAME_BYTES))
+        self._opened = memoryview(bytearray(FRAME_BYTES))
+
+    def process(self, window: Window) -> WindowResult:
+        """Store what is new in a window. Raises: IntegrityError, RepositoryFull, RepositoryFailed."""
+        nonzero: list[bool] = np.any(window.words, axis=1).tolist()
+        zero_blocks: list[int] = []
+        frame_blocks: list[int] = []
+        digests: list[bytes] = []
+        received = zero = unchanged = new = 0
+        for block in range(BLOCKS_PER_FRAME):
+            if not window.received >> block & 1:
+                continue
+            data = window.block(block)
+            received += len(data)
+            before = window.previous_digests[block] if window.previous_digests else b""
+            if not nonzero[block]:
+                zero += len(data)
+                if before is not None:
+                    zero_blocks.append(block)
+                continue
+            digest = self._hasher.block_digest(data)
+            if digest == before:
+                unchanged += len(data)
+                continue
+            frame_blocks.append(block)
+            digests.append(digest)
+            new += len(data)
+        known = stored = 0
+        frame_id = None
+        if frame_blocks:
+            joined = b"".join(digests)
+            frame_id = self._hasher.frame_id(joined)
+            if len(frame_blocks) < DEDUP_BLOCKS_MIN or self._known.claim(
+                frame_id, blocks=len(frame_blocks)
+            ):
+                stored = self._store(
+                    self._frame(window, frame_blocks),
+                    kind=BlobKind.DISK_FRAME,
+                    chunk_id=frame_id,
+                    digests=joined,
+                )
+            else:
+                known, new = new, 0
+        return WindowResult(
+            number=window.number,
+            zero_blocks=tuple(zero_blocks),
+            frame_id=frame_id,
+            frame_blocks=tuple(frame_blocks),
+            received_bytes=received,
+            zero_bytes=zero,
+            unchanged_bytes=unchanged,
+            known_bytes=known,
+            new_bytes=new,
+            stored_bytes=stored,
+        )
+
+    def store_opaque(self, data: bytes) -> tuple[tuple[bytes, int], ...]:
+        """Store a blob in chunks of 1 MiB; their ids and lengths. Raises: as `process`."""
+        chunks = []
+        for start in range(0, len(data), OPAQUE_CHUNK_BYTES):
+            part = memoryview(data)[start : start + OPAQUE_CHUNK_BYTES]
+            chunk_id = self._hasher.chunk_id(part)
+            if self._known.claim(chunk_id, blocks=0):
+                self._store(part, kind=BlobKind.OPAQUE, chunk_id=chunk_id, digests=b"")
+            chunks.append((chunk_id, len(part)))
+        return tuple(chunks)
+
+    def _frame(self, window: Window, blocks: list[int]) -> memoryview:
+        """The frame's bytes: a part of the window if its blocks lie together, else joined."""
+        first, last = blocks[0], blocks[-1]
+        if last - first + 1 == len(blocks):
+            end = last * BLOCK_BYTES + len(window.block(last))
+            return window.buffer[first * BLOCK_BYTES : end]
+        position = 0
+        for block in blocks:
+            data = window.block(block)
+            self._joined[position : position + len(data)] = data
+            position += len(data)
+        return self._joined[:position]
+
+    def _store(self, plain: memoryview, *, kind: BlobKind, chunk_id: bytes, digests: bytes) -> int:
+        payload = self._compressor.payload(plain)
+        stored_length = len(payload) + TAG_BYTES
+        sealer = self.packs.sealer(stored_length)
+        binding = sealer.next_binding(kind=kind, chunk_id=chunk_id, plain_length=len(plain))
+        room = self.packs.room(stored_length)
+        sealer.cipher.seal_into(payload, binding, room)
+        # Decode before it counts: an encoder's or a memory's fault must not become somebody's last copy.
+        opened = self._opened[: len(payload)]
+        sealer.cipher.open_into(room, binding, opened)
+        decoded = self._decompressor.plain(opened, plain_length=len(plain))
+        if self._id_of(decoded, kind=kind) != chunk_id:
+            raise IntegrityError(
+                "what was encoded does not decode to what was read; this machine's memory may be faulty"
+            )
+        self.packs.append(
+            number=binding.number,
+            stored_length=stored_length,
+            chunk_id=chunk_id,
+            kind=kind,
+            plain_length=len(plain),
+            digests=digests,
+        )
+        return stored_length
+
+    def _id_of(self, plain: bytes | memoryview, *, kind: BlobKind) -> bytes:
+        if kind is BlobKind.DISK_FRAME:
+            return frame_id_of(plain, self._hasher)
+        return self._hasher.chunk_id(plain)
+
+
+def frame_id_of(plain: bytes | memoryview, hasher: Hasher) -> bytes:
+    """The id of a whole disk frame, from its bytes."""
+    view = memoryview(plain)
+    return hasher.frame_id(
+        b"".join(
+            hasher.block_digest(view[start : start + BLOCK_BYTES])
+            for start in range(0, len(view), BLOCK_BYTES)
+        )
+    )

@@ -1,0 +1,245 @@
+"""A restore point as an object: what was saved, of which VM, and the roots of its disks' maps.
+
+JSON, sealed with the lineage's key, signed by the writer, and followed by the controller's commit
+grant. Unknown fields are ignored, so fields can be added without a new format.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final
+
+from holdfast_common.errors import FormatError
+from holdfast_common.identity import PointId
+from holdfast_common.repository.disk_map import PageReference
+from holdfast_common.repository.layout import CAPACITY_BYTES_MAX, CHUNK_ID_BYTES
+
+MANIFEST_BYTES_MAX: Final = 64 << 20
+Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskHeader:
+    """A disk as vSphere describes it in the snapshot. Identity: device key and uuid; the rest is labels."""
+
+    device_key: int
+    uuid: str
+    capacity_bytes: int
+    sector_bytes: int = 512
+    label: str = ""
+    storage_policy: str = ""
+    change_id: str = ""  # of the snapshot; the base of the next incremental
+    chain: tuple[str, ...] = ()  # backing files, base first
+    details: Mapping[str, Json] = field(
+        default_factory=dict
+    )  # controller, unit, mode, provisioning, …
+
+    def __post_init__(self) -> None:
+        if not 0 < self.capacity_bytes <= CAPACITY_BYTES_MAX or self.capacity_bytes % 512:
+            raise FormatError("not a disk's capacity", capacity_bytes=self.capacity_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskSummary:
+    """What became of one disk in this point; all counts in bytes."""
+
+    header: DiskHeader
+    root: PageReference | None  # None: the whole disk is zero
+    allocated_bytes: int  # mapped by this point, in whole blocks
+    received_bytes: int = 0  # given to `write`
+    zero_bytes: int = 0  # of these found to be zero
+    unchanged_bytes: int = 0  # of these equal to the previous point (compare scan)
+    known_bytes: int = 0  # of these found in the repository already
+    new_bytes: int = 0  # of these compressed and stored
+    stored_bytes: int = 0  # what they take in packs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointDisk:
+    """A disk of a committed point: what an incremental builds on and what a restore reads."""
+
+    point_id: PointId
+    lineage_id: str
+    summary: DiskSummary
+
+    @property
+    def header(self) -> DiskHeader:
+        """The disk as it was."""
+        return self.summary.header
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobRecord:
+    """A typed opaque blob of the point: .vmx, OVF, NVRAM."""
+
+    kind: str
+    length: int
+    chunks: tuple[tuple[bytes, int], ...]  # chunk id, plain length
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectReference:
+    """An object that this attempt wrote."""
+
+    object_id: bytes
+    digest: bytes
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestFacts:
+    """What the controller knows of the run; texts are stored as they are."""
+
+    run_id: str = ""
+    order: int = 0  # the controller's own counter of points; clocks are advisory
+    vm: Mapping[str, str] = field(
+        default_factory=dict
+    )  # vcenter, instance_uuid, bios_uuid, name, moref, …
+    snapshot_at: str = ""  # UTC, as `clock.utc_text`
+    method: str = "image"
+    transport: str = ""
+    level_asked: str = "full"
+    level_done: str = "full"
+    level_reason: str = ""
+    consistency_asked: str = "crash"
+    consistency_reached: str = "crash"
+    evidence: str = ""
+    group_id: str = ""
+    previous_point: str = ""
+    details: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A restore point's whole content."""
+
+    point_id: PointId
+    job_id: str
+    attempt: int
+    lineage_id: str
+    agent_id: str
+    created_at: str
+    writer_epoch: int
+    facts: ManifestFacts
+    disks: tuple[DiskSummary, ...]
+    blobs: tuple[BlobRecord, ...]
+    packs: tuple[bytes, ...]  # digests of the packs that this attempt wrote
+    indexes: tuple[ObjectReference, ...]
+    maps: tuple[ObjectReference, ...]
+
+    def encode(self) -> bytes:
+        """The body that is sealed: JSON with sorted keys."""
+        document = {
+            "point_id": self.point_id,
+            "job_id": self.job_id,
+            "attempt": self.attempt,
+            "lineage_id": self.lineage_id,
+            "agent_id": self.agent_id,
+            "created_at": self.created_at,
+            "writer_epoch": self.writer_epoch,
+            "facts": asdict(self.facts),
+            "disks": [_disk_to_json(disk) for disk in self.disks],
+            "blobs": [
+                {
+                    "kind": blob.kind,
+                    "length": blob.length,
+                    "chunks": [[chunk_id.hex(), length] for chunk_id, length in blob.chunks],
+                }
+                for blob in self.blobs
+            ],
+            "packs": [digest.hex() for digest in self.packs],
+            "indexes": [_object_to_json(item) for item in self.indexes],
+            "maps": [_object_to_json(item) for item in self.maps],
+        }
+        return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, body: bytes) -> Manifest:
+        """The inverse of `encode`. Raises: FormatError."""
+        try:
+            document = json.loads(body)
+            return cls(
+                point_id=PointId(str(document["point_id"])),
+                job_id=str(document["job_id"]),
+                attempt=int(document["attempt"]),
+                lineage_id=str(document["lineage_id"]),
+                agent_id=str(document["agent_id"]),
+                created_at=str(document["created_at"]),
+                writer_epoch=int(document["writer_epoch"]),
+                facts=_known(ManifestFacts, document["facts"]),
+                disks=tuple(_disk_from_json(disk) for disk in document["disks"]),
+                blobs=tuple(_blob_from_json(blob) for blob in document["blobs"]),
+                packs=tuple(bytes.fromhex(digest) for digest in document["packs"]),
+                indexes=tuple(_object_from_json(item) for item in document["indexes"]),
+                maps=tuple(_object_from_json(item) for item in document["maps"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise FormatError("a manifest cannot be read") from error
+
+
+def _disk_to_json(disk: DiskSummary) -> dict[str, Any]:  # JSON has no better type
+    document = asdict(disk)
+    root = disk.root
+    document["header"]["chain"] = list(disk.header.chain)
+    document["root"] = None
+    if root is not None:
+        document["root"] = {
+            "object_id": root.object_id.hex(),
+            "offset": root.offset,
+            "length": root.length,
+            "blocks": root.blocks,
+            "digest": root.digest.hex(),
+        }
+    return document
+
+
+def _disk_from_json(document: dict[str, Any]) -> DiskSummary:
+    header = dict(document["header"])
+    header["chain"] = tuple(str(item) for item in header.get("chain", ()))
+    root = document["root"]
+    counts = {
+        item.name: int(document.get(item.name, 0))
+        for item in fields(DiskSummary)
+        if item.name.endswith("_bytes")
+    }
+    return DiskSummary(
+        header=_known(DiskHeader, header),
+        root=None
+        if root is None
+        else PageReference(
+            object_id=bytes.fromhex(root["object_id"]),
+            offset=int(root["offset"]),
+            length=int(root["length"]),
+            blocks=int(root["blocks"]),
+            digest=bytes.fromhex(root["digest"]),
+        ),
+        **counts,
+    )
+
+
+def _blob_from_json(document: dict[str, Any]) -> BlobRecord:
+    chunks = tuple(
+        (bytes.fromhex(chunk_id), int(length)) for chunk_id, length in document["chunks"]
+    )
+    if any(len(chunk_id) != CHUNK_ID_BYTES for chunk_id, _ in chunks):
+        raise FormatError("a manifest names a chunk by something that is no chunk id")
+    return BlobRecord(kind=str(document["kind"]), length=int(document["length"]), chunks=chunks)
+
+
+def _object_to_json(item: ObjectReference) -> dict[str, str | int]:
+    return {"object_id": item.object_id.hex(), "digest": item.digest.hex(), "length": item.length}
+
+
+def _object_from_json(document: dict[str, Any]) -> ObjectReference:
+    return ObjectReference(
+        object_id=bytes.fromhex(document["object_id"]),
+        digest=bytes.fromhex(document["digest"]),
+        length=int(document["length"]),
+    )
+
+
+def _known(cls: type[Any], document: Mapping[str, Any]) -> Any:  # one for all dataclasses  # noqa: ANN401 - JSON
+    names = {item.name for item in fields(cls)}
+    return cls(**{name: value for name, value in document.items() if name in names})

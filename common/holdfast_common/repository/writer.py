@@ -1,0 +1,355 @@
+"""The write side: one restore point, from its first range to its manifest.
+
+Order of what becomes durable: packs -> index objects -> map object -> manifest. The manifest is last and
+put at once, so a point is whole or invisible; what an attempt leaves behind otherwise is garbage that
+harms nobody, and its packs are found again by the writer's next attempt.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from blake3 import blake3
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from holdfast_common.clock import Clock, utc_text
+from holdfast_common.errors import HoldfastError, LeaseExpired, ObjectExists, Refused, UsageError
+from holdfast_common.identity import JobId, PointId
+from holdfast_common.repository.disk_map import DiskMap, PageStore
+from holdfast_common.repository.disk_writer import DiskWriter
+from holdfast_common.repository.fence import load_fences
+from holdfast_common.repository.frame_worker import FrameWorker, KnownChunks
+from holdfast_common.repository.index import IndexBuilder
+from holdfast_common.repository.key_sets import WriterKeys
+from holdfast_common.repository.layout import (
+    ObjectKind,
+    index_name,
+    manifest_name,
+)
+from holdfast_common.repository.lease import acquire_writer_lease
+from holdfast_common.repository.manifest import (
+    MANIFEST_BYTES_MAX,
+    BlobRecord,
+    DiskHeader,
+    DiskSummary,
+    Manifest,
+    ManifestFacts,
+    ObjectReference,
+    PointDisk,
+)
+from holdfast_common.repository.map_object import MapObject
+from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.pack_writer import CompletePack, PackWriter
+from holdfast_common.repository.previous_digests import previous_digests_of
+from holdfast_common.repository.proof import load_proven_packs
+from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
+from holdfast_common.repository.reference_check import check_references
+from holdfast_common.repository.repository_index import RepositoryIndex
+from holdfast_common.repository.sealed_object import ObjectHeader
+from holdfast_common.repository.worker_pool import WorkerPool
+from holdfast_common.repository.writers import ROLE_WRITE, WriterList, load_writers
+
+log = logging.getLogger(__name__)
+
+INDEX_CHUNKS_MAX = (
+    16_384  # one index object per 16 GiB of new data: some 5 MiB while it is collected
+)
+COMPRESSION_LEVEL = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedPoint:
+    """A point of which everything but the manifest is durable."""
+
+    point_id: PointId
+    manifest: Manifest
+    manifest_digest: bytes  # what the controller grants
+    stored: bytes = field(repr=False)
+
+
+class PointWriter:
+    """Writes one attempt of one job. Disks may be written by several threads, one each.
+
+    Use it as a context: leaving it without `publish` abandons the attempt.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        keys: WriterKeys,
+        *,
+        signing_key: Ed25519PrivateKey,
+        agent_id: str,
+        job_id: JobId,
+        attempt: int,
+        clock: Clock,
+        workers: int,
+        compression_level: int = COMPRESSION_LEVEL,
+        index: RepositoryIndex | None = None,
+        randomness: Randomness = SYSTEM_RANDOMNESS,
+    ) -> None:
+        """Announce the writer and load the index.
+
+        ``workers``: threads; cores + 1 is best, 0 means the caller's own thread. ``index``: one that a
+        proxy keeps between jobs of the same repository.
+        Raises: Refused (this key may not write), IntegrityError, RepositoryFull, RepositoryFailed.
+        """
+        self._store = store
+        self._keys = keys
+        self._signing_key = signing_key
+        self._public_key = signing_key.public_key().public_bytes_raw()
+        self._agent_id = agent_id
+        self._job_id = job_id
+        self._attempt = attempt
+        self._clock = clock
+        self._randomness = randomness
+        self._hasher = keys.reader.hasher()
+        self._lock = threading.Lock()
+        self._disks: list[DiskSummary] = []
+        self._open_disks = 0
+        self._blobs: list[BlobRecord] = []
+        self._packs: list[bytes] = []
+        self._builder = IndexBuilder()
+        self._pending_ids: list[bytes] = []
+        self._indexes: list[ObjectReference] = []
+        self._map: MapObject | None = None
+        self._ended = False
+        writers = self._checked_writers()
+        proven = load_proven_packs(store, keys.reader, writers)
+        self._index = index if index is not None else RepositoryIndex(store, keys.reader)
+        self._index.refresh(writers)
+        self._known = KnownChunks(self._index, self._public_key, proven)
+        self._lease = acquire_writer_lease(
+            store,
+            keys.reader,
+            fences=load_fences(store, keys.reader, writers),
+            signing_key=signing_key,
+            job_id=job_id,
+            attempt=attempt,
+            clock=clock,
+            randomness=randomness,
+        )
+        self._level = compression_level
+        self._pool = WorkerPool(self._new_worker, threads=workers, committed=self._pack_committed)
+
+    def begin_disk(
+        self, header: DiskHeader, *, previous: PointDisk | None = None, compare: bool = False
+    ) -> DiskWriter:
+        """Start a disk.
+
+        ``previous``: the same disk in an earlier point of this lineage; what is not written stays as it is
+        there. ``compare``: everything will be written (no change list); blocks that equal the previous
+        point's are not stored again.
+        Raises: UsageError when the previous disk has another size or lineage.
+        """
+        reader = self._keys.reader
+        if previous is not None and (
+            previous.header.capacity_bytes != header.capacity_bytes
+            or previous.lineage_id != reader.lineage_id
+        ):
+            raise UsageError(
+                "a disk of another size or VM cannot be built on",
+                capacity_bytes=header.capacity_bytes,
+                previous_capacity_bytes=previous.header.capacity_bytes,
+            )
+        root = previous.summary.root if previous is not None else None
+        disk_map = DiskMap(
+            PageStore(self._store, reader), root, capacity_bytes=header.capacity_bytes
+        )
+        writer = DiskWriter(
+            header,
+            pool=self._pool,
+            editor=self._map_object().editor(disk_map, self._hasher),
+            finished=self._disk_finished,
+            previous_digests=previous_digests_of(disk_map, self._index) if compare else None,
+        )
+        with self._lock:
+            self._open_disks += 1
+        return writer
+
+    def add_blob(self, kind: str, data: bytes) -> None:
+        """Add an opaque blob (.vmx, OVF, NVRAM) under its kind. Raises: as `DiskWriter.write`."""
+        if any(blob.kind == kind for blob in self._blobs):
+            raise UsageError("a point has one blob of each kind", kind=kind)
+        done = threading.Event()
+        chunks: list[tuple[bytes, int]] = []
+
+        def task(worker: FrameWorker) -> None:
+            chunks.extend(worker.store_opaque(data))
+            done.set()
+
+        self._pool.submit(task)
+        while not done.wait(1.0):
+            self._pool.check()
+        self._blobs.append(BlobRecord(kind=kind, length=len(data), chunks=tuple(chunks)))
+
+    def prepare(self, facts: ManifestFacts) -> PreparedPoint:
+        """Make everything durable and check all that the point refers to; only the manifest is missing.
+
+        Raises: ObjectMissing, IntegrityError, LeaseExpired, RepositoryFull, RepositoryFailed.
+        """
+        if self._open_disks:
+            raise UsageError("a disk was begun and not finished", disks=self._open_disks)
+        self._lease.renew_when_due()
+        self._pool.close()
+        self._flush_index()
+        pages = self._map.finish() if self._map is not None else None
+        check_references(
+            self._store,
+            self._keys.reader,
+            index=self._index,
+            written=self._packs,
+            disks=self._disks,
+            blobs=self._blobs,
+        )
+        manifest = Manifest(
+            point_id=PointId(self._job_id),
+            job_id=self._job_id,
+            attempt=self._attempt,
+            lineage_id=self._keys.reader.lineage_id,
+            agent_id=self._agent_id,
+            created_at=utc_text(self._clock.now()),
+            writer_epoch=self._lease.writer_epoch,
+            facts=facts,
+            disks=tuple(self._disks),
+            blobs=tuple(self._blobs),
+            packs=tuple(self._packs),
+            indexes=tuple(self._indexes),
+            maps=(pages,) if pages is not None else (),
+        )
+        stored = self._sealed(ObjectKind.MANIFEST, manifest.encode())
+        return PreparedPoint(
+            point_id=manifest.point_id,
+            manifest=manifest,
+            manifest_digest=blake3(stored).digest(),
+            stored=stored,
+        )
+
+    def publish(self, prepared: PreparedPoint, grant: bytes) -> PointId:
+        """Put the manifest: from now on the point exists. Harmless when it is there already.
+
+        ``grant``: the controller's, for exactly this manifest.
+        Raises: IntegrityError (grant), LeaseExpired, ObjectExists (another attempt was first),
+        RepositoryFull, RepositoryFailed. After the last two nobody knows: look for the point.
+        """
+        reader = self._keys.reader
+        reader.check_grant(
+            grant,
+            job_id=self._job_id,
+            attempt=self._attempt,
+            manifest_digest=prepared.manifest_digest,
+        )
+        self._lease.check()
+        fences = load_fences(self._store, reader, self._checked_writers())
+        if fences.current_epoch != self._lease.writer_epoch:
+            raise LeaseExpired(
+                "the epoch of this writer was closed", epoch=self._lease.writer_epoch
+            )
+        name = manifest_name(reader.lineage_tag, self._job_id)
+        stored = prepared.stored + grant
+        try:
+            self._store.put(name, stored)
+        except ObjectExists:
+            if self._store.get(name, length_max=MANIFEST_BYTES_MAX) != stored:
+                raise
+        self._ended = True
+        self._release_lease()
+        log.info("point published", extra={"job_id": self._job_id, "attempt": self._attempt})
+        return prepared.point_id
+
+    def abandon(self) -> None:
+        """Give up the attempt; nothing of it becomes visible. Harmless after `publish` and when called twice."""
+        if self._ended:
+            return
+        self._ended = True
+        self._pool.abort()
+        if self._map is not None:
+            self._map.abort()
+        self._release_lease()
+
+    def __enter__(self) -> PointWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.abandon()
+
+    def _checked_writers(self) -> WriterList:
+        writers = load_writers(self._store, self._keys.reader)
+        mine = writers.of(self._public_key)
+        if mine is None or mine.revoked_at or ROLE_WRITE not in mine.roles:
+            raise Refused(
+                "this agent's key is not listed as a writer of the repository", agent=self._agent_id
+            )
+        return writers
+
+    def _new_worker(self, finished: Callable[[CompletePack], None]) -> FrameWorker:
+        packs = PackWriter(
+            self._store,
+            self._keys,
+            randomness=self._randomness,
+            finished=finished,
+        )
+        return FrameWorker(packs=packs, known=self._known, hasher=self._hasher, level=self._level)
+
+    def _pack_committed(self, pack: CompletePack) -> None:
+        """In the finishing thread: make a pack durable, then let the index name it."""
+        contents = pack.commit()
+        self._lease.renew_when_due()
+        with self._lock:
+            self._packs.append(contents.digest)
+            self._builder.add(contents)
+            self._pending_ids += [blob.chunk_id for blob in contents.blobs]
+            full = self._builder.chunk_count >= INDEX_CHUNKS_MAX
+        if full:
+            self._flush_index()
+
+    def _flush_index(self) -> None:
+        """Store what is collected; all its packs are durable. One thread at a time."""
+        with self._lock:
+            builder, self._builder = self._builder, IndexBuilder()
+            ids, self._pending_ids = self._pending_ids, []
+        if not builder.chunk_count:
+            return
+        data = self._sealed(ObjectKind.INDEX, builder.encode(writer=self._public_key))
+        object_id = ObjectHeader.decode(data).object_id
+        name = index_name(object_id)
+        self._store.put(name, data)
+        found = self._index.load(data, name, self._checked_writers())
+        self._known.forget(ids)
+        self._indexes.append(
+            ObjectReference(object_id=object_id, digest=found.digest, length=len(data))
+        )
+
+    def _sealed(self, kind: ObjectKind, body: bytes) -> bytes:
+        return self._keys.reader.seal(
+            kind, body, signing_key=self._signing_key, randomness=self._randomness
+        )
+
+    def _map_object(self) -> MapObject:
+        with self._lock:
+            if self._map is None:
+                self._map = MapObject(self._store, self._keys.reader, self._randomness)
+            return self._map
+
+    def _disk_finished(self, summary: DiskSummary) -> None:
+        with self._lock:
+            self._open_disks -= 1
+            self._disks.append(summary)
+
+    def _release_lease(self) -> None:
+        try:
+            self._lease.release()
+        except HoldfastError as error:
+            # It ends by itself; the point, or its absence, does not depend on it.
+            log.warning(
+                "writer lease not released", extra={"job_id": self._job_id, "reason": str(error)}
+            )
