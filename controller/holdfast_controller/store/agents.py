@@ -163,6 +163,13 @@ class AgentTable:
                 ),
             )
 
+    def token_is_known(self, token_hash: str) -> bool:
+        """Whether such a token was ever made."""
+        found = self._database.execute(
+            "SELECT 1 FROM join_tokens WHERE token_hash = ?", (token_hash,)
+        ).fetchone()
+        return found is not None
+
     def all(self) -> list[AgentRow]:
         """By host name, revoked ones too."""
         return self._select("ORDER BY host_name, agent_id", ())

@@ -1,0 +1,210 @@
+"""All agents' sessions, and `runs.agent_link.AgentLink` for the threads that run jobs.
+
+Inside, everything happens on the event loop. `connected`, `start`, `cancel` and `bar` may be called
+from any thread but the loop's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError as FutureCancelled
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any, Final
+
+from holdfast_common.errors import (
+    AuthenticationFailed,
+    HoldfastError,
+    Interrupted,
+    Refused,
+    TimedOut,
+)
+from holdfast_common.identity import AgentId
+from holdfast_common.job_spec import Attempt, JobSpec
+from holdfast_common.wire import session_pb2
+from holdfast_common.wire_codec.results import job_result_from_message
+from holdfast_common.wire_codec.specs import job_spec_to_message, spec_digest
+from holdfast_common.wire_codec.values import (
+    attempt_from_message,
+    attempt_to_message,
+    progress_from_message,
+)
+from holdfast_controller.runs.agent_link import AttemptHandler, ConnectedAgent, OrphanResults
+from holdfast_controller.service.attempt_desk import AttemptDesk
+from holdfast_controller.service.live_session import LiveSession
+from holdfast_controller.service.session_timing import SessionTiming
+from holdfast_controller.store.agents import AgentTable
+
+log = logging.getLogger(__name__)
+
+EXECUTOR_THREADS: Final = 32  # calls of handlers and of the database at one time
+
+
+class AgentSessions:
+    """The agents that are connected, and the attempts that they work on."""
+
+    def __init__(
+        self,
+        agents: AgentTable,
+        orphans: OrphanResults,
+        *,
+        timing: SessionTiming | None = None,
+        executor: Executor | None = None,
+    ) -> None:
+        self.timing = timing or SessionTiming()
+        self.agents = agents
+        self._orphans = orphans
+        self._executor = executor or ThreadPoolExecutor(
+            EXECUTOR_THREADS, thread_name_prefix="agent-sessions"
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
+        self._desk: AttemptDesk | None = None
+        self._sessions: dict[AgentId, LiveSession] = {}
+        self._barred: dict[AgentId, HoldfastError] = {}
+
+    # For threads.
+
+    def connected(self) -> list[ConnectedAgent]:
+        """Agents with a live session now."""
+        return [session.agent for session in list(self._sessions.values())]
+
+    def start(
+        self, agent_id: AgentId, attempt: Attempt, spec: JobSpec, handler: AttemptHandler
+    ) -> None:
+        """See `AgentLink.start`. When it raises, the agent certainly does not work on the attempt."""
+        message = job_spec_to_message(spec)
+        start = session_pb2.StartJob(
+            attempt=attempt_to_message(attempt),
+            spec=message,
+            spec_digest=spec_digest(message),
+            lease_ms=int(self.timing.job_lease * 1000),
+        )
+
+        async def started() -> None:
+            if agent_id not in self._sessions:
+                raise TimedOut("the agent is not connected", agent=agent_id)
+            await self.desk.start(agent_id, attempt, start, handler)
+
+        self._from_thread(started)
+
+    def cancel(self, attempt: Attempt) -> None:
+        """Ask the agent to stop; asked again after a reconnect; harmless when it has ended."""
+        self._from_thread(lambda: self.desk.cancel(attempt))
+
+    def bar(self, agent_id: AgentId) -> None:
+        """The agent was revoked: its session ends now, and none begins any more."""
+        error = AuthenticationFailed(
+            "the agent was revoked", agent=agent_id, advice="enrol it again with a new token"
+        )
+
+        async def barred() -> None:
+            self._barred[agent_id] = error
+            if agent_id in self._sessions:
+                self._sessions[agent_id].end(error)
+
+        if self._loop is not None:
+            self._from_thread(barred)
+
+    # For the event loop.
+
+    def attach(self) -> None:
+        """Begin, on the running loop. From here an earlier controller's attempts have one lease left."""
+        self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
+        self._desk = AttemptDesk(
+            self._orphans, timing=self.timing, executor=self._executor, post=self._post
+        )
+
+    async def watch(self) -> None:
+        """Find leases that are over and sessions that fell silent; until cancelled."""
+        while True:
+            await asyncio.sleep(min(1.0, self.timing.job_lease / 20))
+            now = asyncio.get_running_loop().time()
+            for session in list(self._sessions.values()):
+                if now - session.last_heard_at > self.timing.silence:
+                    session.end(TimedOut("nothing was heard of the agent"))
+            self.desk.lose_expired()
+
+    def stop(self) -> None:
+        """End all sessions kindly; no thread's call is taken any more."""
+        self._loop = None
+        for session in list(self._sessions.values()):
+            session.end(Interrupted("the controller is stopping"))
+
+    @property
+    def desk(self) -> AttemptDesk:
+        """The attempts. Raises: Interrupted before `attach`."""
+        if self._desk is None:
+            raise Interrupted("the controller does not listen for agents yet")
+        return self._desk
+
+    def register(self, session: LiveSession) -> None:
+        """A session begins; an older one of the same agent ends. Raises: Refused, AuthenticationFailed."""
+        barred = self._barred.get(session.agent_id)
+        if barred is not None:
+            raise barred
+        older = self._sessions.get(session.agent_id)
+        if older is not None:
+            if older.epoch > session.epoch:
+                raise Refused("a newer session of this agent began meanwhile")
+            older.end(Refused("a newer session of this agent began"))
+        self._sessions[session.agent_id] = session
+        log.info("session began", extra={"agent_id": session.agent_id, "epoch": session.epoch})
+
+    def unregister(self, session: LiveSession) -> None:
+        """A session has ended; what its agent works on goes on until the leases end."""
+        if self._sessions.get(session.agent_id) is session:
+            del self._sessions[session.agent_id]
+        log.info("session ended", extra={"agent_id": session.agent_id, "epoch": session.epoch})
+
+    def received(self, session: LiveSession, message: session_pb2.FromAgent) -> None:
+        """One message of a live session. Raises: UsageError for one that cannot be right."""
+        agent_id = session.agent_id
+        if self._sessions.get(agent_id) is not session:
+            return
+        match message.WhichOneof("message"):
+            case "heartbeat":
+                self.desk.heartbeat(agent_id, message.heartbeat.number)
+                self._note_seen(session)
+            case "job_state":
+                self.desk.job_state(agent_id, message.job_state)
+            case "progress":
+                attempt = attempt_from_message(message.progress.attempt)
+                report = progress_from_message(message.progress)
+                handing_on = self.desk.progress(agent_id, attempt, report)
+                if handing_on is not None:
+                    session.spawn(handing_on)
+            case "commit_request":
+                attempt = attempt_from_message(message.commit_request.attempt)
+                digest = message.commit_request.manifest_digest
+                session.spawn(self.desk.commit(agent_id, attempt, digest))
+            case "job_finished":
+                attempt = attempt_from_message(message.job_finished.attempt)
+                result = job_result_from_message(message.job_finished.result)
+                session.spawn(self.desk.finish(agent_id, attempt, result))
+            case _:  # of a newer agent, about a feature that we did not agree on
+                log.warning("unknown message", extra={"agent_id": agent_id})
+
+    def _note_seen(self, session: LiveSession) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - session.last_noted_at > self.timing.seen_noted:
+            session.last_noted_at = now
+            session.spawn(self.desk.blocking(lambda: self.agents.seen(session.agent_id)))
+
+    def _post(self, agent_id: AgentId, message: session_pb2.ToAgent) -> None:
+        session = self._sessions.get(agent_id)
+        if session is not None:
+            session.post(message)
+
+    def _from_thread(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        assert threading.get_ident() != self._loop_thread, "this would wait for itself"
+        loop = self._loop
+        if loop is None or loop.is_closed():
+            raise TimedOut("the controller does not listen for agents now")
+        try:
+            asyncio.run_coroutine_threadsafe(work(), loop).result()
+        except FutureCancelled as error:
+            raise Interrupted("the controller is stopping") from error
