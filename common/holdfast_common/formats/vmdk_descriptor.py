@@ -106,7 +106,7 @@ class Descriptor:
     def disk_uuid(self) -> str:
         """``ddb.uuid`` as vSphere writes a backing's uuid; empty when not said."""
         digits = re.sub(r"[ -]", "", self.database.get("uuid", "")).lower()
-        if len(digits) != 32:
+        if re.fullmatch(r"[0-9a-f]{32}", digits) is None:
             return ""
         return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 

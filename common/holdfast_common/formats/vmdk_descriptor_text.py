@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from holdfast_common.formats.vmdk_descriptor import (
 )
 from holdfast_common.units import GIB, SECTOR_BYTES
 
+_UNSAFE: Final = re.compile(r'["\x00-\x1f\x7f]')
 _IDE_CYLINDERS_MAX: Final = 16383
 _SCSI_CYLINDERS_MAX: Final = 65535
 
@@ -88,6 +90,11 @@ def descriptor_text(
     if not extents:
         raise FormatError("a VMDK descriptor needs an extent")
     capacity_bytes = sum(extent.length for extent in extents)
+    for value in (parent_hint, adapter_type):
+        if _UNSAFE.search(value) is not None:
+            raise FormatError(
+                "new VMDK descriptor: quotes or control characters", value=value[:100]
+            )
     shape = geometry or geometry_for(adapter_type, capacity_bytes)
     parent = NO_PARENT if parent_content_id is None else parent_content_id
     lines = [
@@ -127,7 +134,7 @@ def _extent_text(extent: ExtentLine) -> str:
     if extent.kind is ExtentKind.ZERO:
         return f"RW {size_sectors} ZERO"
     name = bare_file_name(extent.file_name, where="new VMDK descriptor")
-    if '"' in name:
+    if _UNSAFE.search(name) is not None:
         raise FormatError("new VMDK descriptor: quotes in a file name", name=name)
     text = f'RW {size_sectors} {extent.kind.value} "{name}"'
     if extent.kind is ExtentKind.FLAT:

@@ -91,15 +91,15 @@ class SparseWriter:
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write whole sectors at ``offset``, not before the end of the last write."""
+        end = offset + len(data)
+        part = offset % _GRAIN_BYTES or (end % _GRAIN_BYTES and end != self.capacity_bytes)
+        if self._parent is not None and part:
+            raise TargetFailed(
+                "a part of a grain cannot be written above a parent",
+                offset=offset,
+                length=len(data),
+            )
         self._order.accept(offset, len(data))
-        if self._parent is not None:
-            end = offset + len(data)
-            if offset % _GRAIN_BYTES or (end % _GRAIN_BYTES and end != self.capacity_bytes):
-                raise TargetFailed(
-                    "a part of a grain cannot be written above a parent",
-                    offset=offset,
-                    length=len(data),
-                )
         for index, grain in self._gatherer.add(offset, data):
             self._put_grain(index, grain)
 
