@@ -4,26 +4,63 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.setup-done
+WORKERS ?= 2
+SECONDS ?= 600
+SEED ?= 1
 
-.PHONY: setup demo test test-long soak check proto bench referee format
+.PHONY: setup setup-tests demo test test-long soak check proto bench referee format lock
 
 setup: $(STAMP)
 
 $(STAMP): requirements.lock common/pyproject.toml agent/pyproject.toml controller/pyproject.toml lab/pyproject.toml deploy/setup-machine
-	deploy/setup-machine run
+	PYTHON="$(PYTHON)" deploy/setup-machine run
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e common -e agent -e controller -e lab
 	touch $(STAMP)
 
-# Regenerate requirements.lock after a change of dependencies (uv.lock itself is not committed).
-lock:
-	$(BIN)/uv export --quiet --no-emit-workspace --all-packages --all-extras --no-header -o requirements.lock
+setup-tests: setup
+	PYTHON="$(PYTHON)" deploy/setup-machine test
+
+# The main job, end to end, on the lab: see demo/run. KEEP=1 leaves it standing, SABOTAGE=1 must fail.
+demo: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python demo/run.py
+
+# Everything that fits into ten minutes on two cores.
+test: setup-tests
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not long" --durations=10
+
+# What takes longer: every step killed, every rule broken, every call refereed, a restored VM booted.
+test-long: setup-tests
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m long -rA --durations=10
+	$(MAKE) --no-print-directory referee
+
+# Random kills and faults for as long as SECONDS, from SEED on.
+soak: setup-tests
+	HOLDFAST_SOAK_SECONDS=$(SECONDS) HOLDFAST_SOAK_SEED=$(SEED) $(BIN)/python -m pytest -q -s tests/together/soak.py
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	deploy/check-generated
 
 proto: setup
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I holdfast_common/wire=proto --python_out=common --grpc_python_out=common --mypy_out=common --mypy_grpc_out=common $(wildcard proto/*.proto)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I holdfast_common/wire=proto --python_out=common --grpc_python_out=common --mypy_out=common --mypy_grpc_out=common $(wildcard proto/*.proto) 2>/dev/null
+
+bench: setup
+	$(BIN)/python tests/benchmarks/bench.py
+
+referee: setup-tests
+	$(BIN)/python tests/referee/run.py
 
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Regenerate requirements.lock after a change of dependencies (uv.lock itself is not committed).
+lock: setup
+	$(BIN)/uv lock --quiet
+	$(BIN)/uv export --quiet --no-emit-workspace --all-packages --all-extras --no-header -o requirements.lock
