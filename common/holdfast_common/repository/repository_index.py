@@ -16,6 +16,7 @@ import numpy as np
 from holdfast_common.errors import FormatError, IntegrityError, ObjectMissing, WrongKey
 from holdfast_common.repository.index import (
     Array,
+    IndexBuilder,
     IndexSegment,
     decoded_segment,
     id_prefix,
@@ -29,6 +30,7 @@ from holdfast_common.repository.layout import (
     index_name,
 )
 from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.pack import read_contents
 from holdfast_common.repository.sealed_object import (
     SEGMENT_BYTES,
     OpenedObject,
@@ -128,6 +130,8 @@ class RepositoryIndex:
         self._loaded: set[str] = set()  # names that were looked at
         self._used: set[str] = set()  # names that were right
         self._writers: WriterList | None = None
+        self._asked_packs: set[bytes] = set()
+        self._recovered: dict[int, bytes] = {}  # bodies of segments that were made from packs
         self.refused: list[RefusedIndex] = []
 
     def refresh(self, writers: WriterList) -> None:
@@ -178,6 +182,31 @@ class RepositoryIndex:
         fresh.refresh(self._writers)
         return fresh
 
+    def recover(self, store: ObjectStore) -> bool:
+        """Ask packs that no index names for their own footers; whether that told anything new.
+
+        Raises: RepositoryFailed.
+        """
+        builder = IndexBuilder()
+        found = False
+        for info in store.list("packs/"):
+            digest = bytes.fromhex(info.name.rpartition("/")[2])
+            with self._lock:
+                if digest in self._packs or digest in self._asked_packs:
+                    continue
+                self._asked_packs.add(digest)
+            try:
+                builder.add(read_contents(store, digest, length=info.length, keys=self._keys))
+                found = True
+            except (FormatError, IntegrityError, WrongKey) as error:
+                log.warning("pack unreadable", extra={"object": info.name, "reason": str(error)})
+        if found:
+            body = builder.encode(writer=bytes(32))  # nobody: never trusted for dedup
+            with self._lock:
+                self._add(decoded_segment(body), name="", stored_length=0)
+                self._recovered[len(self._digest_places) - 1] = body
+        return found
+
     def find(self, chunk_id: bytes) -> ChunkLocation | None:
         """One place of that chunk."""
         return next(iter(self.find_all(chunk_id)), None)
@@ -198,10 +227,12 @@ class RepositoryIndex:
     def digests(self, location: ChunkLocation) -> bytes:
         """The digests of its blocks, from the index's cold part. Raises: IntegrityError, RepositoryFailed."""
         with self._lock:
-            ranges = self._ranges_of(location.digest_segment)
             _, base, _ = self._digest_places[location.digest_segment]
             start = base + location.digest_start * BLOCK_DIGEST_BYTES
             end = start + location.blocks * BLOCK_DIGEST_BYTES
+            if location.digest_segment in self._recovered:
+                return self._recovered[location.digest_segment][start:end]
+            ranges = self._ranges_of(location.digest_segment)
             pieces = []
             for number in range(start // SEGMENT_BYTES, -(-end // SEGMENT_BYTES)):
                 plain = self._digest_segment(location.digest_segment, number, ranges)
