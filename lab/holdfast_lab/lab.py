@@ -21,6 +21,7 @@ from holdfast_lab.file_locks import FileLocks
 from holdfast_lab.host_devices import HostDevices
 from holdfast_lab.lab_object import LabObject, ManagedEntity
 from holdfast_lab.misbehaviour import Misbehaviour
+from holdfast_lab.moments import Moments
 from holdfast_lab.sessions import LabUser, Session, Sessions
 from holdfast_lab.tasks import Tasks
 from holdfast_lab.wire_types import WireObject
@@ -56,6 +57,7 @@ class Lab:
         self.stopping = threading.Event()
         self.calls = CallLog(state / "calls.jsonl")
         self.misbehaviour = Misbehaviour(self)
+        self.moments = Moments()
         self.sessions = Sessions(self)
         self.tasks = Tasks(self)
         self.disks = DiskRegistry(state / "guest")

@@ -95,7 +95,7 @@ class MachineSnapshot(LabObject):
         self.children: list[MachineSnapshot] = []
         self.settings = settings
         self.devices = devices
-        self.machine_name = machine.name
+        lab.moments.note(machine, name=name, snapshot=moid, devices=devices)
 
     def tree(self) -> vim.vm.SnapshotTree:
         """The snapshot and its children, as ``VirtualMachine.snapshot`` shows them."""

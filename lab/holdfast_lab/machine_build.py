@@ -13,14 +13,19 @@ from holdfast_lab.device_slots import fill_network_card
 from holdfast_lab.device_table import DiskDevice, disk_key, scsi_controller
 from holdfast_lab.disk_backings import storage_kind
 from holdfast_lab.faults import LabError
+from holdfast_lab.guest import change_files, known_files, make_ext4, write_random_blocks
 from holdfast_lab.hosts import Host, Network, ResourcePool
 from holdfast_lab.inventory import Datacenter, Folder
 from holdfast_lab.inventory_plan import DiskPlan, MachinePlan
 from holdfast_lab.lab import Lab
 from holdfast_lab.machine import Machine, MachineSettings
+from holdfast_lab.power import power_on
+from holdfast_lab.snapshots import take_snapshot
 from holdfast_lab.storage.disk import Provisioning
+from holdfast_lab.storage.errors import StorageError
 from holdfast_lab.wire_types import WireObject
 
+BLOCK_BYTES = 64 * 1024
 NVRAM_BYTES = {"bios": 8684, "efi": 270_336}
 
 
@@ -50,7 +55,43 @@ def build_machine(lab: Lab, plan: MachinePlan) -> Machine:
     add_disks(machine, controller, plan.disks)
     with lab.lock:
         machine.config_changed()
+    fill_disks(machine, plan)
+    if plan.power == "on":
+        power_on(machine)
+    for number, name in enumerate(plan.user_snapshots):
+        take_snapshot(
+            machine, name=name, description="made by the user", memory=False, quiesce=False
+        )
+        change_disks(machine, plan, seed=number + 1)
     return machine
+
+
+def fill_disks(machine: Machine, plan: MachinePlan) -> None:
+    """Write the planned content as the guest. Raises: LabError."""
+    try:
+        for device, wanted in zip(machine.disks(), plan.disks, strict=True):
+            if wanted.content == "ext4":
+                make_ext4(device.disk, known_files(wanted.seed))
+            elif wanted.content == "random":
+                _write_blocks(device, wanted, seed=wanted.seed)
+    except StorageError as error:
+        raise LabError(f"{machine.name} cannot be filled: {error}") from error
+
+
+def change_disks(machine: Machine, plan: MachinePlan, *, seed: int) -> None:
+    """The guest goes on writing after a snapshot, so that its redo logs hold something."""
+    for device, wanted in zip(machine.disks(), plan.disks, strict=True):
+        if wanted.content == "ext4":
+            change_files(device.disk, {f"after-{seed}": f"after snapshot {seed}\n".encode()})
+        elif wanted.content == "random":
+            write_random_blocks(device.disk, seed=wanted.seed * 1000 + seed, count=2)
+
+
+def _write_blocks(device: DiskDevice, wanted: DiskPlan, *, seed: int) -> None:
+    size = wanted.size_bytes // 4 if wanted.content_bytes is None else wanted.content_bytes
+    write_random_blocks(
+        device.disk, seed=seed, count=max(1, size // BLOCK_BYTES), block_bytes=BLOCK_BYTES
+    )
 
 
 def new_machine(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from holdfast_lab import (
     changed_blocks,
+    control_guest,
+    control_lab,
+    control_machines,
     datastore_files,
     datastore_http,
     datastore_search,
@@ -25,6 +28,9 @@ from holdfast_lab import (
 
 PLUGINS = (
     changed_blocks,
+    control_guest,
+    control_lab,
+    control_machines,
     datastore_files,
     datastore_http,
     datastore_search,

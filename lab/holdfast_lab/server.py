@@ -18,6 +18,7 @@ from pathlib import Path
 
 import holdfast_lab.plugins as _plugins  # noqa: F401 - importing it registers all methods and paths
 from holdfast_lab.certificate import ServerCertificate, make_certificate
+from holdfast_lab.control import ControlServer, LabClient
 from holdfast_lab.faults import ConnectionCut
 from holdfast_lab.http_exchange import HttpExchange
 from holdfast_lab.inventory_build import build_lab
@@ -168,6 +169,7 @@ class RunningLab:
     password: str
     state: Path
     certificate: ServerCertificate
+    control: LabClient
 
 
 @contextmanager
@@ -195,6 +197,7 @@ def running_lab(
         target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="lab server", daemon=True
     )
     thread.start()
+    control = ControlServer(lab, server)
     described = lab.describe()
     write_description(lab)
     try:
@@ -208,8 +211,10 @@ def running_lab(
             password=str(described["password"]),
             state=state,
             certificate=certificate,
+            control=LabClient(state),
         )
     finally:
+        control.stop()
         stop(lab, server)
         thread.join(STOP_SECONDS)
 
