@@ -1,0 +1,69 @@
+"""`holdfast controller run`: the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+
+import click
+
+from holdfast_common.logs import log_to_stderr
+from holdfast_common.trust.keys import write_private
+from holdfast_controller.commands.entry import Entry, pass_entry
+from holdfast_controller.configuration import read_configuration
+from holdfast_controller.service.daemon import run_daemon
+from holdfast_controller.service.listeners import BoundPorts, only_controller
+
+
+@click.group()
+def controller() -> None:
+    """The controller itself."""
+
+
+@controller.command()
+@click.option(
+    "--ready-file",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Written as JSON with the ports in use once everything listens.",
+)
+@pass_entry
+def run(entry: Entry, *, ready_file: Path | None) -> None:
+    """Run until SIGTERM or SIGINT; running jobs are stopped cleanly."""
+    log_to_stderr()
+    configuration = read_configuration(entry.places.controller_configuration)
+
+    def ready(ports: BoundPorts) -> None:
+        if ready_file is not None:
+            content = {
+                "session": ports.session,
+                "enrolment": ports.enrolment,
+                "operators": ports.operators,
+                "pid": os.getpid(),
+            }
+            write_private(ready_file, json.dumps(content).encode(), mode=0o644)
+        _notify_systemd("READY=1")
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await run_daemon(entry.places, configuration, stop=stop, ready=ready)
+
+    with only_controller(entry.places):
+        asyncio.run(main())
+
+
+def _notify_systemd(text: str) -> None:
+    """Tell systemd (Type=notify) how it is; nothing without systemd."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.connect("\0" + address[1:] if address.startswith("@") else address)
+        channel.sendall(text.encode())

@@ -56,7 +56,7 @@ class AgentsService(session_pb2_grpc.AgentsServicer):
         self._audit = audit
         self._clock = clock
 
-    async def Session(self, _request_iterator: object, context: Context) -> None:
+    async def Session(self, _request_iterator: object, context: Context) -> None:  # type: ignore[override]  # the stub knows generators only; grpc.aio takes read and write too
         """One agent's stream, from its hello to its end."""
         peer, agent_id = _calling_agent()
         try:

@@ -9,29 +9,19 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
-from typing import Any, NoReturn, TypeVar
-
-import grpc
+from typing import TypeVar
 
 from holdfast_common.errors import HoldfastError
-from holdfast_common.job_result import ErrorReport
 from holdfast_common.wire import operator_pb2, operator_pb2_grpc
-from holdfast_common.wire_codec.values import ERROR_METADATA_KEY, error_to_message
+from holdfast_controller.service.call_errors import Context, abort_with
 from holdfast_controller.service.operator_actions import OperatorActions
 
 log = logging.getLogger(__name__)
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
-Context = grpc.aio.ServicerContext[Any, Any]
 
 FOLLOW_SECONDS = 0.3  # how often a followed run is looked at
-
-_STATUS = {
-    2: grpc.StatusCode.INVALID_ARGUMENT,
-    10: grpc.StatusCode.FAILED_PRECONDITION,
-    15: grpc.StatusCode.FAILED_PRECONDITION,
-}
 
 
 class OperatorService(operator_pb2_grpc.OperatorsServicer):
@@ -41,7 +31,7 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
         self._actions = actions
         self._executor = executor
 
-    async def FollowRun(  # type: ignore[override]  # the stub knows only the blocking form
+    async def FollowRun(
         self, request: operator_pb2.RunName, context: Context
     ) -> AsyncIterator[operator_pb2.RunEvent]:
         """Events of a run until it has ended."""
@@ -54,6 +44,128 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
                 return
             await asyncio.sleep(FOLLOW_SECONDS)
 
+    async def GetStatus(self, request: operator_pb2.Empty, context: Context) -> operator_pb2.Status:
+        """See `OperatorActions.status`."""
+        return await self._call(self._actions.status, request, context)
+
+    async def ShowVcenterCertificate(
+        self, request: operator_pb2.VcenterAddress, context: Context
+    ) -> operator_pb2.VcenterCertificate:
+        """See `OperatorActions.show_vcenter_certificate`."""
+        return await self._call(self._actions.show_vcenter_certificate, request, context)
+
+    async def AddVcenter(
+        self, request: operator_pb2.AddVcenterRequest, context: Context
+    ) -> operator_pb2.Vcenter:
+        """See `OperatorActions.add_vcenter`."""
+        return await self._call(self._actions.add_vcenter, request, context)
+
+    async def ListVcenters(
+        self, request: operator_pb2.Empty, context: Context
+    ) -> operator_pb2.VcenterList:
+        """See `OperatorActions.list_vcenters`."""
+        return await self._call(self._actions.list_vcenters, request, context)
+
+    async def TestVcenter(
+        self, request: operator_pb2.VcenterName, context: Context
+    ) -> operator_pb2.VcenterTest:
+        """See `OperatorActions.test_vcenter`."""
+        return await self._call(self._actions.test_vcenter, request, context)
+
+    async def RefreshVcenter(
+        self, request: operator_pb2.VcenterName, context: Context
+    ) -> operator_pb2.InventorySummary:
+        """See `OperatorActions.refresh_vcenter`."""
+        return await self._call(self._actions.refresh_vcenter, request, context)
+
+    async def ListInventory(
+        self, request: operator_pb2.InventoryQuery, context: Context
+    ) -> operator_pb2.VmList:
+        """See `OperatorActions.list_inventory`."""
+        return await self._call(self._actions.list_inventory, request, context)
+
+    async def ShowVm(self, request: operator_pb2.VmQuery, context: Context) -> operator_pb2.Vm:
+        """See `OperatorActions.show_vm`."""
+        return await self._call(self._actions.show_vm, request, context)
+
+    async def CreateToken(
+        self, request: operator_pb2.CreateTokenRequest, context: Context
+    ) -> operator_pb2.Token:
+        """See `OperatorActions.create_token`."""
+        return await self._call(self._actions.create_token, request, context)
+
+    async def ListAgents(
+        self, request: operator_pb2.Empty, context: Context
+    ) -> operator_pb2.AgentList:
+        """See `OperatorActions.list_agents`."""
+        return await self._call(self._actions.list_agents, request, context)
+
+    async def RevokeAgent(
+        self, request: operator_pb2.AgentName, context: Context
+    ) -> operator_pb2.Agent:
+        """See `OperatorActions.revoke_agent`."""
+        return await self._call(self._actions.revoke_agent, request, context)
+
+    async def StartBackup(
+        self, request: operator_pb2.StartBackupRequest, context: Context
+    ) -> operator_pb2.RunStarted:
+        """See `OperatorActions.start_backup`."""
+        return await self._call(self._actions.start_backup, request, context)
+
+    async def StartRestore(
+        self, request: operator_pb2.StartRestoreRequest, context: Context
+    ) -> operator_pb2.RunStarted:
+        """See `OperatorActions.start_restore`."""
+        return await self._call(self._actions.start_restore, request, context)
+
+    async def StartCheck(
+        self, request: operator_pb2.StartCheckRequest, context: Context
+    ) -> operator_pb2.RunStarted:
+        """See `OperatorActions.start_check`."""
+        return await self._call(self._actions.start_check, request, context)
+
+    async def ListJobs(
+        self, request: operator_pb2.JobQuery, context: Context
+    ) -> operator_pb2.JobList:
+        """See `OperatorActions.list_jobs`."""
+        return await self._call(self._actions.list_jobs, request, context)
+
+    async def ShowJob(
+        self, request: operator_pb2.JobName, context: Context
+    ) -> operator_pb2.JobDetail:
+        """See `OperatorActions.show_job`."""
+        return await self._call(self._actions.show_job, request, context)
+
+    async def CancelJob(
+        self, request: operator_pb2.JobName, context: Context
+    ) -> operator_pb2.JobDetail:
+        """See `OperatorActions.cancel_job`."""
+        return await self._call(self._actions.cancel_job, request, context)
+
+    async def ListPoints(
+        self, request: operator_pb2.PointQuery, context: Context
+    ) -> operator_pb2.PointList:
+        """See `OperatorActions.list_points`."""
+        return await self._call(self._actions.list_points, request, context)
+
+    async def ShowPoint(
+        self, request: operator_pb2.PointName, context: Context
+    ) -> operator_pb2.PointDetail:
+        """See `OperatorActions.show_point`."""
+        return await self._call(self._actions.show_point, request, context)
+
+    async def RunDoctor(
+        self, request: operator_pb2.Empty, context: Context
+    ) -> operator_pb2.DoctorReport:
+        """See `OperatorActions.run_doctor`."""
+        return await self._call(self._actions.run_doctor, request, context)
+
+    async def ConfirmRecoverySheet(
+        self, request: operator_pb2.RecoverySheetProof, context: Context
+    ) -> operator_pb2.Empty:
+        """See `OperatorActions.confirm_recovery_sheet`."""
+        return await self._call(self._actions.confirm_recovery_sheet, request, context)
+
     async def _call(
         self, action: Callable[[Request], Reply], request: Request, context: Context
     ) -> Reply:
@@ -61,51 +173,11 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
         try:
             return await loop.run_in_executor(self._executor, action, request)
         except HoldfastError as error:
-            await _abort(context, error)
+            await abort_with(context, error)
         except Exception as error:
             log.exception("an operator's call failed by a bug")
             bug = HoldfastError(
                 f"a bug in Holdfast: {type(error).__name__}: {error}",
                 advice="see the controller's log, and report it",
             )
-            await _abort(context, bug)
-
-
-async def _abort(context: Context, error: HoldfastError) -> NoReturn:
-    message = error_to_message(ErrorReport.of(error))
-    context.set_trailing_metadata(((ERROR_METADATA_KEY, message.SerializeToString()),))
-    code = _STATUS.get(error.exit_status, grpc.StatusCode.ABORTED)
-    await context.abort(code, error.line()[:1000])
-    raise AssertionError("abort does not return")
-
-
-def _forward(name: str, action: Callable[[OperatorActions], Callable[[Any], Any]]) -> None:
-    async def method(self: OperatorService, request: Any, context: Context) -> Any:  # noqa: ANN401 - one for all messages
-        return await self._call(action(self._actions), request, context)
-
-    method.__name__ = name
-    method.__qualname__ = f"OperatorService.{name}"
-    setattr(OperatorService, name, method)
-
-
-_forward("GetStatus", lambda actions: actions.status)
-_forward("ShowVcenterCertificate", lambda actions: actions.show_vcenter_certificate)
-_forward("AddVcenter", lambda actions: actions.add_vcenter)
-_forward("ListVcenters", lambda actions: actions.list_vcenters)
-_forward("TestVcenter", lambda actions: actions.test_vcenter)
-_forward("RefreshVcenter", lambda actions: actions.refresh_vcenter)
-_forward("ListInventory", lambda actions: actions.list_inventory)
-_forward("ShowVm", lambda actions: actions.show_vm)
-_forward("CreateToken", lambda actions: actions.create_token)
-_forward("ListAgents", lambda actions: actions.list_agents)
-_forward("RevokeAgent", lambda actions: actions.revoke_agent)
-_forward("StartBackup", lambda actions: actions.start_backup)
-_forward("StartRestore", lambda actions: actions.start_restore)
-_forward("StartCheck", lambda actions: actions.start_check)
-_forward("ListJobs", lambda actions: actions.list_jobs)
-_forward("ShowJob", lambda actions: actions.show_job)
-_forward("CancelJob", lambda actions: actions.cancel_job)
-_forward("ListPoints", lambda actions: actions.list_points)
-_forward("ShowPoint", lambda actions: actions.show_point)
-_forward("RunDoctor", lambda actions: actions.run_doctor)
-_forward("ConfirmRecoverySheet", lambda actions: actions.confirm_recovery_sheet)
+            await abort_with(context, bug)

@@ -1,0 +1,180 @@
+"""After a crash, and every few minutes: what is ours and no longer wanted is undone; nothing else is touched.
+
+Order within a job: disks detached, leases ended, snapshots removed, helper VMs destroyed. What cannot
+be undone is a debt, shown to people and tried again. A job that a dead controller left unfinished is
+interrupted, unless its point turns out to be committed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from holdfast_common.errors import FormatError, HoldfastError, NotFound
+from holdfast_common.identity import AgentId, JobId, LineageId
+from holdfast_common.job_result import ErrorReport, JobResult, Outcome
+from holdfast_common.job_spec import Attempt, ListPoints
+from holdfast_common.point_record import PointRecord
+from holdfast_controller.decide.job_state import JobEvent, JobState
+from holdfast_controller.ledger import LedgerEntry
+from holdfast_controller.runs.agent_work import read_with_agent
+from holdfast_controller.runs.check_points import proxy_with_repository
+from holdfast_controller.runs.results import add_to_catalogue, record_point
+from holdfast_controller.runs.world import World
+from holdfast_controller.store.jobs import JobRow
+from holdfast_controller.vsphere.undo import undo_entries
+
+log = logging.getLogger(__name__)
+
+AGENT_SETTLES_SECONDS = 2.0  # a reconnected agent was told to abort; its disks are closed by then
+LOST_AFTER_LEASE_SECONDS = 15.0
+
+
+class Orphans:
+    """Takes results of attempts that an earlier controller started. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._world: World | None = None
+        self._ready = threading.Event()
+        self._results: dict[JobId, JobResult] = {}
+
+    def attach(self, world: World) -> None:
+        """From here on results can be taken."""
+        self._world = world
+        self._ready.set()
+
+    def finished(self, attempt: Attempt, result: JobResult) -> None:
+        """A committed point is catalogued, whatever became of its job. Durable on return."""
+        self._ready.wait(30)
+        assert self._world is not None, "attached before the listeners were started"
+        if result.outcome is Outcome.DONE and result.record:
+            try:
+                record_point(self._world, attempt.job_id, result)
+            except (FormatError, NotFound) as error:
+                log.warning("a late result was not used", extra={"error": str(error)})
+        self._results[attempt.job_id] = result
+
+    def result(self, job_id: JobId) -> JobResult | None:
+        """What came late for this job; None: nothing so far."""
+        return self._results.get(job_id)
+
+
+class Reconciler:
+    """One thread of its own; `stop` ends it."""
+
+    def __init__(self, world: World, orphans: Orphans) -> None:
+        self._world = world
+        self._orphans = orphans
+
+    def after_restart(self) -> None:
+        """Settle everything that an earlier life of this controller left unfinished."""
+        started = self._world.clock.monotonic_seconds()
+        for job in self._world.jobs.unfinished():
+            try:
+                self._wait_for_agent(job, started)
+                self._settle(job)
+            except HoldfastError as error:
+                log.warning(
+                    "an unfinished job could not be settled",
+                    extra={"job_id": job.job_id, "error": str(error)},
+                )
+        self.sweep()
+
+    def run(self) -> None:
+        """Sweep until the controller stops."""
+        while not self._world.stopping.wait(self._world.configuration.reconcile_seconds):
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Undo what is open in the ledger although its job has ended."""
+        by_vcenter: dict[str, list[LedgerEntry]] = {}
+        for entry in self._world.ledger.open_entries():
+            if self._is_over(entry):
+                by_vcenter.setdefault(entry.vcenter_id, []).append(entry)
+        for vcenter_id, entries in by_vcenter.items():
+            self._undo(vcenter_id, entries)
+
+    def _is_over(self, entry: LedgerEntry) -> bool:
+        try:
+            return self._world.jobs.job(entry.job_id).ended
+        except NotFound:
+            return True  # a database was put back: the job is not there, the entry is
+
+    def _undo(self, vcenter_id: str, entries: list[LedgerEntry]) -> None:
+        try:
+            session = self._world.vcenters.session(vcenter_id)
+            undo_entries(session, self._world.ledger, entries)
+        except HoldfastError as error:
+            log.warning(
+                "a vCenter's leftovers could not be undone yet",
+                extra={"vcenter": vcenter_id, "error": str(error)},
+            )
+            for entry in entries:
+                self._world.ledger.debt(entry.entry_id, error.line())
+
+    def _wait_for_agent(self, job: JobRow, started: float) -> None:
+        """Until the job's agent was told to stop, or can no longer hold its lease."""
+        if not job.agent_id:
+            return
+        lease = self._world.configuration.job_lease_seconds + LOST_AFTER_LEASE_SECONDS
+        clock = self._world.clock
+        seen: float | None = None
+        while clock.monotonic_seconds() < started + lease:
+            if self._orphans.result(job.job_id) is not None:
+                return
+            connected = {agent.agent_id for agent in self._world.link.connected()}
+            if job.agent_id in connected:
+                seen = seen if seen is not None else clock.monotonic_seconds()
+                if clock.monotonic_seconds() - seen > AGENT_SETTLES_SECONDS:
+                    return
+            if self._world.stopping.wait(0.1):
+                return
+
+    def _settle(self, job: JobRow) -> None:
+        world = self._world
+        entries = world.ledger.open_entries(job_id=job.job_id)
+        by_vcenter: dict[str, list[LedgerEntry]] = {}
+        for entry in entries:
+            by_vcenter.setdefault(entry.vcenter_id, []).append(entry)
+        for vcenter_id, found in by_vcenter.items():
+            self._undo(vcenter_id, found)
+        if job.kind == "backup" and self._was_committed(job):
+            world.jobs.note(job.job_id, "found", "its restore point was committed")
+            world.jobs.advance(job.job_id, JobEvent.END_DONE)
+            return
+        report = ErrorReport(
+            code="interrupted",
+            message="the controller was stopped in the middle of the job",
+            advice="start it again",
+            exit_status=130,
+            retryable=True,
+        )
+        world.jobs.set_result(job.job_id, error=report, disks=job.disks, warnings=job.warnings)
+        world.jobs.advance(job.job_id, JobEvent.END_INTERRUPTED)
+
+    def _was_committed(self, job: JobRow) -> bool:
+        if job.state not in (JobState.COMMITTING, JobState.CLEANING):
+            return False
+        if self._world.catalogue.of_job(job.job_id) is not None:
+            return True
+        if job.state is JobState.CLEANING:
+            return False
+        return self._found_in_repository(job)
+
+    def _found_in_repository(self, job: JobRow) -> bool:
+        """Look for the manifest: its name holds the job's id."""
+        world = self._world
+        agent = proxy_with_repository(world)
+        result = read_with_agent(
+            world,
+            job,
+            agent_id=AgentId(agent.agent_id),
+            work=ListPoints(
+                keys=(world.keeper.reader_keys(LineageId(job.lineage_id)),), job_id=job.job_id
+            ),
+        )
+        for found in result.points:
+            if found.job_id == job.job_id:
+                add_to_catalogue(world, PointRecord.decode(found.record))
+                return True
+        return False
