@@ -65,6 +65,8 @@ EXTENT_KINDS: Final[Mapping[CreateType, frozenset[ExtentKind]]] = {
     CreateType.TWO_GB_FLAT: frozenset({ExtentKind.FLAT, ExtentKind.ZERO}),
 }
 EMBEDDED_TYPES: Final = frozenset({CreateType.MONOLITHIC_SPARSE, CreateType.STREAM_OPTIMIZED})
+# qemu leaves the last bytes of the old text behind a NUL when it writes an id with fewer digits
+_REMAINS_BYTES_MAX: Final = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,9 +182,9 @@ def parse_descriptor(data: bytes) -> Descriptor:
 def _lines(data: bytes) -> Iterator[tuple[int, str]]:
     if len(data) > DESCRIPTOR_BYTES_MAX:
         raise FormatError("VMDK descriptor is larger than 1 MiB", length=len(data))
-    text_bytes = data.rstrip(b"\0")
-    if (nul := text_bytes.find(b"\0")) >= 0:
-        raise FormatError("VMDK descriptor: NUL inside the text", offset=nul)
+    text_bytes, _nul, behind = data.partition(b"\0")
+    if len(behind.strip(b"\0")) > _REMAINS_BYTES_MAX:
+        raise FormatError("VMDK descriptor: NUL inside the text", offset=len(text_bytes))
     try:
         text = text_bytes.decode("utf-8")
     except UnicodeDecodeError as error:

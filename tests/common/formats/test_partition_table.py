@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -288,7 +289,7 @@ def test_random_damage_raises_nothing_else(places: list[tuple[int, int]]) -> Non
 
 @pytest.mark.parametrize("label", ["dos", "gpt"])
 def test_sfdisk_sees_the_same(tmp_path: Path, label: str) -> None:
-    sfdisk = shutil.which("sfdisk", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    sfdisk = shutil.which("sfdisk", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
     if sfdisk is None:
         pytest.skip("needs sfdisk: install fdisk to run this")
     image = tmp_path / "disk.raw"
