@@ -129,8 +129,8 @@ _HEADER_FORMS: Final[Mapping[str, re.Pattern[str]]] = {
         "parentCID": r"(?P<value>[0-9a-fA-F]{1,8})",
         "isNativeSnapshot": r'"(?P<value>yes|no)"',
         "createType": r'"(?P<value>[A-Za-z0-9\-]{1,64})"',
-        "parentFileNameHint": r'"(?P<value>[^"\0]{1,4096})"',
-        "changeTrackPath": r'"(?P<value>[^"\0]{1,4096})"',
+        "parentFileNameHint": r'"(?P<value>[^"\0]{0,4096})"',
+        "changeTrackPath": r'"(?P<value>[^"\0]{0,4096})"',
         "objectParentUri": r'"(?P<value>[^"\0]{0,4096})"',
     }.items()
 }

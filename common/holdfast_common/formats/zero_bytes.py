@@ -25,9 +25,3 @@ def fill_zero(view: memoryview) -> None:
     for start in range(0, len(view), MIB):
         piece = view[start : start + MIB]
         piece[:] = _VIEW[: len(piece)]
-
-
-def zeros(length: int) -> memoryview:
-    """``length`` zero bytes that may not be changed; at most 1 MiB."""
-    assert length <= MIB
-    return _VIEW[:length]
