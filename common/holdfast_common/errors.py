@@ -213,6 +213,12 @@ class ObjectMissing(IntegrityError):
     code = "object_missing"
 
 
+class PointVoided(IntegrityError):
+    """A restore point was published after its writer's epoch had been closed; it never counted."""
+
+    code = "point_voided"
+
+
 class AuthenticationFailed(HoldfastError):
     """A password, token or certificate was not accepted."""
 
@@ -251,6 +257,13 @@ class ChangesUnknown(VsphereFailed):
     """vSphere cannot say what changed on a disk: it must be read whole, never taken as unchanged."""
 
     code = "changes_unknown"
+
+
+class QuiesceFailed(VsphereFailed):
+    """The guest could not be brought to the consistency that was asked for."""
+
+    code = "quiesce_failed"
+    default_advice = "see the guest's own logs, or allow a lower consistency"
 
 
 class CapabilityAbsent(HoldfastError):

@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from holdfast_common.errors import FormatError, HoldfastError, IntegrityError, NotFound, WrongKey
+from holdfast_common.errors import (
+    FormatError,
+    HoldfastError,
+    IntegrityError,
+    NotFound,
+    PointVoided,
+    WrongKey,
+)
 from holdfast_common.identity import PointId
 from holdfast_common.repository.derivation import lineage_tag
 from holdfast_common.repository.fence import Fences, load_fences
@@ -116,7 +123,7 @@ class PointJudge:
         if not self.fences.admits(
             name=name, digest=found.digest, writer_epoch=manifest.writer_epoch
         ):
-            raise IntegrityError(
+            raise PointVoided(
                 "the point was published after its epoch had been closed; it never counted",
                 name=name,
                 epoch=manifest.writer_epoch,

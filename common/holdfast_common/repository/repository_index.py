@@ -133,6 +133,7 @@ class RepositoryIndex:
         self._asked_packs: set[bytes] = set()
         self._recovered: dict[int, bytes] = {}  # bodies of segments that were made from packs
         self.refused: list[RefusedIndex] = []
+        self.superseded: set[str] = set()  # names of objects that a merged one contains
 
     def refresh(self, writers: WriterList) -> None:
         """Load index objects that were not there before. Unusable ones are noted in ``refused``.
@@ -167,6 +168,7 @@ class RepositoryIndex:
             self._add(segment, name=name, stored_length=len(data))
             self._loaded.add(name)
             self._used.add(name)
+            self.superseded |= {index_name(object_id) for object_id in segment.supersedes}
         return found
 
     def has_vanished(self, store: ObjectStore) -> bool:
@@ -207,6 +209,11 @@ class RepositoryIndex:
                 self._recovered[len(self._digest_places) - 1] = body
         return found
 
+    def uses(self, name: str) -> bool:
+        """Whether that index object was loaded, or a merged one that contains it."""
+        with self._lock:
+            return name in self._used or name in self.superseded
+
     def find(self, chunk_id: bytes) -> ChunkLocation | None:
         """One place of that chunk."""
         return next(iter(self.find_all(chunk_id)), None)
@@ -222,6 +229,18 @@ class RepositoryIndex:
                 if table.tails[position].tobytes() == tail:
                     found.append(self._location(chunk_id, table.rows[position]))
                 position += 1
+        return found
+
+    def by_pack(self) -> dict[bytes, list[ChunkLocation]]:
+        """Everything that is indexed, by the pack's digest and in the pack's order. For checks: all in memory."""
+        found: dict[bytes, list[ChunkLocation]] = {digest: [] for digest in self._packs}
+        for table in self._tables:
+            for prefix, tail, row in zip(table.prefixes, table.tails, table.rows, strict=True):
+                chunk_id = int(prefix).to_bytes(8, "big") + tail.tobytes()
+                location = self._location(chunk_id, row)
+                found[location.origin.pack.digest].append(location)
+        for locations in found.values():
+            locations.sort(key=lambda location: location.offset)
         return found
 
     def digests(self, location: ChunkLocation) -> bytes:

@@ -1,0 +1,331 @@
+"""Is the repository whole? Every damaged object, and exactly what of which point is lost by it.
+
+`check_structure` reads metadata and the packs' footers; `check_data` also decodes and hashes what is in
+the packs; `scrub` needs no key at all and compares packs with their own digests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from blake3 import blake3
+
+from holdfast_common.errors import (
+    FormatError,
+    HoldfastError,
+    IntegrityError,
+    PointVoided,
+    RepositoryFailed,
+    UsageError,
+    WrongKey,
+)
+from holdfast_common.repository.fence import load_fences
+from holdfast_common.repository.frame_reader import FrameReader
+from holdfast_common.repository.key_generation import KEYS_BYTES_MAX, decoded_generation
+from holdfast_common.repository.key_sets import KeyRing, SegmentKeyOpener
+from holdfast_common.repository.layout import (
+    METADATA_BYTES_MAX,
+    index_name,
+    keys_name,
+    map_name,
+    pack_name,
+)
+from holdfast_common.repository.loss import LossFinder, LostBlob, LostRange
+from holdfast_common.repository.object_store import ObjectStore, get_range
+from holdfast_common.repository.pack import read_contents, read_plain_footer
+from holdfast_common.repository.points import PointList, list_points
+from holdfast_common.repository.reference_check import stored_packs
+from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
+from holdfast_common.repository.writers import load_writers
+from holdfast_common.units import MIB
+
+_READ_BYTES: Final = 4 * MIB
+_DAMAGE: Final = (IntegrityError, FormatError, WrongKey, RepositoryFailed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DamagedObject:
+    """An object that is not what it must be."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReport:
+    """What a check found."""
+
+    points: int
+    packs: int
+    objects_checked: int
+    packs_decoded: int = 0
+    bytes_decoded: int = 0
+    damaged: tuple[DamagedObject, ...] = ()
+    lost_points: tuple[
+        str, ...
+    ] = ()  # names of manifests that cannot be used: everything of them is lost
+    lost_ranges: tuple[LostRange, ...] = ()
+    lost_blobs: tuple[LostBlob, ...] = ()
+    voided: tuple[str, ...] = ()  # manifests that the fence shut out; no damage
+    proven_packs: tuple[bytes, ...] = ()  # every blob decoded and true: what a proof may name
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing is damaged; then nothing is lost either."""
+        return not (self.damaged or self.lost_points or self.lost_ranges or self.lost_blobs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subset:
+    """Which packs to decode: part ``number`` of ``of`` equal parts, chosen by the packs' names."""
+
+    number: int
+    of: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.of:
+            raise UsageError("not a subset", number=self.number, of=self.of)
+
+    def takes(self, pack: bytes) -> bool:
+        """Whether that pack belongs to it."""
+        return int.from_bytes(pack[:8], "big") % self.of == self.number - 1
+
+
+def check_structure(store: ObjectStore, ring: KeyRing) -> CheckReport:
+    """Check all metadata and the packs' footers, without reading data.
+
+    Raises: IntegrityError when the list of writers itself cannot be trusted; RepositoryFailed.
+    """
+    state = _Check(store, ring)
+    state.check_objects()
+    return state.report()
+
+
+def check_data(
+    store: ObjectStore,
+    ring: KeyRing,
+    *,
+    segment_keys: SegmentKeyOpener,
+    subset: Subset | None = None,
+    workers: int = 2,
+) -> CheckReport:
+    """`check_structure`, and open, decompress and hash every blob of the packs (or of a subset of them).
+
+    Raises: as `check_structure`; Refused, ControllerUnreachable from ``segment_keys``.
+    """
+    state = _Check(store, ring)
+    state.check_objects()
+    state.decode(segment_keys, subset, workers=workers)
+    return state.report()
+
+
+def scrub(store: ObjectStore) -> list[DamagedObject]:
+    """Compare every pack with its name, which is its digest; tell which blobs are hit. Needs no key.
+
+    Raises: RepositoryFailed when packs cannot be listed.
+    """
+    damaged = []
+    for digest, length in stored_packs(store).items():
+        reason = _scrubbed(store, digest, length)
+        if reason:
+            damaged.append(DamagedObject(name=pack_name(digest), reason=reason))
+    return damaged
+
+
+class _Check:
+    def __init__(self, store: ObjectStore, ring: KeyRing) -> None:
+        self._store = store
+        self._ring = ring
+        self._damaged: dict[str, str] = {}
+        self._checked = 0
+        self._present = stored_packs(store)
+        self._writers = load_writers(store, ring.common)
+        self.index = RepositoryIndex(store, ring.common)
+        self._bad_places: set[tuple[bytes, int]] = set()  # pack, offset
+        self._decoded: list[bytes] = []
+        self._proven: list[bytes] = []
+        self._decoded_bytes = 0
+        self._points: PointList = list_points(store, ring)
+
+    def check_objects(self) -> None:
+        self._check_keys()
+        fences = load_fences(self._store, self._ring.common, self._writers)
+        for epoch, reason in fences.unusable.items():
+            self._damaged[f"fences/{epoch:010d}"] = reason
+        self.index.refresh(self._writers)
+        for refused in self.index.refused:
+            self._damaged[refused.name] = refused.reason
+        for pack in self.index.packs():
+            found = self._present.get(pack.digest)
+            if found != pack.length:
+                self._damaged[pack_name(pack.digest)] = (
+                    "the pack is missing" if found is None else "the pack has another length"
+                )
+        for digest, length in self._present.items():
+            self._checked += 1
+            try:
+                read_contents(self._store, digest, length=length, keys=self._ring.common)
+            except _DAMAGE as error:
+                self._damaged.setdefault(pack_name(digest), str(error))
+        self.index.recover(self._store)
+        self._check_written()
+        self._checked += len(self.index.packs()) + len(self._points.points)
+
+    def decode(
+        self, segment_keys: SegmentKeyOpener, subset: Subset | None, *, workers: int
+    ) -> None:
+        frames = FrameReader(
+            self._store, self._ring.common, index=self.index, segment_keys=segment_keys
+        )
+        chosen = [
+            (digest, places)
+            for digest, places in self.index.by_pack().items()
+            if digest in self._present and (subset is None or subset.takes(digest))
+        ]
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            results = pool.map(lambda item: self._decode_pack(frames, *item), chosen)
+            for (digest, places), (reason, bad) in zip(chosen, results, strict=True):
+                self._decoded.append(digest)
+                self._decoded_bytes += sum(place.plain_length for place in places)
+                self._bad_places |= {(digest, place.offset) for place in bad}
+                if reason:
+                    self._damaged.setdefault(pack_name(digest), reason)
+                elif pack_name(digest) not in self._damaged:
+                    self._proven.append(digest)
+
+    def report(self) -> CheckReport:
+        lost_ranges: list[LostRange] = []
+        lost_blobs: list[LostBlob] = []
+        finders: dict[bytes, LossFinder] = {}
+        for point in self._points.points:
+            finder = finders.get(point.lineage_tag)
+            if finder is None:
+                keys = self._ring.of_tag(point.lineage_tag)
+                assert keys is not None, "listed points have keys"
+                finder = LossFinder(self._store, keys, is_lost=self._is_lost)
+                finders[point.lineage_tag] = finder
+            lost_ranges += finder.ranges(point)
+            lost_blobs += finder.blobs(point)
+        for tag, finder in finders.items():
+            for page in finder.bad_pages.values():
+                self._damaged.setdefault(map_name(tag, page.object_id), page.reason)
+        unusable = [item for item in self._points.unusable if item.code != PointVoided.code]
+        for item in unusable:
+            self._damaged[item.name] = item.reason
+        return CheckReport(
+            points=len(self._points.points),
+            packs=len(self._present),
+            objects_checked=self._checked,
+            packs_decoded=len(self._decoded),
+            bytes_decoded=self._decoded_bytes,
+            damaged=tuple(
+                DamagedObject(name=name, reason=reason)
+                for name, reason in sorted(self._damaged.items())
+            ),
+            lost_points=tuple(item.name for item in unusable),
+            lost_ranges=tuple(lost_ranges),
+            lost_blobs=tuple(lost_blobs),
+            voided=tuple(
+                item.name for item in self._points.unusable if item.code == PointVoided.code
+            ),
+            proven_packs=tuple(self._proven),
+        )
+
+    def _is_lost(self, chunk_id: bytes) -> bool:
+        return not any(self._is_good(place) for place in self.index.find_all(chunk_id))
+
+    def _is_good(self, place: ChunkLocation) -> bool:
+        digest = place.origin.pack.digest
+        end = place.offset + place.stored_length
+        return (
+            end <= self._present.get(digest, 0) and (digest, place.offset) not in self._bad_places
+        )
+
+    def _check_keys(self) -> None:
+        for info in self._store.list("keys/"):
+            self._checked += 1
+            try:
+                stored = decoded_generation(self._store.get(info.name, length_max=KEYS_BYTES_MAX))
+                if keys_name(stored.head.generation) != info.name:
+                    raise IntegrityError("a key generation stands under another number")
+            except _DAMAGE as error:
+                self._damaged[info.name] = str(error)
+
+    def _check_written(self) -> None:
+        """What a point's attempt wrote besides packs: every index object is there, every map object whole."""
+        seen: set[bytes] = set()
+        for point in self._points.points:
+            for written in point.manifest.indexes:
+                name = index_name(written.object_id)
+                if not self.index.uses(name):
+                    self._damaged.setdefault(name, "the index object is missing")
+            for item in point.manifest.maps:
+                if item.object_id in seen:
+                    continue
+                seen.add(item.object_id)
+                self._checked += 1
+                name = map_name(point.lineage_tag, item.object_id)
+                try:
+                    data = self._store.get(name, length_max=METADATA_BYTES_MAX)
+                    if blake3(data).digest() != item.digest:
+                        raise IntegrityError("the object is not the one that was stored")
+                except _DAMAGE as error:
+                    self._damaged[name] = str(error)
+
+    def _decode_pack(
+        self, frames: FrameReader, digest: bytes, places: list[ChunkLocation]
+    ) -> tuple[str, list[ChunkLocation]]:
+        """Why a pack is damaged (empty: it is not), and which of its blobs cannot be read."""
+        bad = []
+        reason = ""
+        try:
+            if _file_digest(self._store, pack_name(digest), self._present[digest]) != digest:
+                reason = "the pack's bytes do not match its name"
+        except _DAMAGE as error:
+            reason = str(error)
+        for place in places:
+            try:
+                frames.read_at(place)
+            except _DAMAGE as error:
+                bad.append(place)
+                reason = reason or str(error)
+        return reason, bad
+
+
+def _scrubbed(store: ObjectStore, digest: bytes, length: int) -> str:
+    """Why a pack is damaged; empty when it is not."""
+    name = pack_name(digest)
+    try:
+        if _file_digest(store, name, length) == digest:
+            return ""
+        footer, _, _ = read_plain_footer(store, digest, length=length)
+        hit = [
+            number
+            for number, blob in enumerate(footer.blobs)
+            if blake3(
+                get_range(store, name, offset=blob.offset, length=min(blob.stored_length, length))
+            ).digest()
+            != blob.ciphertext_digest
+        ]
+    except HoldfastError as error:
+        return str(error)
+    return f"the pack's bytes do not match its name; blobs hit: {_shortened(hit)}"
+
+
+def _shortened(numbers: Iterable[int]) -> str:
+    listed = list(numbers)
+    text = ", ".join(str(number) for number in listed[:20])
+    return f"{text} and {len(listed) - 20} more" if len(listed) > 20 else text or "none"
+
+
+def _file_digest(store: ObjectStore, name: str, length: int) -> bytes:
+    digest = blake3()
+    buffer = memoryview(bytearray(min(length, _READ_BYTES)))
+    for offset in range(0, length, _READ_BYTES):
+        piece = buffer[: min(_READ_BYTES, length - offset)]
+        store.read_into(name, offset, piece)
+        digest.update(piece)
+    return digest.digest()
