@@ -9,16 +9,24 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from holdfast_lab.storage.disk import DatastoreKind, LabDisk, Provisioning
 from holdfast_lab.storage.errors import FileMissing
 
+SpaceGuard = Callable[[Path, int], None]  # a file that is to grow, and by how many bytes
+
 
 class DiskRegistry:
-    """The known disks. Any thread."""
+    """The known disks. Any thread.
 
-    def __init__(self, guest_root: Path) -> None:
+    ``guard`` is asked before a disk grows and may refuse; it is called with the disk's lock held,
+    so it must not take ``Lab.lock``.
+    """
+
+    def __init__(self, guest_root: Path, guard: SpaceGuard | None = None) -> None:
+        self._guard = guard
         self._guest_root = guest_root
         self._lock = threading.RLock()
         self._disks: list[LabDisk] = []
@@ -119,6 +127,9 @@ class DiskRegistry:
             return list(self._disks)
 
     def _remember(self, disk: LabDisk) -> LabDisk:
+        guard = self._guard
+        if guard is not None:
+            disk.space_guard = lambda length: guard(disk.tip_descriptor, length)
         self._disks.append(disk)
         self._identities[id(disk)] = _identity(disk)
         return disk

@@ -60,7 +60,7 @@ class Lab:
         self.moments = Moments()
         self.sessions = Sessions(self)
         self.tasks = Tasks(self)
-        self.disks = DiskRegistry(state / "guest")
+        self.disks = DiskRegistry(state / "guest", self.check_space)
         self.file_locks = FileLocks()
         self.host_devices = HostDevices(self)
         self.lease_timeout_seconds = LEASE_TIMEOUT_SECONDS
@@ -216,6 +216,18 @@ class Lab:
             for machine in self.machines()
             for card in machine.devices.network_cards()
         )
+
+    def check_space(self, file: Path, wanted_bytes: int) -> None:
+        """May this file grow? Works without the lock: disks ask while theirs is held.
+
+        Raises: SoapFault (NoDiskSpace).
+        """
+        from holdfast_lab.datastores import Datastore
+
+        for each in tuple(self.objects.values()):
+            if isinstance(each, Datastore) and file.is_relative_to(each.root):
+                each.check_space(wanted_bytes)
+                return
 
     def vm_name_of(self, reference: WireObject) -> str:
         """The name of the VM a reference is about (the VM, a snapshot of it), or an empty text."""

@@ -226,6 +226,7 @@ class FilterState:
         known = self.known.get(moid)
         if known is not None and known.lab_version == version and _is_plain(selected.paths):
             return stamp
+        enters = known is None
         if known is None:
             stamp += 1
             known = Known(reference=selected.reference, entered=stamp, changed=stamp)
@@ -238,7 +239,7 @@ class FilterState:
             if path not in known.texts or known.texts[path] != text:
                 known.texts[path] = text
                 changed.append(path)
-        if changed and known.changed != stamp:
+        if changed and not enters:
             stamp += 1
             known.changed = stamp
         known.stamps.update(dict.fromkeys(changed, known.changed))
