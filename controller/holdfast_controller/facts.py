@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from holdfast_common.identity import DatastoreId
+from holdfast_common.job_spec import AreaSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,13 @@ class ChainLink:
     def name(self) -> str:
         """``[datastore] path``: as vSphere writes it."""
         return f"[{self.datastore_name}] {self.path}"
+
+    @property
+    def location(self) -> str:
+        """The same with the datastore's id: what stays when a datastore is renamed."""
+        if not self.datastore_id:
+            return self.name
+        return f"{self.datastore_id.rstrip('/')}/{self.path}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,3 +192,38 @@ class Inventory:
     hosts: tuple[HostFacts, ...]
     datastores: tuple[DatastoreFacts, ...]
     places: tuple[PlaceFacts, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotFacts:
+    """Our snapshot of a VM: everything in it is read from the snapshot's own configuration.
+
+    ``disks`` name the frozen links and carry the change id of this moment; ``configuration`` is the
+    VM's as JSON (see `vsphere.configuration`). ``reached`` is the level of consistency that
+    ``evidence`` shows, whatever was asked; ``warnings``: what an operator should know.
+    """
+
+    moref: str
+    vm: VmFacts
+    created_at: str
+    disks: tuple[DiskFacts, ...]
+    configuration: str
+    asked: str
+    reached: str
+    evidence: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def protected_disks(self) -> tuple[DiskFacts, ...]:
+        """The disks that the snapshot froze."""
+        return tuple(disk for disk in self.disks if not disk.unprotected_reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskDecision:
+    """What to read of one disk; ``since`` is the change id to ask with, ``*`` for what is allocated."""
+
+    device_key: int
+    areas: AreaSource
+    since: str
+    reason: str

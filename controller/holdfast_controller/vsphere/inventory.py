@@ -93,7 +93,7 @@ _HIDDEN_FOLDERS: Final = frozenset({"vm", "host", "datastore", "network"})
 def read_inventory(session: VsphereSession) -> Inventory:
     """Everything that the account may see. Raises: VsphereUnavailable, VsphereFailed."""
     found = properties.read_everything(session, EVERYTHING)
-    surroundings = _Surroundings.of(found, session.content())
+    surroundings = Surroundings.of(found, session.content())
     vms = [surroundings.vm(each) for each in _of_kind(found, vim.VirtualMachine)]
     return Inventory(
         server=_server(session, surroundings.hosts.values()),
@@ -105,13 +105,20 @@ def read_inventory(session: VsphereSession) -> Inventory:
     )
 
 
-def read_vm(session: VsphereSession, moref: str) -> VmFacts:
-    """One VM as it is now. Raises: SourceGone."""
+def read_surroundings(session: VsphereSession) -> Surroundings:
+    """Hosts, datastores and places as they are now: all that a VM's facts refer to."""
+    kinds = {kind: paths for kind, paths in EVERYTHING.items() if kind is not vim.VirtualMachine}
+    return Surroundings.of(properties.read_everything(session, kinds), session.content())
+
+
+def read_vm(
+    session: VsphereSession, moref: str, surroundings: Surroundings | None = None
+) -> VmFacts:
+    """One VM as it is now; ``surroundings`` None: they are read too. Raises: SourceGone."""
     machine = reference(vim.VirtualMachine, moref)
     values = properties.read_one(session, machine, VM_PATHS)
-    kinds = {kind: paths for kind, paths in EVERYTHING.items() if kind is not vim.VirtualMachine}
-    around = properties.read_everything(session, kinds)
-    return _Surroundings.of(around, session.content()).vm(ObjectProperties(machine, values))
+    around = surroundings or read_surroundings(session)
+    return around.vm(ObjectProperties(machine, values))
 
 
 def find_vm(session: VsphereSession, *, instance_uuid: str) -> VmFacts:
@@ -127,14 +134,6 @@ def find_vm(session: VsphereSession, *, instance_uuid: str) -> VmFacts:
     if len(morefs) > 1:
         raise VsphereFailed("two VMs have one instance uuid", instance_uuid=instance_uuid)
     return read_vm(session, morefs[0])
-
-
-def read_datastores(session: VsphereSession) -> DatastoreNames:
-    """All datastores as they are now, with their free space."""
-    found = properties.read_everything(
-        session, {vim.Datastore: DATASTORE_PATHS, vim.Folder: PLACE_PATHS}
-    )
-    return DatastoreNames(_datastores(found, {}))
 
 
 def read_server(session: VsphereSession) -> ServerFacts:
@@ -167,7 +166,7 @@ def snapshot_nodes(snapshot_info: Foreign) -> tuple[SnapshotNode, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Surroundings:
+class Surroundings:
     """All that a VM's facts refer to."""
 
     names: DatastoreNames
@@ -176,7 +175,8 @@ class _Surroundings:
     datacenters: Mapping[str, str]
 
     @classmethod
-    def of(cls, found: Sequence[ObjectProperties], content: Foreign) -> _Surroundings:
+    def of(cls, found: Sequence[ObjectProperties], content: Foreign) -> Surroundings:
+        """From everything that was read; ``content`` names the root folder."""
         places, datacenters = _places(found, moref_of(content.rootFolder))
         return cls(
             names=DatastoreNames(_datastores(found, datacenters)),

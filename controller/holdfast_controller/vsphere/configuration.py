@@ -1,0 +1,195 @@
+"""A VM's configuration as JSON of ours: what a restore needs to make the VM again.
+
+Data objects of vSphere become ``{"_type": name, property: value, …}`` with the names that the
+interface's documentation has, so the text can be read for ever, by people too. References to
+managed objects become ``{"_object": "Network:network-12"}``: labels, never used as identities.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+from pyVmomi import VmomiSupport, vim
+
+from holdfast_common.errors import FormatError
+from holdfast_controller.vsphere.foreign import Foreign
+
+FORMAT: Final = 1
+TEXT_BYTES_MAX: Final = 8 << 20  # a configuration from a repository is read whole
+DEPTH_MAX: Final = 40
+_SKIPPED: Final = frozenset({"dynamicType", "dynamicProperty"})
+# What of ``config`` a new VM is made with, besides devices and extraConfig.
+_PLAIN: Final = (
+    "name",
+    "instanceUuid",
+    "uuid",
+    "guestId",
+    "guestFullName",
+    "version",
+    "firmware",
+    "annotation",
+    "template",
+    "changeTrackingEnabled",
+    "memoryHotAddEnabled",
+    "cpuHotAddEnabled",
+    "cpuHotRemoveEnabled",
+    "nestedHVEnabled",
+    "swapPlacement",
+)
+_OBJECTS: Final = (
+    "files",
+    "bootOptions",
+    "flags",
+    "cpuAllocation",
+    "memoryAllocation",
+    "latencySensitivity",
+    "managedBy",
+    "keyId",
+)
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+
+def configuration_json(config: Foreign) -> str:
+    """``config`` of a VM or snapshot as JSON."""
+    hardware = config.hardware
+    described: dict[str, Json] = {"format": FORMAT}
+    for name in _PLAIN:
+        value = getattr(config, name, None)
+        if value is not None:
+            described[name] = encoded(value)
+    for name in _OBJECTS:
+        value = getattr(config, name, None)
+        if value is not None:
+            described[name] = encoded(value)
+    described["hardware"] = {
+        "numCPU": int(hardware.numCPU),
+        "numCoresPerSocket": int(hardware.numCoresPerSocket or 1),
+        "memoryMB": int(hardware.memoryMB),
+    }
+    described["extraConfig"] = {str(each.key): str(each.value) for each in config.extraConfig or []}
+    described["devices"] = [encoded(each) for each in hardware.device]
+    return json.dumps(described, sort_keys=True)
+
+
+def parse_configuration(text: str) -> Mapping[str, Json]:
+    """The inverse, down to plain values. Raises: FormatError."""
+    if len(text.encode()) > TEXT_BYTES_MAX:
+        raise FormatError("a VM's configuration is too long", length=len(text))
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError("a VM's configuration is not JSON", cause=str(error)[:200]) from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise FormatError(
+            "a VM's configuration has an unknown format",
+            format=str(found.get("format")) if isinstance(found, dict) else "none",
+        )
+    return found
+
+
+def encoded(value: Foreign) -> Json:
+    """A value of pyVmomi's as JSON."""
+    if isinstance(value, VmomiSupport.ManagedObject):
+        return {"_object": f"{type(value)._wsdlName}:{value._moId}"}
+    if isinstance(value, VmomiSupport.DataObject):
+        made: dict[str, Json] = {"_type": str(type(value)._wsdlName)}
+        for each in value._GetPropertyList():
+            item = getattr(value, each.name)
+            if each.name in _SKIPPED or item is None or (isinstance(item, list) and not item):
+                continue
+            made[each.name] = encoded(item)
+        return made
+    if isinstance(value, list):
+        return [encoded(each) for each in value]
+    if isinstance(value, bool):
+        return bool(value)
+    if isinstance(value, VmomiSupport.binary):
+        return base64.b64encode(_plain_bytes(value)).decode()
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, type):
+        return str(getattr(value, "_wsdlName", value.__name__))
+    return str(value)
+
+
+def _plain_bytes(value: Foreign) -> bytes:
+    return bytes(value)
+
+
+def decoded(value: Json, expected: Foreign, *, depth: int = 0) -> Foreign:
+    """JSON as a value of pyVmomi's of type ``expected`` (or of the subtype it names).
+
+    A reference to a managed object becomes None: it means nothing elsewhere.
+    Raises: FormatError for what this vSphere interface does not know.
+    """
+    if depth > DEPTH_MAX:
+        raise FormatError("a VM's configuration nests too deeply")
+    if value is None or (isinstance(value, dict) and "_object" in value):
+        return None
+    if isinstance(value, list):
+        if not issubclass(expected, list):
+            raise FormatError("a list where none belongs", type=expected.__name__)
+        items = [decoded(each, expected.Item, depth=depth + 1) for each in value]
+        return expected(item for item in items if item is not None)
+    if isinstance(value, dict):
+        return _decoded_object(value, expected, depth)
+    return _decoded_scalar(value, expected)
+
+
+def _decoded_object(value: Mapping[str, Json], expected: Foreign, depth: int) -> Foreign:
+    name = str(value.get("_type", ""))
+    try:
+        kind = VmomiSupport.GuessWsdlType(name)
+    except KeyError as error:
+        raise FormatError("an unknown type in a VM's configuration", type=name) from error
+    if not issubclass(kind, VmomiSupport.DataObject) or (
+        expected is not object and not issubclass(kind, expected)
+    ):
+        raise FormatError("a type where it does not belong", type=name)
+    made = kind()
+    for each_name, each in value.items():
+        if each_name == "_type":
+            continue
+        try:
+            declared = kind._GetPropertyInfo(each_name)
+        except AttributeError as error:
+            raise FormatError("an unknown property", type=name, property=each_name) from error
+        try:
+            setattr(made, each_name, decoded(each, declared.type, depth=depth + 1))
+        except (TypeError, ValueError) as error:
+            raise FormatError("a value of a wrong type", type=name, property=each_name) from error
+    return made
+
+
+def _decoded_scalar(value: Json, expected: Foreign) -> Foreign:
+    try:
+        if expected is object or expected is bool:
+            return value
+        if expected is datetime:
+            return datetime.fromisoformat(str(value))
+        if issubclass(expected, VmomiSupport.binary):
+            return VmomiSupport.binary(base64.b64decode(str(value), validate=True))
+        return expected(value)
+    except (TypeError, ValueError) as error:
+        raise FormatError("a value of a wrong type", type=str(expected)) from error
+
+
+def device_label(device: Mapping[str, Json]) -> str:
+    """What people call a device."""
+    info = device.get("deviceInfo")
+    label = info.get("label") if isinstance(info, dict) else None
+    return str(label or device.get("_type", "device"))
+
+
+def decoded_device(device: Json) -> Foreign:
+    """A device of a configuration. Raises: FormatError for one that this interface does not know."""
+    return decoded(device, vim.vm.device.VirtualDevice)

@@ -1,0 +1,106 @@
+"""Whether a VM may be snapshotted at all, before anything is done to it; every reason is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from holdfast_common.errors import NothingProtected, Refused
+from holdfast_common.units import size_text
+from holdfast_controller.facts import DatastoreFacts, VmFacts
+from holdfast_controller.vsphere import inventory
+from holdfast_controller.vsphere.session import VsphereSession
+
+# vSphere's limit is 32 links; a merge that fails must still leave room to repair.
+CHAIN_LINKS_MAX: Final = 28
+# A delta may grow as large as its disk: at least this share of a datastore must be free.
+FREE_SHARE_MIN: Final = 0.10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preflight:
+    """What was found. ``refusals`` stop the backup, ``warnings`` go on its point."""
+
+    vm: VmFacts
+    refusals: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def check(self) -> None:
+        """Raises: Refused, NothingProtected with every reason."""
+        if not self.vm.protected_disks:
+            reasons = "; ".join(
+                f"{disk.label}: {disk.unprotected_reason}" for disk in self.vm.disks
+            )
+            raise NothingProtected(
+                "the VM has no disk that an image backup can save",
+                vm=self.vm.name,
+                reasons=reasons or "it has no disks",
+            )
+        if self.refusals:
+            raise Refused("; ".join(self.refusals), vm=self.vm.name)
+
+
+def examine(
+    session: VsphereSession, vm_moref: str, *, free_share_min: float = FREE_SHARE_MIN
+) -> Preflight:
+    """Read a VM anew and judge it. Raises: SourceGone."""
+    around = inventory.read_surroundings(session)
+    vm = inventory.read_vm(session, vm_moref, around)
+    return judge(vm, around.names.by_moref, free_share_min=free_share_min)
+
+
+def judge(
+    vm: VmFacts, datastores: Mapping[str, DatastoreFacts], *, free_share_min: float = FREE_SHARE_MIN
+) -> Preflight:
+    """The verdict on a VM's facts. Pure."""
+    refusals: list[str] = []
+    if vm.connection_state != "connected":
+        refusals.append(f"the VM is {vm.connection_state or 'not reachable'}")
+    if vm.consolidation_needed:
+        refusals.append("a consolidation of its disks is pending: consolidate it first")
+    if vm.fault_tolerant:
+        refusals.append("it is protected by Fault Tolerance, which allows no snapshot")
+    shared = [disk.label for disk in vm.disks if disk.bus_sharing not in ("", "noSharing")]
+    if shared:
+        refusals.append(
+            f"vSphere makes no snapshot of a VM with a shared bus ({', '.join(shared)})"
+        )
+    refusals += _deep_chains(vm)
+    refusals += _full_datastores(vm, datastores, free_share_min)
+    warnings = [
+        f"{disk.label} is not in the backup: {disk.unprotected_reason}"
+        for disk in vm.unprotected_disks
+    ]
+    if vm.unprotected_disks and vm.protected_disks:
+        warnings.append("a volume that spans saved and unsaved disks cannot be restored")
+    return Preflight(vm=vm, refusals=tuple(refusals), warnings=tuple(warnings))
+
+
+def _deep_chains(vm: VmFacts) -> list[str]:
+    return [
+        f"the chain of {disk.label} has {len(disk.chain)} links; {CHAIN_LINKS_MAX} is the limit"
+        for disk in vm.protected_disks
+        if len(disk.chain) >= CHAIN_LINKS_MAX
+    ]
+
+
+def _full_datastores(
+    vm: VmFacts, datastores: Mapping[str, DatastoreFacts], free_share_min: float
+) -> list[str]:
+    used = {link.datastore_moref for disk in vm.protected_disks for link in disk.chain[-1:]}
+    if vm.vmx is not None:
+        used.add(vm.vmx.datastore_moref)
+    problems = []
+    for moref in sorted(used):
+        store = datastores.get(moref)
+        if store is None:
+            continue
+        if not store.accessible:
+            problems.append(f"datastore {store.name} is not accessible")
+        elif store.capacity_bytes and store.free_bytes < free_share_min * store.capacity_bytes:
+            problems.append(
+                f"datastore {store.name} has only {size_text(store.free_bytes)} of"
+                f" {size_text(store.capacity_bytes)} free; a snapshot needs room to grow"
+            )
+    return problems
