@@ -51,7 +51,7 @@ from holdfast_controller.store.jobs import JobRow
 from holdfast_controller.vsphere import change_tracking, preflight
 from holdfast_controller.vsphere.changed_areas import DiskAreas, areas_of_disk
 from holdfast_controller.vsphere.datastore_files import read_vm_files
-from holdfast_controller.vsphere.disk_tickets import source_tickets
+from holdfast_controller.runs.source_tickets import source_tickets
 from holdfast_controller.vsphere.inventory import (
     find_vm,
     read_surroundings,
