@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.lab_disks import MIB, assert_qemu_agrees, assert_true_everywhere, make_disk, needs_qemu
 
 from holdfast_lab.guest import (
     SYSTEM_PATHS,
@@ -22,6 +21,7 @@ from holdfast_lab.storage.disk import DatastoreKind
 from holdfast_lab.storage.errors import StorageError, TruthUnknown
 from holdfast_lab.storage.partitions import PartitionLayout
 from holdfast_lab.storage.runs import Area
+from support.lab_disks import MIB, assert_qemu_agrees, assert_true_everywhere, make_disk, needs_qemu
 
 needs_e2fsprogs = pytest.mark.skipif(
     shutil.which("mkfs.ext4", path=f"/usr/bin:{SYSTEM_PATHS}") is None,

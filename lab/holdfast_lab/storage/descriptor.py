@@ -140,7 +140,7 @@ def from_text(text: str) -> Descriptor:
     """Understand one descriptor. Raises: DescriptorError, also for more than one extent."""
     settings: dict[str, str] = {}
     extents: list[tuple[int, str, str]] = []
-    for raw_line in text.splitlines():
+    for raw_line in text.split("\n"):  # not splitlines: names may hold U+2028
         line = raw_line.strip()
         if not line or line.startswith("#"):
             continue

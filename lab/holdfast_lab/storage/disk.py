@@ -251,14 +251,17 @@ class LabDisk(LinkedDisk):
         with self.lock:
             target = self._tree.link(frozen)
             old = self._tree.tip
-            if target is old or target.sequence is None:
-                raise ChainError(f"{frozen.name} is not a frozen link of this guest log")
+            if target is old:
+                raise ChainError(f"{frozen.name} is the tip, not a frozen link")
             self._tree.refuse_when_busy([old])
             newest_epoch = self._tracking.newest_epoch()
             child = self._tree.add_child(target)
             self._tree.tip = child
             self._tree.remove_leaf(old)
-            self._log.revert(target.sequence)
+            if target.sequence is None:  # frozen before this log began: only the files know
+                self._log.restart(self.capacity_bytes)
+            else:
+                self._log.revert(target.sequence)
             self._tracking.after_revert(target, child, newest_epoch)
             self._links_changed()
             return child.path

@@ -27,7 +27,7 @@ class FlatExtent:
     def __init__(self, path: Path, *, writable: bool = True) -> None:
         self.path = path
         self._file = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
-        self.capacity_bytes = os.fstat(self._file).st_size
+        self.capacity_bytes = os.lseek(self._file, 0, os.SEEK_END)  # right for devices too
 
     def runs(self, offset: int, length: int) -> Iterator[Run]:
         """Data where the file has data, zeros in its holes."""

@@ -6,6 +6,7 @@ disk's lock covers every call.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from holdfast_lab.storage.errors import (
     FileExists,
     FileMissing,
     LinkBusy,
+    StorageError,
 )
 from holdfast_lab.storage.extent_file import ExtentFile, ReadBelow
 from holdfast_lab.storage.flat import FlatExtent, copy_data
@@ -306,21 +308,22 @@ class LinkTree:
         waiting: dict[Path, Path] = {}
         directory = next(iter(self.links)).parent
         for path in sorted(directory.glob("*.vmdk"))[:DESCRIPTORS_SEEN_MAX]:
-            if path not in self.links and path.stat().st_size < 64 * 1024:
-                try:
-                    parent_name = load(path).parent_name
-                except DescriptorError:
-                    continue
-                if parent_name is not None:
-                    waiting[path] = directory / parent_name
+            try:
+                parent_name = None if path in self.links else load(path).parent_name
+            except (DescriptorError, OSError):
+                continue
+            if parent_name is not None:
+                waiting[path] = directory / parent_name
         added = True
         while added:
             added = False
             for path, parent in list(waiting.items()):
                 if parent in self.links:
-                    self._add(path)
                     del waiting[path]
-                    added = True
+                    # A left-over that does not fit is nobody's branch, not a broken disk.
+                    with contextlib.suppress(StorageError):
+                        self._add(path)
+                        added = True
 
     def _free_stem(self) -> str:
         directory = self.tip.path.parent

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import random
+import re
+import threading
 import time
 from pathlib import Path
 
 import pytest
-from support.lab_disks import MIB, assert_qemu_agrees, assert_true_everywhere, make_disk, needs_qemu
 
 from holdfast_lab.storage.disk import DatastoreKind, LabDisk, Provisioning
 from holdfast_lab.storage.errors import ChainError, FileExists, LinkBusy, OutOfRange, TruthUnknown
+from support.lab_disks import MIB, assert_qemu_agrees, assert_true_everywhere, make_disk, needs_qemu
 
 KINDS = [DatastoreKind.VMFS, DatastoreKind.NFS, DatastoreKind.VMFS5]
 
@@ -222,6 +225,65 @@ def test_the_truth_of_an_adopted_disk_starts_with_what_was_found(tmp_path: Path)
     made = again.freeze()
     scribble(again, 3)
     assert_true_everywhere(again, {made.sequence: made.descriptor})
+
+
+def test_a_snapshot_from_before_the_log_can_be_reverted_to(tmp_path: Path) -> None:
+    disk = make_disk(tmp_path)
+    scribble(disk, 1)
+    made = disk.freeze()
+    scribble(disk, 2)
+    tip = disk.tip_descriptor
+    disk.close()
+    again = LabDisk.adopt(tip, guest_log=tmp_path / "guest" / "other")
+    with pytest.raises(TruthUnknown):
+        again.truth_sequence(made.descriptor)
+    again.revert(made.descriptor)
+    scribble(again, 3)
+    assert_true_everywhere(again)
+
+
+def test_left_over_files_of_others_do_not_break_a_disk(tmp_path: Path) -> None:
+    disk = make_disk(tmp_path)
+    made = disk.freeze()
+    text = made.tip.read_text()
+    disk.close()
+    folder = tmp_path / "files"
+    (folder / "web-000007.vmdk").write_text(text.replace("web-000001", "web-000007"))
+    (folder / "web-000008.vmdk").write_text(re.sub("parentCID=.*", "parentCID=00000001", text))
+    (folder / "web-000009.vmdk").write_bytes(os.urandom(1000))
+    (folder / "web-000010.vmdk").mkdir()
+    again = LabDisk.adopt(made.tip, guest_log=disk.guest_log_directory)
+    assert again.all_links == disk.all_links
+
+
+def test_many_threads_write_read_and_take_snapshots_of_one_disk(tmp_path: Path) -> None:
+    disk = make_disk(tmp_path, capacity=16 * MIB)
+    disk.enable_tracking()
+    failures: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            chooser = random.Random(seed)
+            for _ in range(30):
+                scribble(disk, chooser.randrange(2**30), writes=2)
+                if seed == 0:
+                    made = disk.freeze()
+                    with disk.reader_at(made.descriptor) as reader:
+                        assert disk.first_difference(reader, made.sequence) is None
+                    disk.release(made.descriptor)
+                else:
+                    disk.read_into(0, memoryview(bytearray(8192)))
+        except BaseException as error:  # noqa: BLE001 - a thread's failure is shown by the test
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failures
+    assert len(disk.links) == 1
+    assert_true_everywhere(disk)
 
 
 def test_content_that_came_from_elsewhere_becomes_the_truth(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from support.lab_disks import QEMU_IMG, assert_qemu_agrees, make_disk
 
 from holdfast_lab.storage.disk import DatastoreKind, Frozen, LabDisk
 from holdfast_lab.storage.readers import RawReader, pieces
 from holdfast_lab.storage.runs import Area, union
+from support.lab_disks import QEMU_IMG, assert_qemu_agrees, make_disk
 
 LINKS_MOST = 6
 GROWTHS_MOST = 2

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.lab_disks import MIB, QEMU_IMG, make_disk, needs_qemu
 
 from holdfast_lab.storage.disk import DatastoreKind, LabDisk
 from holdfast_lab.storage.errors import StreamCut, StreamRefused
 from holdfast_lab.storage.readers import RawReader
 from holdfast_lab.storage.stream_decoder import decode_stream, decode_upload
 from holdfast_lab.storage.stream_encoder import stream_optimized
+from support.lab_disks import MIB, QEMU_IMG, make_disk, needs_qemu
 
 
 def encoded(disk: LabDisk) -> bytes:

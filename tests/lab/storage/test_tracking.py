@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support.lab_disks import MIB, make_disk
 
 from holdfast_lab.storage import tracking_file
 from holdfast_lab.storage.disk import (
@@ -20,6 +19,7 @@ from holdfast_lab.storage.disk import (
 from holdfast_lab.storage.errors import ChangeIdUnknown, OutOfRange
 from holdfast_lab.storage.runs import Area
 from holdfast_lab.storage.tracking_file import granularity_for
+from support.lab_disks import MIB, make_disk
 
 KIB = 1024
 GRANULE = 64 * KIB
