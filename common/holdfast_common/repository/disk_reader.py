@@ -27,8 +27,8 @@ from holdfast_common.repository.manifest import PointDisk
 from holdfast_common.repository.previous_digests import block_digests
 
 PIECE_WINDOWS: Final = 4  # of 1 MiB, read together when a disk is read in order
-PIECES_AHEAD: Final = 4  # one more than the workers of a two-core proxy
-PIECES_MAX: Final = PIECES_AHEAD + 2  # in memory: 24 MiB
+PIECES_AHEAD: Final = 3  # as many as a two-core proxy has workers
+PIECES_MAX: Final = PIECES_AHEAD + 1  # in memory: 16 MiB
 LEAVES_MAX: Final = 8
 
 Piece = dict[int, bytes | memoryview]  # window -> its bytes; a window that is all zero is left out

@@ -22,7 +22,13 @@ from holdfast_common.repository.chunk_codec import (
 )
 from holdfast_common.repository.frame_worker import frame_id_of
 from holdfast_common.repository.key_sets import ReaderKeys, SegmentKeyOpener
-from holdfast_common.repository.layout import FRAME_BYTES, BlobKind, pack_name
+from holdfast_common.repository.layout import (
+    BLOCK_BYTES,
+    BLOCK_DIGEST_BYTES,
+    FRAME_BYTES,
+    BlobKind,
+    pack_name,
+)
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
 from holdfast_common.units import KIB, MIB
@@ -30,7 +36,7 @@ from holdfast_common.units import KIB, MIB
 log = logging.getLogger(__name__)
 
 GAP_BYTES_MAX: Final = 128 * KIB  # reading over a gap is cheaper than another read
-READ_BYTES_MAX: Final = 4 * MIB  # per thread
+READ_BYTES_MAX: Final = 2 * MIB  # per thread
 KEY_BATCH_MAX: Final = 512  # per question to the controller
 
 
@@ -128,8 +134,6 @@ class FrameReader:
         return self._decoded(place, stored)
 
     def _decoded(self, place: ChunkLocation, stored: memoryview) -> bytes | memoryview:
-        if place.is_hollow:
-            raise FormatError("frames without some of their blocks are not supported yet")
         length = payload_length(place.stored_length)
         binding = BlobBinding(
             kind=place.kind,
@@ -146,6 +150,8 @@ class FrameReader:
         )
         self._ciphers[binding.origin_id].open_into(stored, binding, target)
         plain = decompressor.plain(target, plain_length=place.plain_length)
+        if place.is_hollow:
+            return self._checked_hollow(place, plain)
         if place.kind is BlobKind.DISK_FRAME:
             actual = frame_id_of(plain, self._hasher)
         else:
@@ -155,6 +161,32 @@ class FrameReader:
                 "a chunk holds other data than its id says", chunk=place.chunk_id.hex()
             )
         return plain
+
+    def _checked_hollow(self, place: ChunkLocation, plain: bytes | memoryview) -> memoryview:
+        """A frame that lost its dead blocks, with zeros in their places; no map points at those.
+
+        The id covers the digests of all blocks, so the dead ones' must come from the index.
+        """
+        digests = self.index.digests(place)
+        if self._hasher.frame_id(digests) != place.chunk_id:
+            raise IntegrityError(
+                "a frame's digests are not those of its id", chunk=place.chunk_id.hex()
+            )
+        full = memoryview(bytearray(place.blocks * BLOCK_BYTES))
+        rest = memoryview(plain)
+        for block in range(place.blocks):
+            if not place.presence >> block & 1:
+                continue
+            data, rest = rest[:BLOCK_BYTES], rest[BLOCK_BYTES:]
+            wanted = digests[block * BLOCK_DIGEST_BYTES : (block + 1) * BLOCK_DIGEST_BYTES]
+            if self._hasher.block_digest(data) != wanted:
+                raise IntegrityError(
+                    "a chunk holds other data than its id says", chunk=place.chunk_id.hex()
+                )
+            full[block * BLOCK_BYTES : block * BLOCK_BYTES + len(data)] = data
+        if rest:
+            raise IntegrityError("a frame is longer than its blocks", chunk=place.chunk_id.hex())
+        return full
 
     def _tools(self) -> tuple[Decompressor, memoryview]:
         tools: tuple[Decompressor, memoryview] | None = getattr(self._thread, "tools", None)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.resources import files
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -266,6 +268,7 @@ def create_repository(
     """
     for _ in store.list("keys/"):
         raise Refused("there is a repository here already; nothing was changed")
+    _describe(store)
     repository_id = randomness.draw(ID_BYTES)
     sheet = new_recovery_sheet(repository_id=repository_id.hex(), randomness=randomness)
     secrets = KeySecrets(
@@ -293,6 +296,13 @@ def create_repository(
     )
     store.put(keys_name(1), data)
     return RepositoryKeys(secrets, generation=1, randomness=randomness), sheet
+
+
+def _describe(store: ObjectStore) -> None:
+    """Leave a copy of the format's description: who finds the repository needs nothing else to read it."""
+    text = files("holdfast_common.repository").joinpath("FORMAT.md").read_bytes()
+    with contextlib.suppress(ObjectExists):  # of an attempt that ended before its keys were stored
+        store.put("about/FORMAT.md", text)
 
 
 def open_repository(

@@ -271,6 +271,19 @@ class PointWriter:
             self._map.abort()
         self._release_lease()
 
+    def suspend(self) -> None:
+        """Give up the attempt, but keep what it has stored: the writer's next attempt will know it.
+
+        Raises: what a worker raised, RepositoryFull, RepositoryFailed; then nothing was kept.
+        """
+        if self._ended:
+            return
+        try:
+            self._pool.close()
+            self._flush_index()
+        finally:
+            self.abandon()
+
     def __enter__(self) -> PointWriter:
         return self
 
