@@ -20,6 +20,7 @@ from holdfast_lab.storage.disk_values import Hold
 
 if TYPE_CHECKING:
     from holdfast_lab.lab import Lab
+    from holdfast_lab.machine import Machine
 
 SLOT_NAMES = (
     (Device.VirtualSCSIController, "scsi"),
@@ -85,6 +86,19 @@ class HostDevices:
             self.presented[machine_id, device.key] = shown
         self.lab.calls.event("attach", **_facts(shown))
         return shown
+
+    def present_foreign(self, machine: Machine) -> None:
+        """The VM starts: show the disks that are not its own, as when they were hot-added."""
+        with self.lab.lock:
+            chosen = [
+                (slot_name(machine.devices, device), device)
+                for device in machine.disks()
+                if device.link is not None or device.mode == "independent_nonpersistent"
+            ]
+        for slot, device in chosen:
+            self.present(
+                machine_id=machine.moid, machine_name=machine.name, slot=slot, device=device
+            )
 
     def withdraw(self, machine_id: str, device_key: int) -> Presented | None:
         """Take a disk away from a VM; None when it was not presented."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyVmomi import vim
 
+from holdfast_lab.device_table import DiskDevice
 from holdfast_lab.disk_locks import check_power_on
 from holdfast_lab.faults import SoapFault
 from holdfast_lab.lab_clock import utc_now
@@ -104,6 +105,11 @@ def check_no_transfer(machine: Machine) -> None:
         )
 
 
+def own_disks(machine: Machine) -> list[DiskDevice]:
+    """The disks whose tip is the VM's; what a proxy has attached of others is not touched."""
+    return [each for each in machine.disks() if each.link is None]
+
+
 def power_on(machine: Machine) -> None:
     """Start the guest. Without ``Lab.lock``. Raises: SoapFault."""
     lab = machine.lab
@@ -114,8 +120,9 @@ def power_on(machine: Machine) -> None:
             raise SoapFault(vim.fault.InvalidState(), "A template cannot be powered on.")
         check_power_on(lab, machine)
         machine.power_state = POWERED_ON
-    for device in machine.disks():
+    for device in own_disks(machine):
         device.disk.power_on()
+    lab.host_devices.present_foreign(machine)
     with lab.lock:
         machine.booted = utc_now()
         machine.tools.running = machine.tools.installed
@@ -133,7 +140,7 @@ def power_off(machine: Machine, *, cleanly: bool = True) -> None:
         machine.booted = None
         lab.touch(machine)
     lab.host_devices.withdraw_all(machine.moid)
-    for device in machine.disks():
+    for device in own_disks(machine):
         if cleanly:
             device.disk.stun()
         else:
@@ -159,6 +166,6 @@ def suspend(machine: Machine) -> None:
         machine.power_state = SUSPENDED
         machine.tools.running = False
         lab.touch(machine)
-    for device in machine.disks():
+    for device in own_disks(machine):
         device.disk.stun()
     lab.calls.event("power", vm=machine.name, state=SUSPENDED)

@@ -11,7 +11,7 @@ import pytest
 from pyVmomi import vim, vmodl
 
 from holdfast_lab.inventory_plan import DiskPlan
-from support.lab_clients import (
+from support.lab_vsphere import (
     MIB,
     Client,
     attach,
@@ -77,10 +77,12 @@ def test_the_snapshot_names_the_frozen_file_and_the_machine_the_tip(client: Clie
 
 
 def test_there_is_no_snapshot_information_without_snapshots(client: Client) -> None:
-    vm = client.vm()
+    vm: Any = client.vm()
     assert vm.snapshot is None
     snapshot = client.snapshot(vm)
-    assert vm.snapshot.currentSnapshot == snapshot
+    info = vm.snapshot
+    assert info is not None
+    assert info.currentSnapshot == snapshot
     wait(snapshot.RemoveSnapshot_Task(removeChildren=False))
     assert vm.snapshot is None
     with pytest.raises(vmodl.fault.ManagedObjectNotFound):
