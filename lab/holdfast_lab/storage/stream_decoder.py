@@ -159,7 +159,7 @@ class _Decoder:
             )
         if not 0 < overhead <= OVERHEAD_SECTORS_MAX:
             raise StreamRefused(f"{overhead} sectors before the grains")
-        if descriptor != 1 or descriptor_size * SECTOR_BYTES < DESCRIPTOR_BYTES_MAX:
+        if descriptor != 1 or not 0 < descriptor_size < overhead:
             raise StreamRefused("the embedded descriptor is not where it belongs")
         self._skip_overhead(overhead)
         self._state = _State(capacity, grain, directory_at_end=directory == DIRECTORY_AT_END)
