@@ -12,6 +12,7 @@ import binascii
 import os
 import re
 import secrets
+import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,8 @@ def _may(lab: Lab, exchange: HttpExchange) -> bool:
     ticket = exchange.ticket()
     if ticket is not None:
         wanted = f"http{exchange.method.capitalize()}"
-        return ticket.path == exchange.path and ticket.method in (wanted, exchange.method)
+        path = urllib.parse.unquote(urllib.parse.urlsplit(ticket.path).path)  # it was given an URL
+        return path == exchange.path and ticket.method in (wanted, exchange.method)
     scheme, _, given = exchange.header("Authorization").partition(" ")
     if scheme.lower() != "basic":
         return False

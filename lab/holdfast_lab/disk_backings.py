@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from pyVmomi import vim
 
 from holdfast_lab.device_slots import wrong_device
 from holdfast_lab.device_table import Device, DiskDevice
+from holdfast_lab.disk_locks import locked, uses_of
 from holdfast_lab.faults import LabError, SoapFault, file_not_found
 from holdfast_lab.storage.descriptor import canonical_uuid
 from holdfast_lab.storage.disk import DatastoreKind, LabDisk, Provisioning
@@ -165,8 +167,6 @@ def destroy_files(lab: Lab, device: DiskDevice) -> None:
 
     Without ``Lab.lock``. Raises: SoapFault (FileLocked) while a running VM has them open.
     """
-    from holdfast_lab.disk_locks import locked, uses_of
-
     disk = device.disk
     doomed = (device.link,) if device.link is not None else disk.all_links
     with lab.lock:
@@ -177,6 +177,9 @@ def destroy_files(lab: Lab, device: DiskDevice) -> None:
         for link in doomed:
             for file in disk.files(link):
                 file.unlink(missing_ok=True)
+        if disk.directory not in (each.root for each in lab.datastores()):
+            with suppress(OSError):
+                disk.directory.rmdir()  # nothing else was in it
     lab.disks.forget(disk)
 
 
