@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from holdfast_common.clock import SystemClock
+from holdfast_common.errors import NotFound, Refused, UsageError
+from holdfast_common.logs import Secret
+from holdfast_controller.facts import Inventory, ServerFacts, VmFacts
+from holdfast_controller.store import inventory, vcenters
+from holdfast_controller.store.database import Database
+from holdfast_controller.store.inventory import InventoryTable
+from holdfast_controller.store.secrets import SecretSeal
+from holdfast_controller.store.vcenters import NewVcenter, VcenterTable
+
+SERVER = ServerFacts(
+    instance_uuid="i-1", product="lab", version="8.0.1", build="1", is_vcenter=True
+)
+VM = VmFacts(
+    moref="vm-1",
+    name="web1",
+    instance_uuid="50aa",
+    bios_uuid="42aa",
+    place="/dc1/Berlin/web",
+    folder_moref="group-v1",
+    host_moref="host-1",
+    host_name="esx1.lab",
+    pool_moref="resgroup-1",
+    datacenter_moref="datacenter-1",
+    datastore_names=("nfs1",),
+    power_state="poweredOn",
+    connection_state="connected",
+    template=False,
+    hardware_version=19,
+    guest_id="debian12_64Guest",
+    guest_name="Debian",
+    firmware="bios",
+    tools_running="guestToolsRunning",
+    tools_version_status="",
+    change_tracking_supported=True,
+    change_tracking_enabled=False,
+    consolidation_needed=False,
+    encrypted=False,
+    has_vtpm=False,
+    fault_tolerant=False,
+    memory_mb=512,
+    cpu_count=1,
+    vmx=None,
+    snapshots=(),
+    current_snapshot_moref="",
+    disks=(),
+)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = Database(tmp_path / "controller.sqlite", [vcenters.MIGRATIONS, inventory.MIGRATIONS])
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def table(database: Database) -> VcenterTable:
+    return VcenterTable(database, SystemClock(), SecretSeal(Secret(b"k" * 32)))
+
+
+def new_vcenter(name: str = "vc1", instance_uuid: str = "i-1") -> NewVcenter:
+    return NewVcenter(
+        name=name,
+        host="vc.example",
+        port=443,
+        user_name="backup",
+        password=Secret(b"hunter2"),
+        certificate_sha256="ab" * 32,
+        instance_uuid=instance_uuid,
+        product="vCenter",
+        version="8.0.1",
+        is_vcenter=True,
+    )
+
+
+def test_a_vcenters_password_is_sealed_in_the_database(table: VcenterTable, tmp_path: Path) -> None:
+    row = table.add(new_vcenter())
+    assert table.password(row.vcenter_id).reveal() == b"hunter2"
+    assert table.named("vc1") == row == table.vcenter(row.vcenter_id)
+    files = [path.read_bytes() for path in tmp_path.glob("controller.sqlite*")]
+    assert not any(b"hunter2" in data for data in files)
+    assert "hunter2" not in repr(row)
+
+
+def test_the_same_server_added_again_keeps_its_id(table: VcenterTable) -> None:
+    first = table.add(new_vcenter())
+    again = table.add(replace(new_vcenter(), name="renamed", certificate_sha256="cd" * 32))
+    assert again.vcenter_id == first.vcenter_id
+    assert again.certificate_sha256 == "cd" * 32
+    assert [row.name for row in table.all()] == ["renamed"]
+    assert table.password(again.vcenter_id).reveal() == b"hunter2"
+
+
+def test_a_name_belongs_to_one_server(table: VcenterTable) -> None:
+    table.add(new_vcenter())
+    with pytest.raises(Refused):
+        table.add(new_vcenter(instance_uuid="i-2"))
+
+
+def test_a_check_is_remembered_and_a_removed_vcenter_is_unknown(table: VcenterTable) -> None:
+    row = table.add(new_vcenter())
+    table.note_check(row.vcenter_id, error="did not answer")
+    assert table.vcenter(row.vcenter_id).last_error == "did not answer"
+    table.remove(row.vcenter_id)
+    for ask in (table.vcenter, table.password, table.remove):
+        with pytest.raises(NotFound):
+            ask(row.vcenter_id)
+
+
+@pytest.fixture
+def known(table: VcenterTable, database: Database) -> InventoryTable:
+    row = table.add(new_vcenter())
+    kept = InventoryTable(database)
+    vms = (
+        VM,
+        replace(VM, moref="vm-2", name="web2", instance_uuid="50bb", place="/dc1/Berlin"),
+        replace(
+            VM,
+            moref="vm-3",
+            name="db",
+            instance_uuid="50cc",
+            place="/dc1/Berlin2",
+            host_name="esx2.lab",
+            datastore_names=("vmfs1", "nfs1"),
+        ),
+    )
+    taken = Inventory(server=SERVER, taken_at="now", vms=vms, hosts=(), datastores=(), places=())
+    kept.replace(row.vcenter_id, taken)
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("selector", "names"),
+    [
+        ("db", ["db"]),
+        ("50bb", ["web2"]),
+        ("web*", ["web1", "web2"]),
+        ("*", ["db", "web1", "web2"]),
+        ("vc1/web?", ["web1", "web2"]),
+        ("folder:/dc1/Berlin", ["web1", "web2"]),
+        ("folder:dc1/Berlin/web/", ["web1"]),
+        ("folder:/dc1/Berlin2", ["db"]),
+        ("host:esx2*", ["db"]),
+        ("datastore:vmfs1", ["db"]),
+        ("datastore:nfs1", ["db", "web1", "web2"]),
+    ],
+)
+def test_selectors_name_vms(known: InventoryTable, selector: str, names: list[str]) -> None:
+    assert [each.vm.name for each in known.select([selector])] == names
+
+
+def test_a_vm_that_two_selectors_name_is_chosen_once(known: InventoryTable) -> None:
+    assert len(known.select(["web*", "web1", "folder:/dc1"])) == 3
+
+
+def test_rule_25_a_selector_that_names_nothing_is_an_error(known: InventoryTable) -> None:
+    with pytest.raises(NotFound):
+        known.select(["web*", "mail"])
+    with pytest.raises(UsageError):
+        known.select(["tag:gold"])
+
+
+def test_facts_come_back_as_they_were(known: InventoryTable) -> None:
+    (found,) = known.select(["web1"])
+    assert found.vm == VM
+    assert (found.vcenter_name, found.taken_at) == ("vc1", "now")
+    assert known.surroundings(found.vcenter_id).server == SERVER
+    known.forget(found.vcenter_id)
+    assert known.vms() == []
+    with pytest.raises(NotFound):
+        known.surroundings(found.vcenter_id)
