@@ -36,8 +36,8 @@ class Demo:
     environment: dict[str, str]
     programs: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def start(self, *command: str, ready: Path) -> None:
-        """Start a program in the background and wait until it says that it is ready."""
+    def start(self, *command: str, ready: Path | None = None) -> None:
+        """Start a program in the background; wait until its ready file is there, when it has one."""
         print(f"$ {shlex.join(command)} &", flush=True)
         log = (self.folder / f"{command[0]}-{len(self.programs)}.log").open("wb")
         program = subprocess.Popen(
@@ -45,15 +45,16 @@ class Demo:
         )
         self.programs.append(program)
         until = time.monotonic() + READY_SECONDS
-        while not ready.exists():
+        while ready is not None and not ready.exists():
             if program.poll() is not None or time.monotonic() > until:
                 print(Path(log.name).read_text(errors="replace")[-4000:], file=sys.stderr)
                 raise DemoFailed(f"{command[0]} did not become ready")
             time.sleep(0.05)
 
-    def run(self, *command: str, expect: int = 0, quiet: bool = False) -> str:
+    def run(self, *command: str, expect: int = 0, quiet: bool = False, silent: bool = False) -> str:
         """Run a command, echo it with its exit code; its stdout. Fails on another exit code."""
-        print(f"$ {shlex.join(command)}", flush=True)
+        if not silent:
+            print(f"$ {shlex.join(command)}", flush=True)
         done = subprocess.run(
             command,
             env=self.environment,
@@ -63,19 +64,20 @@ class Demo:
             stdin=subprocess.DEVNULL,
             check=False,
         )
-        shown = done.stdout if not quiet else ""
+        shown = "" if quiet or silent else done.stdout
         for line in (shown + done.stderr).splitlines():
             print(f"  {line}")
-        print(f"  [exit {done.returncode}]", flush=True)
+        if not silent:
+            print(f"  [exit {done.returncode}]", flush=True)
         if done.returncode != expect:
             if quiet:
                 print(done.stdout, file=sys.stderr)
             raise DemoFailed(f"{shlex.join(command)} ended with {done.returncode}, not {expect}")
         return done.stdout
 
-    def answer(self, *command: str) -> dict[str, object]:
+    def answer(self, *command: str, silent: bool = False) -> dict[str, object]:
         """The last JSON document that a command prints with --json."""
-        lines = self.run(*command, "--json", quiet=True).strip().splitlines()
+        lines = self.run(*command, "--json", quiet=True, silent=silent).strip().splitlines()
         found: dict[str, object] = json.loads(lines[-1])
         return found
 
@@ -201,8 +203,17 @@ def add_proxy(
         f"{repository_id}={repository}", *mounted, "--vm-bios-uuid", proxy["bios_uuid"],
         "--device-folder", f"{lab['devices']}/proxy", "--restore-folder", str(restores),
     )  # fmt: skip
-    ready = demo.folder / "agent.ready"
-    demo.start("holdfast-agent", "run", "--ready-file", str(ready), ready=ready)
+    demo.start("holdfast-agent", "run")
+    until = time.monotonic() + READY_SECONDS
+    while not _connected(demo):
+        if time.monotonic() > until:
+            raise DemoFailed("the agent did not connect")
+        time.sleep(0.2)
+
+
+def _connected(demo: Demo) -> bool:
+    agents = demo.answer("holdfast", "agent", "list", silent=True)["agents"]
+    return any(agent["state"] == "connected" for agent in agents)  # type: ignore[attr-defined]  # JSON
 
 
 def full_backups(demo: Demo, story: Story) -> None:

@@ -13,26 +13,31 @@ import click
 from holdfast_common.errors import HoldfastError
 from holdfast_common.job_result import ErrorReport
 from holdfast_common.places import HOME_VARIABLE, find_places
-from holdfast_controller.commands.agent import agent
-from holdfast_controller.commands.backup import backup
-from holdfast_controller.commands.check import check
-from holdfast_controller.commands.controller import controller
-from holdfast_controller.commands.doctor import doctor
 from holdfast_controller.commands.entry import Entry
-from holdfast_controller.commands.init import init
-from holdfast_controller.commands.inventory import inventory
-from holdfast_controller.commands.job import job
-from holdfast_controller.commands.key import key
-from holdfast_controller.commands.point import point
-from holdfast_controller.commands.restore import restore
-from holdfast_controller.commands.status import status
-from holdfast_controller.commands.vcenter import vcenter
+from holdfast_controller.commands.lazy_group import LazyGroup
 
 INTERRUPTED_STATUS = 130
 
 
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "HOLDFAST"}
+    cls=LazyGroup,
+    commands_folder="holdfast_controller.commands",
+    command_names=(
+        "agent",
+        "backup",
+        "check",
+        "controller",
+        "doctor",
+        "init",
+        "inventory",
+        "job",
+        "key",
+        "point",
+        "restore",
+        "status",
+        "vcenter",
+    ),
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "HOLDFAST"},
 )
 @click.option("--home", default="", help=f"Folder of this installation (also {HOME_VARIABLE}).")
 @click.pass_context
@@ -55,24 +60,6 @@ def completion(shell: str) -> None:
         click.echo("env _HOLDFAST_COMPLETE=fish_source holdfast | source")
     else:
         click.echo(f'eval "$(_HOLDFAST_COMPLETE={shell}_source holdfast)"')
-
-
-for command in (
-    agent,
-    backup,
-    check,
-    controller,
-    doctor,
-    init,
-    inventory,
-    job,
-    key,
-    point,
-    restore,
-    status,
-    vcenter,
-):
-    holdfast.add_command(command)
 
 
 def main() -> None:

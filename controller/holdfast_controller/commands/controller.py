@@ -15,8 +15,6 @@ from holdfast_common.logs import log_to_stderr
 from holdfast_common.trust.keys import write_private
 from holdfast_controller.commands.entry import Entry, pass_entry
 from holdfast_controller.configuration import read_configuration
-from holdfast_controller.service.daemon import run_daemon
-from holdfast_controller.service.listeners import BoundPorts, only_controller
 
 
 @click.group()
@@ -34,6 +32,10 @@ def controller() -> None:
 @pass_entry
 def run(entry: Entry, *, ready_file: Path | None) -> None:
     """Run until SIGTERM or SIGINT; running jobs are stopped cleanly."""
+    # imported here: no other command waits for the daemon's code
+    from holdfast_controller.service.daemon import run_daemon
+    from holdfast_controller.service.listeners import BoundPorts, only_controller
+
     log_to_stderr()
     configuration = read_configuration(entry.places.controller_configuration)
 
