@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from google.protobuf.message import DecodeError
+
 from holdfast_common.errors import UsageError
 from holdfast_common.identity import (
     JobId,
@@ -138,3 +140,16 @@ def job_result_from_message(message: job_pb2.JobResult) -> JobResult:
         started_at=message.started_at,
         finished_at=message.finished_at,
     )
+
+
+def encoded_result(result: JobResult) -> bytes:
+    """A result as bytes, for an agent's ledger."""
+    return job_result_to_message(result).SerializeToString()
+
+
+def decoded_result(encoded: bytes) -> JobResult:
+    """The inverse of `encoded_result`. Raises: UsageError."""
+    try:
+        return job_result_from_message(job_pb2.JobResult.FromString(encoded))
+    except DecodeError as error:
+        raise UsageError("not a job's result", length=len(encoded)) from error

@@ -1,0 +1,105 @@
+"""What this agent says in its session: our values -> messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from holdfast_agent.capabilities import Reach
+from holdfast_agent.running_attempt import (
+    AttemptState,
+    CommitAsked,
+    Posted,
+    ProgressMade,
+    ResultReady,
+    StateChanged,
+)
+from holdfast_common.job_spec import Attempt
+from holdfast_common.wire import session_pb2
+from holdfast_common.wire_codec.results import job_result_to_message
+from holdfast_common.wire_codec.values import (
+    attempt_to_message,
+    error_to_message,
+    progress_to_message,
+)
+
+FEATURES: Final = frozenset({"image-1"})  # whole disks: back up, restore, verify, check, list
+REQUIRED_FEATURES: Final = frozenset({"image-1"})
+
+_STATES = {
+    AttemptState.ACCEPTED: session_pb2.AGENT_JOB_STATE_ACCEPTED,
+    AttemptState.RUNNING: session_pb2.AGENT_JOB_STATE_RUNNING,
+    AttemptState.COMMITTING: session_pb2.AGENT_JOB_STATE_COMMITTING,
+    AttemptState.FINISHED: session_pb2.AGENT_JOB_STATE_FINISHED,
+    AttemptState.REFUSED: session_pb2.AGENT_JOB_STATE_REFUSED,
+}
+
+
+def hello_message(
+    *,
+    boot_id: str,
+    role: str,
+    reach: Reach,
+    running: Sequence[tuple[Attempt, AttemptState]],
+    results: Sequence[Attempt],
+) -> session_pb2.FromAgent:
+    """The first message of a session."""
+    hello = session_pb2.Hello(
+        boot_id=boot_id,
+        features=sorted(FEATURES),
+        required_features=sorted(REQUIRED_FEATURES),
+        role=role,
+        running=[
+            session_pb2.RunningJob(attempt=attempt_to_message(attempt), state=_STATES[state])
+            for attempt, state in running
+        ],
+        results=[attempt_to_message(attempt) for attempt in results],
+        capabilities=session_pb2.Capabilities(
+            transports=[kind.value for kind in reach.transports],
+            datastores=[
+                session_pb2.DatastoreReach(datastore_id=found.datastore_id, writable=found.writable)
+                for found in reach.datastores
+            ],
+            repository_ids=reach.repositories,
+            vm_bios_uuid=reach.vm_bios_uuid,
+            restore_folders=reach.restore_folders,
+            host_name=reach.host_name,
+            version=reach.version,
+        ),
+    )
+    return session_pb2.FromAgent(hello=hello)
+
+
+def heartbeat_message(number: int) -> session_pb2.FromAgent:
+    """A sign of life."""
+    return session_pb2.FromAgent(heartbeat=session_pb2.Heartbeat(number=number))
+
+
+def posted_message(posted: Posted) -> session_pb2.FromAgent:
+    """What a job's thread posted."""
+    match posted:
+        case StateChanged():
+            state = session_pb2.JobState(
+                attempt=attempt_to_message(posted.attempt), state=_STATES[posted.state]
+            )
+            if posted.error is not None:
+                state.error.CopyFrom(error_to_message(posted.error))
+            return session_pb2.FromAgent(job_state=state)
+        case ProgressMade():
+            return session_pb2.FromAgent(
+                progress=progress_to_message(posted.attempt, posted.report)
+            )
+        case CommitAsked():
+            return session_pb2.FromAgent(
+                commit_request=session_pb2.CommitRequest(
+                    attempt=attempt_to_message(posted.attempt),
+                    manifest_digest=posted.manifest_digest,
+                )
+            )
+        case ResultReady():
+            return session_pb2.FromAgent(
+                job_finished=session_pb2.JobFinished(
+                    attempt=attempt_to_message(posted.attempt),
+                    result=job_result_to_message(posted.result),
+                )
+            )
