@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from holdfast_lab.cli_output import PlainValue, give, json_option, pairs, plain, state_option
-from holdfast_lab.control import LabClient
+from holdfast_lab.control_client import LabClient
 from holdfast_lab.inventory_plan import parse_size
 
 DIFFERENT = 13  # the exit code of a comparison that found a difference

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from holdfast_lab.control import LabClient
+from holdfast_lab.control_client import LabClient
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 PlainValue = Any  # what JSON can hold

@@ -13,9 +13,9 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from holdfast_lab.control_client import LINE_BYTES_MAX, SOCKET_NAME, bound_path
 from holdfast_lab.faults import LabError, SoapFault
 from holdfast_lab.storage.errors import StorageError
 
@@ -23,14 +23,7 @@ if TYPE_CHECKING:
     from holdfast_lab.lab import Lab
     from holdfast_lab.server import LabServer
 
-SOCKET_NAME = "control.sock"
-LINE_BYTES_MAX = 64 << 20
-CONNECT_SECONDS = 10.0
 T = TypeVar("T")
-
-
-class ControlFailed(LabError):
-    """A command failed; the message is the lab's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +83,6 @@ def control_command(name: str) -> Callable[[Body], Body]:
         return body
 
     return register
-
-
-def bound_path(path: Path) -> tuple[str, int]:
-    """A short name for a socket's path, and the descriptor that it needs open meanwhile.
-
-    A socket's path has at most 107 bytes; through the folder's descriptor any depth is reached.
-    """
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    return f"/proc/self/fd/{folder}/{path.name}", folder
 
 
 class ControlServer:
@@ -167,41 +151,3 @@ class ControlServer:
         except Exception as error:  # noqa: BLE001 - a bug must reach whoever gave the command
             self.lab.calls.note_bug("control", traceback.format_exc())
             return {"ok": False, "error": f"the lab failed: {error!r}"}
-
-
-class LabClient:
-    """Gives commands to a lab, in this process or another one. One thread at a time."""
-
-    def __init__(self, state: Path) -> None:
-        self.state = state
-        self.path = state / SOCKET_NAME
-
-    def call(self, command: str, **arguments: object) -> Any:  # noqa: ANN401 - plain values from JSON
-        """Give one command; its result. Raises: ControlFailed."""
-        given = {name: value for name, value in arguments.items() if value is not None}
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(CONNECT_SECONDS)
-            self._connect(connection)
-            connection.settimeout(None)
-            with connection.makefile("rwb") as stream:
-                stream.write(json.dumps({"command": command, **given}).encode() + b"\n")
-                stream.flush()
-                line = stream.readline(LINE_BYTES_MAX)
-        if not line:
-            raise ControlFailed("the lab ended before it answered")
-        answer = json.loads(line)
-        if not answer["ok"]:
-            raise ControlFailed(answer["error"])
-        return answer["result"]
-
-    def _connect(self, connection: socket.socket) -> None:
-        try:
-            name, folder = bound_path(self.path)
-        except OSError as error:
-            raise ControlFailed(f"there is no state directory {self.state}") from error
-        try:
-            connection.connect(name)
-        except OSError as error:
-            raise ControlFailed(f"no lab runs in {self.state}: {error}") from error
-        finally:
-            os.close(folder)

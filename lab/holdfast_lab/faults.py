@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from pyVmomi import vim, vmodl
 
+from holdfast_lab.errors import ConnectionCut, LabError
 
-class LabError(Exception):
-    """The lab itself was used wrongly (a bad inventory file, an unknown command)."""
+__all__ = [
+    "ConnectionCut",
+    "LabError",
+    "SoapFault",
+    "file_not_found",
+    "invalid_argument",
+    "invalid_datastore_path",
+    "not_supported",
+]
 
 
 class SoapFault(LabError):
@@ -21,10 +29,6 @@ class SoapFault(LabError):
     def name(self) -> str:
         """The fault's name on the wire, such as ``NotAuthenticated``."""
         return str(self.fault._wsdlName)
-
-
-class ConnectionCut(LabError):
-    """The connection is to be closed without an answer; raised by misbehaviour only."""
 
 
 def invalid_argument(name: str, message: str = "") -> SoapFault:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from holdfast_lab.faults import LabError
+from holdfast_lab.errors import LabError
 
 Plan = TypeVar("Plan")
 Content = Literal["empty", "random", "ext4"]

@@ -12,6 +12,7 @@ from pyVmomi import vim
 from holdfast_lab.datastores import Datastore
 from holdfast_lab.disk_backings import destroy_files
 from holdfast_lab.disk_devices import change_devices
+from holdfast_lab.disk_locks import locked, uses_of
 from holdfast_lab.faults import SoapFault, file_not_found, invalid_argument, not_supported
 from holdfast_lab.hosts import Host, ResourcePool
 from holdfast_lab.inventory import Folder
@@ -240,6 +241,10 @@ def destroy_machine(machine: Machine) -> None:
     with lab.lock:
         check_state(machine, POWERED_OFF, SUSPENDED)
         check_no_transfer(machine)
+        for device in machine.disks():
+            for link in (device.link,) if device.link is not None else device.disk.all_links:
+                if uses_of(lab, device.disk, link):
+                    raise locked(lab, link, "it is in use")
     for device in machine.disks():
         destroy_files(lab, device)
     with lab.lock:

@@ -6,15 +6,18 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from holdfast_lab.cli_lab import LAB_COMMANDS
 from holdfast_lab.cli_machines import MACHINE_COMMANDS
 from holdfast_lab.cli_output import Answer, show, state_option
-from holdfast_lab.faults import LabError
+from holdfast_lab.errors import LabError
 from holdfast_lab.inventory_plan import InventoryPlan, parse_size
-from holdfast_lab.lab import Mode
+
+if TYPE_CHECKING:
+    from holdfast_lab.lab import Mode
 
 FAILED = 1
 

@@ -38,7 +38,7 @@ KINDS: Mapping[str, str] = {
     "unavailable": "the call is answered HTTP 503",
     "silence": "the call is never answered, until the rule is released or disarmed",
     "hold_call": "the call waits before (or when=after) its effect until released",
-    "kill_process": "parameter pid is killed before (or when=after) the call's effect",
+    "kill_process": "parameter pid is killed; the call has no effect, or with when=after it has",
     "move_disk": "before the call, the disks of parameter vm move to parameter datastore",
     # tasks: match on description, vm
     "fail_task": "the task fails with parameter fault, before (or when=after) its effect",
@@ -205,8 +205,10 @@ class Misbehaviour:
                 continue
             if kind == "hold_call":
                 self.hold(rule)
-            else:
-                kill(rule.number("pid", 0))
+                continue
+            kill(rule.number("pid", 0))
+            if when == "before":
+                raise ConnectionCut("its sender was killed before the call arrived")
 
     def after_call(self, facts: Mapping[str, str]) -> None:
         """Raises: ConnectionCut when the reply is to be lost."""

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import holdfast_lab.plugins as _plugins  # noqa: F401 - importing it registers all methods and paths
 from holdfast_lab.certificate import ServerCertificate, make_certificate
-from holdfast_lab.control import ControlServer, LabClient
+from holdfast_lab.control import ControlServer
+from holdfast_lab.control_client import LabClient
 from holdfast_lab.faults import ConnectionCut
 from holdfast_lab.http_exchange import HttpExchange
 from holdfast_lab.inventory_build import build_lab

@@ -109,6 +109,11 @@ class SessionManager(LabObject):
             return session.describe() if session and session.user else None
         return super().read(name, session)
 
+    @wire_property("currentSession")
+    def current_session(self) -> object:
+        """Whose it is, only ``read`` knows."""
+        return None
+
     @wire_property("sessionList")
     def session_list(self) -> object:
         return [each.describe() for each in self.lab.sessions.logged_in()]

@@ -177,7 +177,10 @@ def read_scalar(text: str, kind: WireObject) -> WireObject:
         if issubclass(kind, VmomiSupport.binary):
             return VmomiSupport.binary(base64.b64decode(text))
         if kind is datetime:
-            return Iso8601.ParseISO8601(text.strip())
+            moment = Iso8601.ParseISO8601(text.strip())
+            if moment is None:
+                raise ValueError("no ISO 8601 time")
+            return moment
         if issubclass(kind, (int, float)):
             return kind(text.strip())
         return kind(text)
@@ -203,8 +206,8 @@ class _Writer(SoapAdapter.SoapSerializer):
 
 
 def value_text(value: object, declared: WireObject, *, name: str = "returnval") -> str:
-    """``value`` as the element ``name``; empty when it is None."""
-    if value is None:
+    """``value`` as the element ``name``; nothing when it is None or an empty list of a method."""
+    if value is None or (declared is not object and isinstance(value, list) and not value):
         return ""
     writer = StringIO()
     info = VmomiSupport.Object(name=name, type=declared, version=WIRE_VERSION, flags=0)
@@ -225,8 +228,8 @@ def fault_envelope(fault: SoapFault) -> bytes:
     kind = fault.fault._wsdlName
     info = VmomiSupport.Object(name=f"{kind}Fault", type=object, version=WIRE_VERSION, flags=0)
     serializer: WireObject = _Writer(writer)
-    serializer.outermostAttrs = f' xmlns="{SOAP_NAMESPACE}"'
-    serializer._SerializeDataObject(fault.fault, info, serializer.outermostAttrs, SOAP_NAMESPACE)
+    namespace = f' xmlns="{SOAP_NAMESPACE}"'
+    serializer._SerializeDataObject(fault.fault, info, namespace, SOAP_NAMESPACE)
     message = SoapAdapter.XmlEscape(fault.message)
     return ENVELOPE.format(
         "<soapenv:Fault><faultcode>ServerFaultCode</faultcode>"
