@@ -75,7 +75,7 @@ _JOB_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
 
 def checked_job_name(job_id: str) -> str:
     """The job id itself when it can stand in an object's name. Raises: FormatError."""
-    if not _JOB_NAME.match(job_id):
+    if not _JOB_NAME.fullmatch(job_id):
         raise FormatError("not a job id that can name an object", job_id=job_id[:80])
     return job_id
 

@@ -88,14 +88,14 @@ class ObjectStore(Protocol):
 
 def checked_name(name: str) -> str:
     """The name itself when it follows the grammar. Raises: FormatError."""
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise FormatError("not an object name", name=name[:100])
     return name
 
 
 def checked_prefix(prefix: str) -> str:
     """The prefix itself when it follows the grammar. Raises: FormatError."""
-    if not _PREFIX.match(prefix):
+    if not _PREFIX.fullmatch(prefix):
         raise FormatError("not a prefix of object names", prefix=prefix[:100])
     return prefix
 

@@ -1,0 +1,80 @@
+"""An object store in memory, for tests that make many repositories; it meets the same contract."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+from holdfast_common.errors import FormatError, IntegrityError, ObjectExists, ObjectMissing
+from holdfast_common.repository.object_store import ObjectInfo, checked_name, checked_prefix
+
+
+class MemoryStore:
+    """Objects in a dictionary that tests may look into and damage."""
+
+    def __init__(self, objects: dict[str, bytes] | None = None) -> None:
+        self.objects: dict[str, bytes] = dict(objects or {})
+        self._lock = threading.Lock()
+
+    def copy(self) -> MemoryStore:
+        """The same objects, to be damaged on their own."""
+        return MemoryStore(self.objects)
+
+    def put(self, name: str, data: bytes | bytearray | memoryview) -> None:
+        checked_name(name)
+        with self._lock:
+            if name in self.objects:
+                raise ObjectExists("an object of this name is already stored", name=name)
+            self.objects[name] = bytes(data)
+
+    def begin(self, *, bulk: bool = False) -> MemoryUpload:
+        return MemoryUpload(self)
+
+    def get(self, name: str, *, length_max: int) -> bytes:
+        data = self._found(name)
+        if len(data) > length_max:
+            raise FormatError("object is longer than its kind may be", name=name)
+        return data
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+        data = self._found(name)[offset : offset + buffer.nbytes]
+        if len(data) != buffer.nbytes:
+            raise IntegrityError("object is shorter than it must be", name=name)
+        buffer[:] = data
+
+    def head(self, name: str) -> ObjectInfo | None:
+        checked_name(name)
+        data = self.objects.get(name)
+        return None if data is None else ObjectInfo(name=name, length=len(data))
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        checked_prefix(prefix)
+        for name in sorted(self.objects):
+            if name.startswith(prefix):
+                yield ObjectInfo(name=name, length=len(self.objects[name]))
+
+    def delete(self, name: str) -> None:
+        self._found(name)
+        del self.objects[name]
+
+    def _found(self, name: str) -> bytes:
+        checked_name(name)
+        try:
+            return self.objects[name]
+        except KeyError as error:
+            raise ObjectMissing("there is no such object", name=name) from error
+
+
+class MemoryUpload:
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._pieces.append(bytes(data))
+
+    def commit(self, name: str) -> None:
+        self._store.put(name, b"".join(self._pieces))
+
+    def abort(self) -> None:
+        self._pieces = []
