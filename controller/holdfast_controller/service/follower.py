@@ -62,7 +62,11 @@ class RunFollower:
             operator_pb2.RunEvent(log=_named(event_message(event), row)) for event in events[seen:]
         ]
         self._events_seen[row.job_id] = len(events)
-        if row.total_bytes and self._progress_seen.get(row.job_id) != row.done_bytes:
+        if (
+            not row.ended
+            and row.total_bytes
+            and self._progress_seen.get(row.job_id) != row.done_bytes
+        ):
             self._progress_seen[row.job_id] = row.done_bytes
             found.append(operator_pb2.RunEvent(progress=job_message(row)))
         if row.ended:
@@ -78,16 +82,14 @@ def _named(event: operator_pb2.JobEvent, row: JobRow) -> operator_pb2.JobEvent:
 
 
 def run_end(rows: list[JobRow]) -> tuple[str, int]:
-    """A run's state and exit status: the worst of its jobs; 3 when only some of them failed."""
+    """A run's state and exit status: 0 only when all is done; the error's own when all failed by it."""
     failed = [row for row in rows if row.state is not JobState.DONE]
     if not failed:
         return JobState.DONE, 0
-    for state in _WORST_FIRST:
-        worst = [row for row in failed if row.state is state]
-        if worst:
-            error = worst[0].error
-            status = error.exit_status if error is not None else _STATUS_OF_STATE[state]
-            if len(rows) > len(failed) and status == 1:
-                return JobState.PARTIAL, 3
-            return state, status
-    return JobState.FAILED, 1
+    worst = next(state for state in _WORST_FIRST if any(row.state is state for row in failed))
+    statuses = {
+        row.error.exit_status if row.error is not None else _STATUS_OF_STATE[row.state]
+        for row in failed
+    }
+    same = len(statuses) == 1 and len(failed) == len(rows)
+    return worst, statuses.pop() if same else 1
