@@ -233,6 +233,13 @@ class VsphereSession:
                 lost = error
         raise lost
 
+    def through_gate(self, name: str, subject: str, work: Callable[[], Value]) -> Value:
+        """``work`` that talks to vSphere without SOAP, counted and failed like a call."""
+        self._gate.before(name, subject)
+        result = work()
+        self._gate.after(name, subject)
+        return result
+
     # -- tasks ------------------------------------------------------------------------------
 
     def wait_for_task(

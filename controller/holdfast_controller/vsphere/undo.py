@@ -1,4 +1,55 @@
 """From a ledger's entry to nothing left of it: one function for each kind, in an order that is safe.
 
-After a crash `runs.reconcile` hands over what its jobs left behind. Each entry is undone alone.
+After a crash `runs.reconcile` hands over what its jobs left behind. Each entry is undone alone; what
+cannot be undone is a debt, and blocks only what would be unsafe after it. Disks are detached before
+snapshots go, and a VM of ours is destroyed last, when it holds no disk of anybody else.
 """
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from holdfast_common.errors import HoldfastError, SourceGone
+from holdfast_controller.ledger import EntryKind, Ledger, LedgerEntry
+from holdfast_controller.vsphere.session import VsphereSession
+from holdfast_controller.vsphere.snapshot_removal import remove_own_snapshot
+
+log = logging.getLogger(__name__)
+
+Undo = Callable[[VsphereSession, LedgerEntry], None]
+
+
+def _snapshot(session: VsphereSession, entry: LedgerEntry) -> None:
+    try:
+        remove_own_snapshot(session, entry)
+    except SourceGone:
+        log.info("the VM of a snapshot is gone", extra={"vm": entry.fact("vm_name")})
+
+
+# In this order; every function is idempotent and touches nothing that its entry does not prove ours.
+UNDOES: Final[Mapping[EntryKind, Undo]] = {
+    EntryKind.SNAPSHOT: _snapshot,
+}
+
+
+def undo_entries(
+    session: VsphereSession, ledger: Ledger, entries: Sequence[LedgerEntry]
+) -> list[LedgerEntry]:
+    """Undo what these entries left; the ones that are debts now. Never raises for one of them."""
+    debts: list[LedgerEntry] = []
+    order = list(UNDOES)
+    for entry in sorted(entries, key=lambda each: order.index(each.kind)):
+        try:
+            UNDOES[entry.kind](session, entry)
+        except HoldfastError as error:
+            log.warning(
+                "something of ours could not be undone yet",
+                extra={"kind": entry.kind, "entry": entry.entry_id, "error": str(error)},
+            )
+            ledger.debt(entry.entry_id, error.line())
+            debts.append(ledger.entry(entry.entry_id))
+        else:
+            ledger.gone(entry.entry_id)
+    return debts
