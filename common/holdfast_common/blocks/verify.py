@@ -5,7 +5,7 @@ After two streams over the same wanted parts, before the verdict of a job.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,13 +32,20 @@ class Comparison:
     differing: tuple[Extent, ...]
 
 
-def compare(expected: BlockStream, actual: BlockStream) -> Comparison:
+def compare(
+    expected: BlockStream,
+    actual: BlockStream,
+    *,
+    progressed: Callable[[int], None] = lambda _: None,
+) -> Comparison:
     """Compare all blocks of two running streams over the same wanted parts of disks of one size.
 
+    ``progressed`` is told the bytes of each piece that should hold data.
     Raises: what either source raises.
     """
     found = _Found()
     for one, other in _side_by_side(expected, actual):
+        progressed(one.length if one.data is not None else 0)
         if one.data is None and other.data is None:
             continue
         found.compared_bytes += one.length

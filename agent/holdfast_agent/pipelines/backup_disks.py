@@ -1,0 +1,237 @@
+"""A VM's disks and configuration become one restore point.
+
+`back_up_disks` is the function to read first: ticket -> source -> stream -> repository -> commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from holdfast_agent.pipelines.context import Grant, JobContext
+from holdfast_agent.pipelines.point_facts import disk_header, manifest_facts, point_record
+from holdfast_agent.pipelines.progress import Progress
+from holdfast_agent.pipelines.repository_access import (
+    WORKERS,
+    check_lineage,
+    opened_store,
+    same_disk,
+)
+from holdfast_agent.transport_table import OPENERS, Access, opened_disk
+from holdfast_common.blocks.read_ahead import WINDOW_BYTES, Block
+from holdfast_common.blocks.stream import UNIT_BYTES, BlockStream, whole
+from holdfast_common.blocks.wanted import CompactExtents, ascending
+from holdfast_common.clock import SystemClock
+from holdfast_common.errors import HoldfastError, IntegrityError, NotFound, NothingProtected
+from holdfast_common.identity import PointId
+from holdfast_common.job_result import DiskResult, JobResult, Outcome
+from holdfast_common.job_spec import AreaSource, BackUpDisks, DiskToBackUp, JobSpec
+from holdfast_common.repository.disk_writer import DiskWriter
+from holdfast_common.repository.key_sets import ReaderKeys, WriterKeys
+from holdfast_common.repository.manifest import DiskSummary, PointDisk
+from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.points import Point, find_job_point, list_points
+from holdfast_common.repository.writer import PointWriter
+from holdfast_common.units import round_up
+
+_ZEROS = memoryview(bytes(WINDOW_BYTES))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """One disk, what is read of it, and what it builds on (None: on nothing).
+
+    ``only_changes``: outside of the areas it is as it was; otherwise it is zero there.
+    """
+
+    disk: DiskToBackUp
+    areas: CompactExtents
+    previous: PointDisk | None
+    only_changes: bool
+
+
+def back_up_disks(spec: JobSpec, context: JobContext) -> JobResult:
+    """Read every disk of the job into one point, and publish it once the controller grants it.
+
+    Raises: errors of ours; whatever fails, no half point becomes visible.
+    """
+    work = spec.work
+    assert isinstance(work, BackUpDisks)
+    if not work.disks:
+        raise NothingProtected("the job names no disk", vm=work.vm.name)
+    keys = WriterKeys.from_bytes(work.keys.reveal())
+    check_lineage(keys.reader, work.lineage_id)
+    with opened_store(context, spec.repository_id) as store:
+        previous = _previous_point(store, keys.reader, work.previous_point_id)
+        plans = [_plan(disk, previous, context) for disk in work.disks]
+        total = sum(_reach_bytes(plan) for plan in plans)
+        progress = Progress(context, total_bytes=total, phase="transfer")
+        with (
+            PointWriter(
+                store,
+                keys,
+                signing_key=context.signing_key,
+                agent_id=context.agent_id,
+                job_id=context.attempt.job_id,
+                attempt=context.attempt.number,
+                clock=SystemClock(),
+                workers=WORKERS,
+                compression_level=work.compression_level,
+            ) as writer,
+            _kept_for_the_next_attempt(writer),
+        ):
+            results = [_back_up_disk(plan, writer, context, progress) for plan in plans]
+            for blob in work.blobs:
+                writer.add_blob(blob.kind, blob.data)
+            facts = manifest_facts(work, run_id=spec.run_id, results=results)
+            prepared = writer.prepare(facts)
+            context.check()
+            grant = context.request_commit(prepared.manifest_digest)
+            point_id = writer.publish(prepared, _grant_bytes(grant))
+    return JobResult(
+        outcome=Outcome.DONE,
+        disks=tuple(results),
+        point_id=point_id,
+        record=point_record(prepared.manifest).encode(),
+    )
+
+
+@contextmanager
+def _kept_for_the_next_attempt(writer: PointWriter) -> Iterator[None]:
+    """When the end may pass by itself, what was stored is kept: the next attempt finds it."""
+    try:
+        yield
+    except HoldfastError as error:
+        if error.retryable:
+            with suppress(HoldfastError):  # the first error tells more
+                writer.suspend()
+        raise
+
+
+def _back_up_disk(
+    plan: _Plan, writer: PointWriter, context: JobContext, progress: Progress
+) -> DiskResult:
+    disk = plan.disk
+    clock = SystemClock()
+    started = clock.monotonic_seconds()
+    progress.begin(disk.device_key)
+    with opened_disk(
+        disk.ticket, context.configuration, capacity_bytes=disk.capacity_bytes, check=context.check
+    ) as source:
+        target = writer.begin_disk(
+            disk_header(disk),
+            previous=plan.previous,
+            compare=plan.previous is not None and not plan.only_changes,
+        )
+        with source.stream(plan.areas, check=context.check) as stream:
+            zero_bytes = _copy(plan, stream, target, progress)
+        summary = target.finish()
+    return DiskResult(
+        device_key=disk.device_key,
+        transport=disk.ticket.kind.value,
+        read_bytes=stream.read_bytes,
+        changed_bytes=_changed_bytes(plan, summary),
+        stored_bytes=summary.stored_bytes,
+        zero_bytes=zero_bytes,
+        duration_seconds=clock.monotonic_seconds() - started,
+        level_reason=disk.areas_reason,
+    )
+
+
+def _copy(plan: _Plan, stream: BlockStream, target: DiskWriter, progress: Progress) -> int:
+    """All blocks into the repository; returns the bytes that are zero."""
+    zero_bytes = 0
+    blocks = iter(stream) if plan.only_changes else _with_gaps(stream, plan.disk.capacity_bytes)
+    for block in blocks:
+        if block.data is not None:
+            target.write(block.offset, block.data)
+        else:
+            zero_bytes += block.length
+            if plan.previous is not None:  # without one, zero is what a new disk is
+                _zero(target, block)
+        progress.add(block.length)
+    return zero_bytes
+
+
+def _zero(target: DiskWriter, block: Block) -> None:
+    """Whole windows are said to be zero; parts of one are written, so that it stays one frame."""
+    head_end = min(round_up(block.offset, WINDOW_BYTES), block.end)
+    middle_end = max(block.end // WINDOW_BYTES * WINDOW_BYTES, head_end)
+    if head_end > block.offset:
+        target.write(block.offset, _ZEROS[: head_end - block.offset])
+    if middle_end > head_end:
+        target.zero(head_end, middle_end - head_end)
+    if block.end > middle_end:
+        target.write(middle_end, _ZEROS[: block.end - middle_end])
+
+
+def _with_gaps(blocks: Iterable[Block], capacity_bytes: int) -> Iterator[Block]:
+    """The blocks, and between them zeros up to the disk's end."""
+    end = 0
+    for block in blocks:
+        if block.offset > end:
+            yield Block(end, block.offset - end, None)
+        yield block
+        end = block.end
+    if end < capacity_bytes:
+        yield Block(end, capacity_bytes - end, None)
+
+
+def _plan(disk: DiskToBackUp, previous_point: Point | None, context: JobContext) -> _Plan:
+    """Raises: IntegrityError, when only changes are to be read and there is nothing to build on."""
+    capacity = disk.capacity_bytes
+    previous = None
+    if previous_point is not None:
+        previous = same_disk(
+            previous_point.disks, device_key=disk.device_key, uuid=disk.backing_uuid
+        )
+    if previous is not None and previous.header.capacity_bytes != capacity:
+        previous = None
+    if disk.areas is AreaSource.CHANGED and previous is None:
+        raise IntegrityError(
+            "changes of a disk were asked for, but the previous point has no such disk",
+            device_key=disk.device_key,
+            disk_uuid=disk.backing_uuid,
+            advice="back this VM up in full",
+        )
+    in_parts = OPENERS[disk.ticket.kind].access is Access.RANDOM
+    areas = (
+        context.fetch_extents(disk.device_key)
+        if in_parts and disk.areas is not AreaSource.EVERYTHING
+        else whole(capacity)  # what only comes whole is compared with the previous point
+    )
+    return _Plan(
+        disk=disk,
+        areas=CompactExtents(ascending(areas, unit=UNIT_BYTES, capacity_bytes=capacity)),
+        previous=previous,
+        only_changes=in_parts and disk.areas is AreaSource.CHANGED,
+    )
+
+
+def _reach_bytes(plan: _Plan) -> int:
+    """Bytes that are read or known to be zero: what progress counts."""
+    return plan.areas.total_bytes if plan.only_changes else plan.disk.capacity_bytes
+
+
+def _changed_bytes(plan: _Plan, summary: DiskSummary) -> int:
+    if plan.only_changes:
+        return plan.areas.total_bytes
+    return summary.known_bytes + summary.new_bytes  # what differs, or is there for the first time
+
+
+def _previous_point(store: ObjectStore, keys: ReaderKeys, point_id: PointId | None) -> Point | None:
+    """Raises: NotFound, IntegrityError, FormatError."""
+    if point_id is None:
+        return None
+    point = find_job_point(store, keys, point_id)  # a point has its job's id, unless it is a copy
+    if point is not None and point.point_id == point_id:
+        return point
+    for point in list_points(store, keys).points:
+        if point.point_id == point_id:
+            return point
+    raise NotFound("the previous point is not in the repository", point=point_id)
+
+
+def _grant_bytes(grant: Grant) -> bytes:
+    return grant.controller_epoch.to_bytes(8, "little") + grant.signature

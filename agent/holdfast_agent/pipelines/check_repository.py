@@ -1,0 +1,115 @@
+"""Is the repository whole? Its structure, or every byte of it, and what is lost where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from holdfast_agent.pipelines.context import JobContext
+from holdfast_agent.pipelines.list_points import reader_keys
+from holdfast_agent.pipelines.repository_access import WORKERS, ControllerOpensKeys, opened_store
+from holdfast_agent.pipelines.stoppable_store import StoppableStore
+from holdfast_common.clock import SystemClock, utc_text
+from holdfast_common.errors import IntegrityError
+from holdfast_common.extents import Extent, merged
+from holdfast_common.identity import PointId
+from holdfast_common.job_result import DamageFound, ErrorReport, JobResult, Outcome
+from holdfast_common.job_spec import CheckRepository, JobSpec
+from holdfast_common.repository.check import CheckReport, check_data, check_structure
+from holdfast_common.repository.key_sets import LineageKeyRing, ReaderKeys
+from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.proof import load_proven_packs, store_proof
+from holdfast_common.repository.writers import load_writers
+
+DAMAGES_MAX = 1000  # a result is one message; all damages are counted in its error
+
+
+def check_repository(spec: JobSpec, context: JobContext) -> JobResult:
+    """Check structure, or all data too. What was decoded and found true is signed as proven.
+
+    Damage is the result's error (`IntegrityError`), with what is lost of which point.
+    Raises: errors of ours, when the check itself cannot be done.
+    """
+    work = spec.work
+    assert isinstance(work, CheckRepository)
+    ring = LineageKeyRing(reader_keys(work.keys))
+    with opened_store(context, spec.repository_id) as directory:
+        store = StoppableStore(directory, check=context.check)
+        if work.read_data:
+            report = check_data(
+                store, ring, segment_keys=ControllerOpensKeys(context), workers=WORKERS
+            )
+            _prove(store, ring.common, report, context)
+        else:
+            report = check_structure(store, ring)
+    foreign = _points_without_keys(report, ring)
+    for name in foreign:
+        context.warn("not_checked", f"{name}: the job brought no keys of its lineage")
+    damages = list(_damages(report, points=work.point_ids, foreign=foreign))
+    return _result(report, damages)
+
+
+def _result(report: CheckReport, damages: list[DamageFound]) -> JobResult:
+    error = None
+    if damages:
+        error = IntegrityError(
+            "the repository is damaged",
+            advice="`point list` shows what is left; back the VMs named up in full",
+            damages=len(damages),
+            points=len({damage.point_id for damage in damages if damage.point_id}),
+            first=f"{damages[0].object_name}: {damages[0].problem}"[:500],
+        )
+    return JobResult(
+        outcome=Outcome.DONE if error is None else Outcome.FAILED,
+        error=None if error is None else ErrorReport.of(error),
+        damages=tuple(damages[:DAMAGES_MAX]),
+        objects_checked=report.objects_checked,
+    )
+
+
+def _points_without_keys(report: CheckReport, ring: LineageKeyRing) -> frozenset[str]:
+    """Manifests of lineages that the job knows nothing of: they are not damaged, only not seen."""
+    known = {keys.lineage_tag.hex() for keys in ring.members}
+    return frozenset(name for name in report.lost_points if name.split("/")[1] not in known)
+
+
+def _damages(
+    report: CheckReport, *, points: Collection[PointId], foreign: Collection[str]
+) -> Iterator[DamageFound]:
+    """Damaged objects first, then what is lost, point by point and disk by disk."""
+    for damaged in report.damaged:
+        if damaged.name not in foreign:
+            yield DamageFound(object_name=damaged.name, problem=damaged.reason)
+    ranges: dict[tuple[PointId, str, int], list[Extent]] = {}
+    for lost in report.lost_ranges:
+        if not points or lost.point_id in points:
+            key = (lost.point_id, lost.point_name, lost.device_key)
+            ranges.setdefault(key, []).append(lost.extent)
+    for (point_id, name, device_key), extents in ranges.items():
+        yield DamageFound(
+            object_name=name,
+            problem="ranges of a disk are lost",
+            point_id=point_id,
+            device_key=device_key,
+            lost=tuple(merged(extents)),
+        )
+    for blob in report.lost_blobs:
+        if not points or blob.point_id in points:
+            yield DamageFound(
+                object_name=blob.point_name,
+                problem=f"its {blob.kind} is lost",
+                point_id=blob.point_id,
+            )
+
+
+def _prove(store: ObjectStore, keys: ReaderKeys, report: CheckReport, context: JobContext) -> None:
+    """Sign what was decoded and is true, unless it is proven already."""
+    proven = load_proven_packs(store, keys, load_writers(store, keys))
+    fresh = [digest for digest in report.proven_packs if digest not in proven]
+    if fresh:
+        store_proof(
+            store,
+            fresh,
+            proven_at=utc_text(SystemClock().now()),
+            keys=keys,
+            signing_key=context.signing_key,
+        )

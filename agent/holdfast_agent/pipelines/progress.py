@@ -1,0 +1,31 @@
+"""How far a job is, over all its disks."""
+
+from __future__ import annotations
+
+from holdfast_agent.pipelines.context import JobContext
+
+
+class Progress:
+    """Counts bytes and reports them. ``total_bytes``: of all disks together."""
+
+    def __init__(self, context: JobContext, *, total_bytes: int, phase: str) -> None:
+        self._context = context
+        self._total_bytes = total_bytes
+        self._phase = phase
+        self._done_bytes = 0
+        self._device_key = 0
+
+    def begin(self, device_key: int) -> None:
+        """The next disk."""
+        self._device_key = device_key
+        self.add(0)
+
+    def add(self, length: int) -> None:
+        """So many bytes more, read or known to be zero."""
+        self._done_bytes += length
+        self._context.report(
+            done_bytes=self._done_bytes,
+            total_bytes=self._total_bytes,
+            device_key=self._device_key,
+            phase=self._phase,
+        )

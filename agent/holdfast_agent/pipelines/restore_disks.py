@@ -1,0 +1,84 @@
+"""Disks of a restore point are written to new disks or files; zeros are never sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+
+from holdfast_agent.pipelines.context import JobContext
+from holdfast_agent.pipelines.progress import Progress
+from holdfast_agent.pipelines.repository_access import OpenedPoint, opened_point, point_disk
+from holdfast_agent.transport_table import new_disk
+from holdfast_common.blocks.sink import BlockSink, NewDisk
+from holdfast_common.blocks.stream import random_stream
+from holdfast_common.clock import SystemClock
+from holdfast_common.errors import UsageError
+from holdfast_common.job_result import DiskResult, JobResult, Outcome
+from holdfast_common.job_spec import DiskToRestore, JobSpec, RestoreDisks
+from holdfast_common.repository.disk_reader import PointDiskSource
+
+
+def restore_disks(spec: JobSpec, context: JobContext) -> JobResult:
+    """Write every disk of the job, one after the other. Reading back is a job of its own.
+
+    Raises: errors of ours; a disk that was not finished does not count as one.
+    """
+    work = spec.work
+    assert isinstance(work, RestoreDisks)
+    check_disks_named(work.disks)
+    with opened_point(
+        context,
+        spec.repository_id,
+        keys=work.keys,
+        lineage_id=work.lineage_id,
+        point_id=work.point_id,
+    ) as opened:
+        total = sum(point_disk(opened.point, disk).summary.allocated_bytes for disk in work.disks)
+        progress = Progress(context, total_bytes=total, phase="transfer")
+        results = [_restore_disk(disk, opened, context, progress) for disk in work.disks]
+    return JobResult(outcome=Outcome.DONE, disks=tuple(results), point_id=work.point_id)
+
+
+def check_disks_named(disks: Sequence[DiskToRestore]) -> None:
+    """Raises: UsageError, when a job names no disk, or one twice."""
+    if not disks or len({disk.device_key for disk in disks}) != len(disks):
+        raise UsageError("the job names no disk, or one disk twice", count=len(disks))
+
+
+def _restore_disk(
+    disk: DiskToRestore, opened: OpenedPoint, context: JobContext, progress: Progress
+) -> DiskResult:
+    clock = SystemClock()
+    started = clock.monotonic_seconds()
+    progress.begin(disk.device_key)
+    header = point_disk(opened.point, disk).header
+    with (
+        closing(opened.reader.open_disk(opened.point, disk.device_key)) as source,
+        new_disk(
+            disk.ticket,
+            context.configuration,
+            disk=NewDisk(capacity_bytes=header.capacity_bytes, adapter_type=disk.adapter_type),
+            check=context.check,
+        ) as sink,
+    ):
+        written_bytes = _copy(source, sink, context, progress)
+        sink.finish()
+    return DiskResult(
+        device_key=disk.device_key,
+        transport=disk.ticket.kind.value,
+        read_bytes=written_bytes,
+        zero_bytes=header.capacity_bytes - written_bytes,
+        written_bytes=written_bytes,
+        duration_seconds=clock.monotonic_seconds() - started,
+    )
+
+
+def _copy(source: PointDiskSource, sink: BlockSink, context: JobContext, progress: Progress) -> int:
+    written_bytes = 0
+    with random_stream(source, source.allocated(), check=context.check) as stream:
+        for block in stream:
+            if block.data is not None:
+                sink.write(block.offset, block.data)
+                written_bytes += block.length
+            progress.add(block.length)
+    return written_bytes

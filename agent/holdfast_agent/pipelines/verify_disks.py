@@ -1,0 +1,108 @@
+"""Restored disks are read back by a fresh open and compared with their restore point, byte by byte."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+
+from holdfast_agent.pipelines.context import JobContext
+from holdfast_agent.pipelines.progress import Progress
+from holdfast_agent.pipelines.repository_access import OpenedPoint, opened_point, point_disk
+from holdfast_agent.pipelines.restore_disks import check_disks_named
+from holdfast_agent.transport_table import Access, OpenedDisk, opened_disk
+from holdfast_common.blocks.stream import UNIT_BYTES, random_stream, whole
+from holdfast_common.blocks.verify import compare
+from holdfast_common.blocks.wanted import CompactExtents, ascending
+from holdfast_common.clock import SystemClock
+from holdfast_common.errors import IntegrityError
+from holdfast_common.extents import Extent, merged
+from holdfast_common.job_result import DiskResult, ErrorReport, JobResult, Outcome
+from holdfast_common.job_spec import DiskToRestore, JobSpec, VerifyDisks
+from holdfast_common.repository.disk_reader import PointDiskSource
+
+
+def verify_disks(spec: JobSpec, context: JobContext) -> JobResult:
+    """Compare every disk of the job; all of them, also when the first one differs.
+
+    A difference is the result's error (`IntegrityError`), with the ranges in the disks' results.
+    Raises: errors of ours, when a disk cannot be compared.
+    """
+    work = spec.work
+    assert isinstance(work, VerifyDisks)
+    check_disks_named(work.disks)
+    with opened_point(
+        context,
+        spec.repository_id,
+        keys=work.keys,
+        lineage_id=work.lineage_id,
+        point_id=work.point_id,
+    ) as opened:
+        total = sum(point_disk(opened.point, disk).summary.allocated_bytes for disk in work.disks)
+        progress = Progress(context, total_bytes=total, phase="verify")
+        results = [_verify_disk(disk, opened, context, progress) for disk in work.disks]
+    error = _difference(results)
+    return JobResult(
+        outcome=Outcome.DONE if error is None else Outcome.FAILED,
+        error=None if error is None else ErrorReport.of(error),
+        disks=tuple(results),
+        point_id=work.point_id,
+    )
+
+
+def _verify_disk(
+    disk: DiskToRestore, opened: OpenedPoint, context: JobContext, progress: Progress
+) -> DiskResult:
+    clock = SystemClock()
+    started = clock.monotonic_seconds()
+    progress.begin(disk.device_key)
+    capacity = point_disk(opened.point, disk).header.capacity_bytes
+    with (
+        closing(opened.reader.open_disk(opened.point, disk.device_key)) as expected,
+        opened_disk(
+            disk.ticket, context.configuration, capacity_bytes=capacity, check=context.check
+        ) as actual,
+    ):
+        parts = _parts(expected, actual)
+        with (
+            random_stream(expected, parts, check=context.check) as one,
+            actual.stream(parts, check=context.check) as other,
+        ):
+            found = compare(one, other, progressed=progress.add)
+    return DiskResult(
+        device_key=disk.device_key,
+        transport=disk.ticket.kind.value,
+        read_bytes=other.read_bytes,
+        compared_bytes=found.compared_bytes,
+        differing=found.differing,
+        duration_seconds=clock.monotonic_seconds() - started,
+    )
+
+
+def _parts(expected: PointDiskSource, actual: OpenedDisk) -> CompactExtents:
+    """What is compared: all that the point holds, and all that the other disk may hold besides.
+
+    Where a device cannot tell what it holds, what the point says is zero is left out.
+    """
+    capacity = expected.capacity_bytes
+    if actual.access is Access.SEQUENTIAL:
+        parts: Iterable[Extent] = whole(capacity)
+    else:
+        parts = merged([*expected.allocated(), *(actual.allocated() or ())])
+    return CompactExtents(ascending(parts, unit=UNIT_BYTES, capacity_bytes=capacity))
+
+
+def _difference(results: Sequence[DiskResult]) -> IntegrityError | None:
+    """The error that names the first disk and range that differ; None: all are equal."""
+    for result in results:
+        if result.differing:
+            first = result.differing[0]
+            return IntegrityError(
+                "a disk differs from its restore point",
+                advice="do not use this disk; restore it again, and check the repository",
+                device_key=result.device_key,
+                offset=first.offset,
+                length=first.length,
+                ranges=len(result.differing),
+                disks=sum(1 for each in results if each.differing),
+            )
+    return None
