@@ -99,6 +99,7 @@ class TransferLease(LabObject):
         self.transfer_percent = 0
         self.timeout_seconds = lab.lease_timeout_seconds
         self.deadline = monotonic_seconds() + self.timeout_seconds
+        self.prepared = threading.Event()  # it is not initializing any more
         self.ended = threading.Event()
         self.finished = threading.Event()  # for the task that shows the lease's work
         self._claims = _Claims()
@@ -190,6 +191,7 @@ class TransferLease(LabObject):
         self.machine, self.files = machine, list(files)
         machine.transfer_lease = self
         self.state = "ready"
+        self.prepared.set()
         self.renew()
         self.lab.touch(self, machine)
 
@@ -211,6 +213,7 @@ class TransferLease(LabObject):
             if self.ended.is_set():
                 return False
             self.ended.set()
+            self.prepared.set()
             self.state, self.fault = state, fault
             if self.machine is not None and self.machine.transfer_lease is self:
                 self.machine.transfer_lease = None

@@ -6,7 +6,6 @@ import hashlib
 import http.client
 import os
 import struct
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,16 +40,12 @@ def client(tmp_path: Path) -> Iterator[Client]:
         yield found
 
 
-def ready(lease: Any) -> Any:
-    """Wait until a lease is ready; the lease."""
-    for _ in range(1000):
-        state = lease.state
-        if state == "ready":
-            return lease
-        if state == "error":
-            raise lease.error
-        threading.Event().wait(0.005)
-    raise AssertionError("the lease does not become ready")
+def ready(client: Client, lease: Any) -> Any:
+    """Wait until a lease is ready; the lease. Raises its error when it is not."""
+    assert client.running.lab.get(lease, TransferLease).prepared.wait(10)
+    if lease.state == "error":
+        raise lease.error
+    return lease
 
 
 def lease_of(client: Client, name: str = "web") -> TransferLease:
@@ -103,7 +98,7 @@ def import_spec(name: str = "restored", *, nvram: bool = False) -> Any:
 def start_import(client: Client, **options: Any) -> Any:
     pool = client.entity(vim.ResourcePool, "Resources")
     folder = client.entity(vim.Datacenter, "dc1").vmFolder
-    return ready(pool.ImportVApp(import_spec(**options), folder))
+    return ready(client, pool.ImportVApp(import_spec(**options), folder))
 
 
 def upload(client: Client, url: str, data: bytes, *, chunked: bool = False) -> int:
@@ -130,7 +125,7 @@ def test_the_snapshot_of_a_running_machine_is_exported_as_it_was(
     snapshot = client.snapshot(vm)
     moments = [client.disk(number=number).sequence for number in range(2)]
     fill(client)
-    lease = ready(snapshot.ExportSnapshot())
+    lease = ready(client, snapshot.ExportSnapshot())
     info = lease.info
     assert info.entity == vm
     assert info.leaseTimeout == 300
@@ -167,7 +162,7 @@ def test_exporting_a_machine_needs_power_off_and_brings_its_nvram(client: Client
     with pytest.raises(vim.fault.InvalidPowerState):
         vm.ExportVm()
     wait(vm.PowerOffVM_Task())
-    lease = ready(vm.ExportVm())
+    lease = ready(client, vm.ExportVm())
     nvram = next(each for each in lease.info.deviceUrl if not each.disk)
     status, data, _ = client.request("GET", path_of(nvram.url))
     assert status == 200
@@ -179,7 +174,7 @@ def test_exporting_a_machine_needs_power_off_and_brings_its_nvram(client: Client
 def test_power_snapshots_and_moves_are_blocked_while_a_lease_lives(client: Client) -> None:
     vm = client.vm()
     snapshot = client.snapshot(vm)
-    lease = ready(snapshot.ExportSnapshot())
+    lease = ready(client, snapshot.ExportSnapshot())
     with pytest.raises(vim.fault.VimFault):
         wait(vm.PowerOffVM_Task())
     with pytest.raises(vim.fault.VimFault):
@@ -195,7 +190,7 @@ def test_a_lease_that_is_not_renewed_times_out_and_cuts_its_stream(client: Clien
     vm = client.vm()
     client.disk().guest_write(0, os.urandom(8 * MIB))
     snapshot = client.snapshot(vm)
-    lease = ready(snapshot.ExportSnapshot())
+    lease = ready(client, snapshot.ExportSnapshot())
     url = path_of(lease.info.deviceUrl[0].url)
     connection = http.client.HTTPSConnection(
         client.running.address, context=client.context, timeout=10
@@ -220,7 +215,7 @@ def test_a_lease_that_is_not_renewed_times_out_and_cuts_its_stream(client: Clien
 
 def test_progress_renews_a_lease_even_when_the_percentage_stays(client: Client) -> None:
     snapshot = client.snapshot(client.vm())
-    lease = ready(snapshot.ExportSnapshot())
+    lease = ready(client, snapshot.ExportSnapshot())
     for _ in range(2):
         before = lease_of(client).deadline
         lease.HttpNfcLeaseProgress(7)
@@ -345,7 +340,7 @@ def test_a_datastore_that_fills_up_ends_the_upload(client: Client) -> None:
 def test_a_cut_stream_ends_without_its_last_chunk(client: Client) -> None:
     fill(client)
     snapshot = client.snapshot(client.vm())
-    lease = ready(snapshot.ExportSnapshot())
+    lease = ready(client, snapshot.ExportSnapshot())
     client.running.lab.misbehaviour.arm(
         "cut_stream", match={"vm": "web", "direction": "read"}, parameters={"bytes": "100000"}
     )
@@ -376,7 +371,7 @@ def test_an_export_and_a_folder_download_exclude_each_other(client: Client) -> N
     vm = client.vm()
     snapshot = client.snapshot(vm)
     assert client.folder("GET", "web/web-flat.vmdk", "vmfs1")[0] == 200
-    lease = ready(snapshot.ExportSnapshot())
+    lease = ready(client, snapshot.ExportSnapshot())
     assert client.folder("GET", "web/web-flat.vmdk", "vmfs1")[0] == 500
     lease.HttpNfcLeaseComplete()
     assert client.folder("GET", "web/web-flat.vmdk", "vmfs1")[0] == 200
@@ -385,7 +380,7 @@ def test_an_export_and_a_folder_download_exclude_each_other(client: Client) -> N
 def test_a_leased_snapshot_removed_leaves_a_consolidation(client: Client) -> None:
     vm = client.vm()
     snapshot = client.snapshot(vm)
-    lease = ready(snapshot.ExportSnapshot())
+    lease = ready(client, snapshot.ExportSnapshot())
     wait(snapshot.RemoveSnapshot_Task(removeChildren=False))
     assert vm.runtime.consolidationNeeded
     lease.HttpNfcLeaseComplete()
