@@ -24,13 +24,15 @@ from holdfast_common.errors import (
 )
 from holdfast_common.repository.fence import load_fences
 from holdfast_common.repository.frame_reader import FrameReader
-from holdfast_common.repository.key_generation import KEYS_BYTES_MAX, decoded_generation
+from holdfast_common.repository.key_generation import decoded_generation
 from holdfast_common.repository.key_sets import KeyRing, SegmentKeyOpener
 from holdfast_common.repository.layout import (
     METADATA_BYTES_MAX,
+    ObjectKind,
+    copy_name,
     index_name,
-    keys_name,
     map_name,
+    numbered,
     pack_name,
 )
 from holdfast_common.repository.loss import LossFinder, LostBlob, LostRange
@@ -245,14 +247,24 @@ class _Check:
         )
 
     def _check_keys(self) -> None:
-        for info in self._store.list("keys/"):
-            self._checked += 1
-            try:
-                stored = decoded_generation(self._store.get(info.name, length_max=KEYS_BYTES_MAX))
-                if keys_name(stored.head.generation) != info.name:
-                    raise IntegrityError("a key generation stands under another number")
-            except _DAMAGE as error:
-                self._damaged[info.name] = str(error)
+        """Key generations and lists of writers: both copies of each."""
+        self._damaged |= dict(self._writers.damaged)
+        for prefix in ("keys/", "writers/"):
+            names = {info.name for info in self._store.list(prefix)}
+            for name in sorted(names):
+                self._checked += 1
+                original = name.removesuffix("-copy")
+                for other in (original, copy_name(original)):
+                    if other not in names:
+                        self._damaged[other] = "the object is missing"
+                try:
+                    data = self._store.get(name, length_max=METADATA_BYTES_MAX)
+                    if prefix == "keys/":
+                        _check_generation(data, name)
+                    else:
+                        self._ring.common.open(ObjectKind.WRITERS, data)
+                except _DAMAGE as error:
+                    self._damaged[name] = str(error)
 
     def _check_written(self) -> None:
         """What a point's attempt wrote besides packs: every index object is there, every map object whole."""
@@ -293,6 +305,11 @@ class _Check:
                 bad.append(place)
                 reason = reason or str(error)
         return reason, bad
+
+
+def _check_generation(data: bytes, name: str) -> None:
+    if decoded_generation(data).head.generation != numbered(name):
+        raise IntegrityError("a key generation stands under another number")
 
 
 def _scrubbed(store: ObjectStore, digest: bytes, length: int) -> str:

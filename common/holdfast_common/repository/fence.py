@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_common.errors import FormatError, IntegrityError, WrongKey
 from holdfast_common.repository.key_sets import ReaderKeys
-from holdfast_common.repository.layout import ObjectKind, fence_name
+from holdfast_common.repository.layout import ObjectKind, fence_name, numbered
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
 from holdfast_common.repository.writers import ROLE_PRUNE, WriterList
@@ -67,8 +67,7 @@ def load_fences(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> Fe
     found: dict[int, Fence] = {}
     unusable: dict[int, str] = {}
     for info in store.list("fences/"):
-        number = info.name.rpartition("/")[2]
-        epoch = int(number) if number.isdecimal() else 0
+        epoch = numbered(info.name)
         try:
             item = keys.open(ObjectKind.FENCE, store.get(info.name, length_max=FENCE_BYTES_MAX))
             writers.check(item, role=ROLE_PRUNE)

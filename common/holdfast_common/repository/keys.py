@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from holdfast_common.clock import Clock, utc_text
 from holdfast_common.errors import (
     FormatError,
+    HoldfastError,
     IntegrityError,
     NoRepository,
     ObjectExists,
@@ -38,7 +39,14 @@ from holdfast_common.repository.key_sets import (
     grant_message,
     segment_info,
 )
-from holdfast_common.repository.layout import ID_BYTES, KEY_BYTES, NO_LINEAGE, keys_name
+from holdfast_common.repository.layout import (
+    ID_BYTES,
+    KEY_BYTES,
+    NO_LINEAGE,
+    copy_name,
+    keys_name,
+    numbered,
+)
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
 from holdfast_common.repository.recipients import (
@@ -59,6 +67,7 @@ from holdfast_common.repository.writers import (
     load_writers,
     revoked,
     signed_objects,
+    store_missing_copy,
     store_writers,
 )
 
@@ -184,6 +193,7 @@ class RepositoryKeys:
                     "this key was revoked; the agent needs a new one", agent=known.agent_id
                 )
             if known is not None and set(known.roles) == set(roles):
+                store_missing_copy(store, listed.number)
                 return listed
             others = tuple(writer for writer in listed.writers if writer.public_key != public_key)
             added = Writer(
@@ -295,6 +305,12 @@ def create_repository(
         secrets, root=root, generation=1, salt=randomness.draw(32), recipients=entries
     )
     store.put(keys_name(1), data)
+    try:
+        store.put(copy_name(keys_name(1)), data)
+    except HoldfastError:
+        # Nobody has the sheet yet: a repository that nobody could ever recover must not stay.
+        store.delete(keys_name(1))
+        raise
     return RepositoryKeys(secrets, generation=1, randomness=randomness), sheet
 
 
@@ -336,14 +352,14 @@ def open_repository(
 
 def newest_generation(store: ObjectStore) -> StoredGeneration:
     """The highest complete key generation, unopened. Raises: NoRepository, IntegrityError."""
-    names = sorted((info.name for info in store.list("keys/")), reverse=True)
+    names = sorted((info.name for info in store.list("keys/")), key=lambda n: (-numbered(n), n))
     if not names:
         raise NoRepository("there is no repository in this store")
     failure: FormatError | IntegrityError | None = None
     for name in names:
         try:
             stored = decoded_generation(store.get(name, length_max=KEYS_BYTES_MAX))
-            if keys_name(stored.head.generation) != name:
+            if stored.head.generation != numbered(name):
                 raise IntegrityError("a key generation stands under another number", name=name)
         except (FormatError, IntegrityError) as error:
             log.warning("key generation unusable", extra={"object": name, "reason": str(error)})

@@ -90,6 +90,17 @@ def writers_name(number: int) -> str:
     return f"writers/{number:010d}"
 
 
+def copy_name(name: str) -> str:
+    """The second copy of an object without which nothing can be read: keys and lists of writers."""
+    return f"{name}-copy"
+
+
+def numbered(name: str) -> int:
+    """The number in the name of a key generation, list of writers or fence; 0 when there is none."""
+    number = name.rpartition("/")[2].removesuffix("-copy")
+    return int(number) if number.isdecimal() and len(number) == 10 else 0
+
+
 def pack_name(digest: bytes) -> str:
     """The object of a pack, by the BLAKE3 of its bytes."""
     text = digest.hex()

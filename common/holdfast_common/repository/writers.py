@@ -6,19 +6,30 @@ cannot be put back unnoticed.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from holdfast_common.errors import FormatError, IntegrityError, NotFound
+from holdfast_common.errors import (
+    FormatError,
+    IntegrityError,
+    NotFound,
+    ObjectExists,
+    ObjectMissing,
+    WrongKey,
+)
 from holdfast_common.repository.key_sets import GRANT_BYTES, ReaderKeys
-from holdfast_common.repository.layout import ObjectKind, writers_name
+from holdfast_common.repository.layout import ObjectKind, copy_name, numbered, writers_name
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import Randomness
 from holdfast_common.repository.sealed_object import OpenedObject, signer_of
+
+log = logging.getLogger(__name__)
 
 ROLE_WRITE: Final = "write"  # indexes, manifests, leases
 ROLE_VERIFY: Final = "verify"  # proofs
@@ -41,10 +52,13 @@ class Writer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriterList:
-    """One list; number 0 is the empty one of a new repository."""
+    """The newest list that can be used; number 0 is the empty one of a new repository."""
 
-    number: int
+    number: int  # the highest in the repository, also when that list is damaged
     writers: tuple[Writer, ...]
+    damaged: tuple[
+        tuple[str, str], ...
+    ] = ()  # names of newer lists and copies that cannot be used, and why
 
     def check(self, found: OpenedObject, *, role: str) -> Writer:
         """The writer who signed ``found`` in that role.
@@ -73,17 +87,28 @@ class WriterList:
 
 
 def load_writers(store: ObjectStore, keys: ReaderKeys) -> WriterList:
-    """The newest list. Raises: IntegrityError, FormatError, WrongKey, RepositoryFailed."""
-    names = [info.name for info in store.list("writers/")]
-    newest = max(names, default="")
-    listed = _opened_list(store, newest, keys) if newest else WriterList(number=0, writers=())
-    if listed.number < keys.writers_number_min:
+    """The newest usable list. One that is damaged in both copies leaves the one before it in force.
+
+    Raises: IntegrityError (the newest one is older than it was), RepositoryFailed.
+    """
+    names = sorted((info.name for info in store.list("writers/")), key=lambda n: (-numbered(n), n))
+    highest = numbered(names[0]) if names else 0
+    if highest < keys.writers_number_min:
         raise IntegrityError(
             "the list of writers is older than it was",
-            found=listed.number,
+            found=highest,
             wanted=keys.writers_number_min,
         )
-    return listed
+    damaged = []
+    for name in names:
+        try:
+            listed = _opened_list(store, name, keys)
+        except (FormatError, IntegrityError, WrongKey) as error:
+            log.warning("list of writers refused", extra={"object": name, "reason": str(error)})
+            damaged.append((name, str(error)))
+            continue
+        return replace(listed, number=highest, damaged=tuple(damaged))
+    return WriterList(number=highest, writers=(), damaged=tuple(damaged))
 
 
 def store_writers(
@@ -101,7 +126,16 @@ def store_writers(
         ObjectKind.WRITERS, _to_json(listed), signing_key=authority, randomness=randomness
     )
     store.put(writers_name(number), data)
+    store.put(copy_name(writers_name(number)), data)
     return listed
+
+
+def store_missing_copy(store: ObjectStore, number: int) -> None:
+    """Put the second copy of list ``number`` if a crash came between the two. Raises: RepositoryFull, RepositoryFailed."""
+    name = writers_name(number)
+    if number and store.head(copy_name(name)) is None:
+        with contextlib.suppress(ObjectExists, ObjectMissing):
+            store.put(copy_name(name), store.get(name, length_max=WRITERS_BYTES_MAX))
 
 
 def revoked(
@@ -143,7 +177,7 @@ def _opened_list(store: ObjectStore, name: str, keys: ReaderKeys) -> WriterList:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise FormatError("the list of writers cannot be read", name=name) from error
-    if writers_name(listed.number) != name:
+    if listed.number != numbered(name) or not listed.number:
         raise IntegrityError("a list of writers stands under another number", name=name)
     return listed
 

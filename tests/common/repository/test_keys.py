@@ -11,6 +11,7 @@ from holdfast_common.errors import (
     IntegrityError,
     NoRepository,
     Refused,
+    RepositoryFull,
     UsageError,
     WrongKey,
 )
@@ -34,6 +35,7 @@ from holdfast_common.repository.recovery_sheet import (
     RecoverySheet,
     new_recovery_sheet,
 )
+from support.faulty_store import Fault, FaultyStore
 from support.memory_store import MemoryStore
 from support.repositories import LINEAGE, FixedClock, SeededRandomness, new_repository
 
@@ -140,6 +142,23 @@ def test_a_torn_newest_generation_leaves_the_one_before() -> None:
     store = STORE.copy()
     store.objects["keys/0000000002"] = STORE.objects["keys/0000000001"][:100]
     assert open_repository(store, RecoveryUnlock(SHEET)).generation == 1
+
+
+def test_damage_to_one_copy_of_the_keys_costs_nothing() -> None:
+    for name in ("keys/0000000001", "keys/0000000001-copy"):
+        store = STORE.copy()
+        store.objects[name] = store.objects[name][:50]
+        assert open_repository(store, RecoveryUnlock(SHEET)).repository_id == KEYS.repository_id
+
+
+def test_a_repository_whose_sheet_nobody_saw_does_not_stay() -> None:
+    for call in range(4):
+        inner = MemoryStore()
+        store = FaultyStore(inner, Fault(call=call, error=RepositoryFull("full")))
+        with pytest.raises(RepositoryFull):
+            create_repository(store, recipients=(), clock=FixedClock())
+        assert not list(inner.list("keys/"))
+        create_repository(inner, recipients=(), clock=FixedClock())
 
 
 def test_an_older_generation_than_was_seen_before_is_a_replay() -> None:
