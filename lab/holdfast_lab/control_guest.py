@@ -125,6 +125,7 @@ def _moment_now(device: DiskDevice) -> MomentDisk:
         uuid=device.disk.uuid,
         guest_log=device.disk.guest_log_directory,
         sequence=device.disk.sequence,
+        disk=device.disk,
     )
 
 

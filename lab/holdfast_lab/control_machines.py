@@ -50,7 +50,7 @@ def describe_disk(machine: Machine, device: DiskDevice) -> dict[str, object]:
         "capacity_bytes": device.disk.capacity_bytes,
         "file": lab.datastore_path(device.descriptor),
         "path": str(device.descriptor),
-        "chain": [lab.datastore_path(each) for each in device.disk.chain_of(device.descriptor)],
+        "chain": [lab.datastore_path(each) for each in device.chain()],
         "datastore": lab.datastore_of(device.descriptor).name,
         "mode": device.mode,
         "sequence": device.disk.sequence,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SOAP_BODY_BYTES_MAX = 16 << 20
 CHUNK_LINE_BYTES_MAX = 256
+DRAIN_BYTES_MAX = 8 << 20
+DRAIN_SECONDS = 2.0
 
 
 class BodyReader:
@@ -169,6 +171,19 @@ class HttpExchange:
         )
         if self.method != "HEAD":
             self.write(data)
+
+    def drain(self) -> None:
+        """Read what is left of a small body, so that closing does not destroy the answer.
+
+        A connection that is closed with bytes unread is reset, and the client may never see why.
+        """
+        left = DRAIN_BYTES_MAX
+        self._handler.connection.settimeout(DRAIN_SECONDS)
+        try:
+            while left > 0 and (data := self.body.read(min(left, 1 << 16))):
+                left -= len(data)
+        except (OSError, ConnectionCut):
+            return
 
     def cut(self) -> None:
         """Close the connection at once, without (the rest of) an answer."""

@@ -246,6 +246,8 @@ def destroy_machine(machine: Machine) -> None:
                 if uses_of(lab, device.disk, link):
                     raise locked(lab, link, "it is in use")
     for device in machine.disks():
+        if device.descriptor.exists():
+            device.disk.settle_truth()  # a later comparison may still ask what the disk held
         destroy_files(lab, device)
     with lab.lock:
         take_off_inventory(machine)

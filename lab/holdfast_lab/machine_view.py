@@ -209,7 +209,7 @@ def layout_ex(machine: Machine) -> WireObject:
     disks = []
     for device in machine.disks():
         chain = []
-        for link in device.disk.chain_of(device.descriptor):
+        for link in device.chain():
             parts = [
                 add(path, "diskDescriptor" if path == link else "diskExtent")
                 for path in device.disk.files(link)
@@ -251,8 +251,7 @@ def files_bytes(machine: Machine, root: Path | None = None) -> int:
     """What the VM's files take, below one root when given."""
     paths = {machine.vmx, machine.nvram}
     for device in machine.disks():
-        for link in device.disk.chain_of(device.descriptor):
-            paths.update(device.disk.files(link))
+        paths.update(device.files())
     return sum(
         path.stat().st_blocks * SECTOR_BYTES
         for path in paths

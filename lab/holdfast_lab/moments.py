@@ -21,6 +21,7 @@ from holdfast_lab.storage.guest_log import GuestLog
 if TYPE_CHECKING:
     from holdfast_lab.device_table import DeviceTable
     from holdfast_lab.machine import Machine
+    from holdfast_lab.storage.disk import LabDisk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +33,12 @@ class MomentDisk:
     uuid: str
     guest_log: Path
     sequence: int
+    disk: LabDisk
 
     def write_truth(self, to: Path) -> None:
-        """Replay the guest's writes into a new sparse raw file."""
+        """Replay the guest's writes into a new sparse raw file. Without ``Lab.lock``."""
+        if self.disk.tip_descriptor.exists():
+            self.disk.settle_truth()
         log = GuestLog(self.guest_log)
         try:
             log.truth(to, self.sequence)
@@ -112,6 +116,7 @@ class Moments:
                     uuid=device.disk.uuid,
                     guest_log=device.disk.guest_log_directory,
                     sequence=device.disk.sequence if at is None else at,
+                    disk=device.disk,
                 )
             )
         made = Moment(

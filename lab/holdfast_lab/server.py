@@ -77,6 +77,8 @@ class _Handler(BaseHTTPRequestHandler):
                     route.prefix.rstrip("/") + "/"
                 ):
                     route.answer(lab, exchange)
+                    if not exchange.body.ended:
+                        exchange.drain()
                     return
             exchange.reply(404, b"not found")
         except ConnectionCut:

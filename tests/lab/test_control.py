@@ -61,6 +61,23 @@ def test_the_truth_of_a_deleted_vm_judges_its_restored_copy(
     assert [each["offset"] for each in verdict["disks"]] == [700_001]
 
 
+def test_the_truth_of_a_restored_disk_survives_its_deletion(
+    lab: RunningLab, tmp_path: Path
+) -> None:
+    plan = {"name": "back", "datastore": "nfs2", "power": "off", "disks": [{"size": "1M"}]}
+    shown = lab.control.call("vm-add", machine=plan)
+    flat = Path(shown["disks"][0]["path"]).with_name("back-flat.vmdk")
+    content = b"restored" * (1 << 17)
+    flat.write_bytes(content)
+    with lab.lab.lock:
+        lab.lab.machine("back").disks()[0].disk.content_replaced()
+    lab.control.call("mark", vm="back", name="restored")
+    lab.control.call("vm-remove", vm="back")
+    raw = tmp_path / "restored.raw"
+    raw.write_bytes(content)
+    assert lab.control.call("compare", vm="back", at="restored", file=str(raw))["equal"]
+
+
 def test_moments_are_listed_with_every_disk(lab: RunningLab) -> None:
     moments = lab.control.call("moments", vm="db")
     assert moments[0]["name"] == "before upgrade"

@@ -360,6 +360,11 @@ class LabDisk(LinkedDisk):
                 raise TruthUnknown(f"{link.path.name} was frozen before this guest log began")
             return link.sequence
 
+    def settle_truth(self) -> None:
+        """Take the base image that the ground truth still owes, while the files are there."""
+        with self.lock:
+            self._take_baseline_if_pending()
+
     def truth(self, to: Path, at: int | None = None) -> None:
         """Replay the guest log up to a sequence (None: all) into a new sparse raw file."""
         with self.lock:
