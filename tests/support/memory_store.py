@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-from holdfast_common.errors import FormatError, IntegrityError, ObjectExists, ObjectMissing
+from holdfast_common.errors import IntegrityError, ObjectExists, ObjectMissing
 from holdfast_common.repository.object_store import ObjectInfo, checked_name, checked_prefix
 
 
@@ -33,7 +33,7 @@ class MemoryStore:
     def get(self, name: str, *, length_max: int) -> bytes:
         data = self._found(name)
         if len(data) > length_max:
-            raise FormatError("object is longer than its kind may be", name=name)
+            raise IntegrityError("object is longer than its kind may be", name=name)
         return data
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:

@@ -87,7 +87,7 @@ class ObjectStoreContract:
 
     def test_an_object_longer_than_its_kind_may_be_is_refused(self, store: ObjectStore) -> None:
         store.put(NAME, b"12345")
-        with pytest.raises(FormatError):
+        with pytest.raises(IntegrityError):
             store.get(NAME, length_max=4)
 
     @pytest.mark.parametrize(

@@ -60,12 +60,12 @@ class SegmentHeader:
     def decode(cls, data: bytes | memoryview, offset: int = 0) -> SegmentHeader:
         """Raises: FormatError."""
         if len(data) - offset < SEGMENT_HEADER.size:
-            raise FormatError("a pack segment ends in its header")
+            raise IntegrityError("a pack segment ends in its header")
         magic, version, algorithm, zero, epoch, repository, domain, origin, wrapped = (
             SEGMENT_HEADER.unpack_from(data, offset)
         )
         if magic != _MAGIC or zero != 0:
-            raise FormatError("not a pack segment")
+            raise IntegrityError("not a pack segment")
         if version != FORMAT_VERSION or algorithm != ALGORITHM:
             raise FormatError(
                 "unknown format of a pack segment", format=version, algorithm=algorithm
@@ -192,7 +192,7 @@ class Decompressor:
         Raises: FormatError, IntegrityError.
         """
         if not 0 < plain_length <= PLAIN_BYTES_MAX:
-            raise FormatError("a blob's length is out of bounds", length=plain_length)
+            raise IntegrityError("a blob's length is out of bounds", length=plain_length)
         if len(payload) == plain_length:
             return payload
         try:
@@ -217,5 +217,5 @@ def segment_cipher(header: SegmentHeader, segment_key: bytes) -> SegmentCipher:
 def payload_length(stored_length: int) -> int:
     """The length of a blob's payload. Raises: FormatError."""
     if not TAG_BYTES < stored_length <= PLAIN_BYTES_MAX + TAG_BYTES:
-        raise FormatError("a blob's length is out of bounds", length=stored_length)
+        raise IntegrityError("a blob's length is out of bounds", length=stored_length)
     return stored_length - TAG_BYTES

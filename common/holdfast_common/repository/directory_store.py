@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Final
 
 from holdfast_common.errors import (
-    FormatError,
     HoldfastError,
     IntegrityError,
     NoRepository,
@@ -140,7 +139,9 @@ class DirectoryStore:
         try:
             length = os.fstat(descriptor).st_size
             if length > length_max:
-                raise FormatError("object is longer than its kind may be", name=name, length=length)
+                raise IntegrityError(
+                    "object is longer than its kind may be", name=name, length=length
+                )
             buffer = bytearray(length)
             _read_fully(descriptor, 0, memoryview(buffer), name=name)
             return bytes(buffer)

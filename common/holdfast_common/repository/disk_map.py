@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from holdfast_common.errors import FormatError, IntegrityError
+from holdfast_common.errors import IntegrityError
 from holdfast_common.repository.derivation import Hasher
 from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import (
@@ -102,11 +102,11 @@ class Leaf:
 
     @classmethod
     def decode(cls, page: bytes) -> Leaf:
-        """Raises: FormatError."""
+        """Raises: IntegrityError."""
         level, _, run_count, frame_count, _, number = _start(page, _LEAF)
         frames_at = _LEAF.size + run_count * _RUN.size
         if level != 0 or len(page) != frames_at + frame_count * CHUNK_ID_BYTES:
-            raise FormatError("a leaf of a disk's map has a wrong length", length=len(page))
+            raise IntegrityError("a leaf of a disk's map has a wrong length", length=len(page))
         frames = [
             page[at : at + CHUNK_ID_BYTES] for at in range(frames_at, len(page), CHUNK_ID_BYTES)
         ]
@@ -120,7 +120,7 @@ class Leaf:
                 or frame >= frame_count
                 or place + more >= BLOCKS_PER_FRAME
             ):
-                raise FormatError("a run of a disk's map is out of bounds", leaf=number)
+                raise IntegrityError("a run of a disk's map is out of bounds", leaf=number)
             leaf.ids[start:end] = [frames[frame]] * (end - start)
             leaf.places[start:end] = bytes(range(place, place + more + 1))
         return leaf
@@ -149,18 +149,18 @@ class InnerPage:
 
     @classmethod
     def decode(cls, page: bytes) -> InnerPage:
-        """Raises: FormatError."""
+        """Raises: IntegrityError."""
         level, _, child_count, object_count, _, number = _start(page, _INNER)
         children_at = _INNER.size + object_count * ID_BYTES
         if not 0 < level <= LEVEL_MAX or len(page) != children_at + child_count * _CHILD.size:
-            raise FormatError("a page of a disk's map has a wrong length", length=len(page))
+            raise IntegrityError("a page of a disk's map has a wrong length", length=len(page))
         objects = [page[at : at + ID_BYTES] for at in range(_INNER.size, children_at, ID_BYTES)]
         children: dict[int, PageReference] = {}
         for slot, _, index, length, offset, blocks, digest in _CHILD.iter_unpack(
             page[children_at:]
         ):
             if index >= object_count or length > PAGE_BYTES_MAX or slot in children:
-                raise FormatError("a reference in a disk's map is out of bounds", page=number)
+                raise IntegrityError("a reference in a disk's map is out of bounds", page=number)
             children[slot] = PageReference(
                 object_id=objects[index], offset=offset, length=length, blocks=blocks, digest=digest
             )
@@ -312,6 +312,6 @@ def block_length(block: int, *, capacity_bytes: int) -> int:
 
 def _start(page: bytes, layout: struct.Struct) -> tuple[int, ...]:
     if not layout.size <= len(page) <= PAGE_BYTES_MAX:
-        raise FormatError("a page of a disk's map has a wrong length", length=len(page))
+        raise IntegrityError("a page of a disk's map has a wrong length", length=len(page))
     fields: tuple[int, ...] = layout.unpack_from(page)
     return fields

@@ -125,4 +125,4 @@ def _from_json(body: bytes) -> Fence:
             tombstones=tuple(str(name) for name in document["tombstones"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FormatError("a fence cannot be read") from error
+        raise IntegrityError("a fence cannot be read") from error

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast_common.errors import FormatError
+from holdfast_common.errors import IntegrityError
 from holdfast_common.repository.layout import (
     BLOCK_DIGEST_BYTES,
     BLOCKS_PER_FRAME,
@@ -158,7 +158,7 @@ class IndexBuilder:
 
 
 def decoded_segment(body: bytes | memoryview) -> IndexSegment:
-    """Raises: FormatError."""
+    """Raises: IntegrityError."""
     sections = _decoded_sections(body)
     prefixes = _column(body, sections, Section.PREFIXES, np.dtype("<u8"))
     tails = _column(body, sections, Section.TAILS, np.dtype(f"V{_TAIL_BYTES}"))
@@ -169,7 +169,7 @@ def decoded_segment(body: bytes | memoryview) -> IndexSegment:
     supersedes = _column(body, sections, Section.SUPERSEDES, np.dtype(f"V{ID_BYTES}"))
     digests_offset, digests_length = sections.get(Section.DIGESTS, (0, 0))
     if not len(prefixes) == len(tails) == len(locations):
-        raise FormatError("an index segment's columns differ in length")
+        raise IntegrityError("an index segment's columns differ in length")
     if len(prefixes):
         ends = locations["digest"].astype(np.uint64) + locations["blocks"]
         wrong = (
@@ -180,13 +180,13 @@ def decoded_segment(body: bytes | memoryview) -> IndexSegment:
             or int(locations["blocks"].max()) > BLOCKS_PER_FRAME
         )
         if wrong:
-            raise FormatError(
+            raise IntegrityError(
                 "an index segment points outside of itself, is not sorted or holds unknown kinds"
             )
     if len(origins) and (
         int(origins["pack"].max()) >= len(packs) or int(origins["writer"].max()) >= len(writers)
     ):
-        raise FormatError("an index segment points outside of itself")
+        raise IntegrityError("an index segment points outside of itself")
     return IndexSegment(
         packs=packs,
         origins=origins,
@@ -230,19 +230,19 @@ def _encoded_sections(sections: dict[Section, bytes]) -> bytes:
 
 def _decoded_sections(body: bytes | memoryview) -> dict[int, tuple[int, int]]:
     if len(body) < _START.size:
-        raise FormatError("an index segment is too short", length=len(body))
+        raise IntegrityError("an index segment is too short", length=len(body))
     magic, count, _ = _START.unpack_from(body)
     if magic != _MAGIC:
-        raise FormatError("not an index segment")
+        raise IntegrityError("not an index segment")
     if count > _SECTIONS_MAX or len(body) < _START.size + count * _SECTION.size:
-        raise FormatError("an index segment ends in its table", sections=count)
+        raise IntegrityError("an index segment ends in its table", sections=count)
     found: dict[int, tuple[int, int]] = {}
     for position in range(count):
         section, _, offset, length = _SECTION.unpack_from(
             body, _START.size + position * _SECTION.size
         )
         if offset + length > len(body) or section in found:
-            raise FormatError("an index segment's section is wrong", section=section)
+            raise IntegrityError("an index segment's section is wrong", section=section)
         found[section] = (offset, length)
     return found
 
@@ -255,5 +255,5 @@ def _column(
 ) -> Array:
     offset, length = sections.get(section, (0, 0))
     if length % row.itemsize:
-        raise FormatError("an index segment's column has a wrong length", section=section.name)
+        raise IntegrityError("an index segment's column has a wrong length", section=section.name)
     return np.frombuffer(body, row, count=length // row.itemsize, offset=offset)

@@ -129,19 +129,19 @@ def encoded_generation(
 def decoded_generation(data: bytes) -> StoredGeneration:
     """Raises: FormatError, IntegrityError."""
     if len(data) < _START.size:
-        raise FormatError("key generation ends in its header", length=len(data))
+        raise IntegrityError("key generation ends in its header", length=len(data))
     magic, version, head_length = _START.unpack_from(data)
     if magic != _MAGIC:
-        raise FormatError("not a key generation")
+        raise IntegrityError("not a key generation")
     if version != FORMAT_VERSION:
         raise FormatError("unknown format of repository", format=version)
     head_end = _START.size + head_length
     if len(data) < head_end + _LENGTH.size:
-        raise FormatError("key generation ends in its head", length=len(data))
+        raise IntegrityError("key generation ends in its head", length=len(data))
     (sealed_length,) = _LENGTH.unpack_from(data, head_end)
     sealed_end = head_end + _LENGTH.size + sealed_length
     if len(data) != sealed_end + _SIGNATURE_BYTES:
-        raise FormatError("key generation has a wrong length", length=len(data))
+        raise IntegrityError("key generation has a wrong length", length=len(data))
     head = _head_from_json(data[_START.size : head_end])
     try:
         Ed25519PublicKey.from_public_bytes(head.authority_public).verify(
@@ -209,16 +209,16 @@ def _head_from_json(data: bytes) -> KeyGenerationHead:
             recipients=recipients,
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FormatError("a key generation's head cannot be read") from error
+        raise IntegrityError("a key generation's head cannot be read") from error
     if len(head.repository_id) != ID_BYTES or len(head.domain_id) != ID_BYTES or not content:
-        raise FormatError("a key generation's head cannot be read")
+        raise IntegrityError("a key generation's head cannot be read")
     return head
 
 
 def _entry_from_json(entry: dict[str, object]) -> RecipientEntry:
     kind = str(entry["kind"])
     if kind not in KINDS:
-        raise FormatError("unknown kind of recipient", kind=kind[:40])
+        raise IntegrityError("unknown kind of recipient", kind=kind[:40])
     cost = None
     salt = b""
     parameters = entry.get("argon2id")
@@ -282,7 +282,7 @@ def _secrets_from_json(data: bytes) -> KeySecrets:
             epochs=epochs,
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise FormatError("a key generation's secrets cannot be read") from error
+        raise IntegrityError("a key generation's secrets cannot be read") from error
     if not epochs or len(secrets.id_key) != KEY_BYTES:
-        raise FormatError("a key generation's secrets cannot be read")
+        raise IntegrityError("a key generation's secrets cannot be read")
     return secrets

@@ -366,6 +366,8 @@ def newest_generation(store: ObjectStore) -> StoredGeneration:
             failure = failure or error
             continue
         return stored
+    if isinstance(failure, FormatError):
+        raise failure  # of a newer Holdfast, most likely
     raise IntegrityError("no key generation can be used", newest=names[0]) from failure
 
 

@@ -16,7 +16,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_common.clock import Clock, parse_utc, utc_text
-from holdfast_common.errors import FormatError, IntegrityError, LeaseExpired
+from holdfast_common.errors import IntegrityError, LeaseExpired
 from holdfast_common.repository.fence import Fences
 from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import ObjectKind, lease_name
@@ -195,4 +195,4 @@ def _from_json(body: bytes) -> LeaseRecord:
             released=bool(document["released"]),
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise FormatError("a lease cannot be read") from error
+        raise IntegrityError("a lease cannot be read") from error

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
-from holdfast_common.errors import FormatError
+from holdfast_common.errors import FormatError, IntegrityError
 from holdfast_common.identity import PointId
 from holdfast_common.repository.disk_map import PageReference
 from holdfast_common.repository.layout import CAPACITY_BYTES_MAX, CHUNK_ID_BYTES
@@ -176,7 +176,7 @@ class Manifest:
                 maps=tuple(_object_from_json(item) for item in document["maps"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise FormatError("a manifest cannot be read") from error
+            raise IntegrityError("a manifest cannot be read") from error
 
 
 def _disk_to_json(disk: DiskSummary) -> dict[str, Any]:  # JSON has no better type
@@ -224,7 +224,7 @@ def _blob_from_json(document: dict[str, Any]) -> BlobRecord:
         (bytes.fromhex(chunk_id), int(length)) for chunk_id, length in document["chunks"]
     )
     if any(len(chunk_id) != CHUNK_ID_BYTES for chunk_id, _ in chunks):
-        raise FormatError("a manifest names a chunk by something that is no chunk id")
+        raise IntegrityError("a manifest names a chunk by something that is no chunk id")
     return BlobRecord(kind=str(document["kind"]), length=int(document["length"]), chunks=chunks)
 
 

@@ -66,7 +66,7 @@ class ObjectStore(Protocol):
         ...
 
     def get(self, name: str, *, length_max: int) -> bytes:
-        """All bytes. Raises: ObjectMissing, FormatError (longer than the limit), RepositoryFailed."""
+        """All bytes. Raises: ObjectMissing, IntegrityError (longer than the limit), RepositoryFailed."""
         ...
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 
 from blake3 import blake3
 
-from holdfast_common.errors import FormatError, IntegrityError
+from holdfast_common.errors import IntegrityError
 from holdfast_common.repository.chunk_codec import SEGMENT_HEADER, BlobBinding, SegmentHeader
 from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import (
@@ -141,26 +141,28 @@ def encoded_footers(
 
 
 def decoded_plain_footer(data: bytes | memoryview) -> PlainFooter:
-    """Raises: FormatError."""
+    """Raises: IntegrityError."""
     if len(data) < _FOOTER.size:
-        raise FormatError("a pack's footer is too short", length=len(data))
+        raise IntegrityError("a pack's footer is too short", length=len(data))
     magic, version, _, segment_count, blob_count = _FOOTER.unpack_from(data)
     if magic != _FOOTER_MAGIC or version != 1:
-        raise FormatError("not a pack's footer")
+        raise IntegrityError("not a pack's footer")
     if segment_count > SEGMENTS_MAX or blob_count > BLOBS_MAX:
-        raise FormatError(
+        raise IntegrityError(
             "a pack's footer counts too much", segments=segment_count, blobs=blob_count
         )
     blobs_at = _FOOTER.size + segment_count * _SEGMENT.size
     if len(data) != blobs_at + blob_count * _BLOB.size:
-        raise FormatError("a pack's footer has a wrong length", length=len(data))
+        raise IntegrityError("a pack's footer has a wrong length", length=len(data))
     segments = []
     for offset, header in _SEGMENT.iter_unpack(data[_FOOTER.size : blobs_at]):
         segments.append(PackSegment(offset=offset, header=SegmentHeader.decode(header)))
     blobs = []
     for segment, number, offset, stored, digest in _BLOB.iter_unpack(data[blobs_at:]):
         if segment >= segment_count:
-            raise FormatError("a pack's footer names a segment that is not there", segment=segment)
+            raise IntegrityError(
+                "a pack's footer names a segment that is not there", segment=segment
+            )
         blobs.append(
             PlainBlob(
                 segment=segment,
@@ -182,11 +184,11 @@ def read_plain_footer(
     """
     name = pack_name(digest)
     if not TRAILER.size <= length <= PACK_FILE_BYTES_MAX:
-        raise FormatError("a pack has an impossible length", name=name, length=length)
+        raise IntegrityError("a pack has an impossible length", name=name, length=length)
     trailer = get_range(store, name, offset=length - TRAILER.size, length=TRAILER.size)
     offset, plain_length, sealed_length, _, magic = TRAILER.unpack(trailer)
     if magic != _TRAILER_MAGIC or offset + plain_length + sealed_length + TRAILER.size != length:
-        raise FormatError("a pack's trailer is wrong", name=name)
+        raise IntegrityError("a pack's trailer is wrong", name=name)
     footers = get_range(store, name, offset=offset, length=plain_length + sealed_length)
     plain = footers[:plain_length]
     return decoded_plain_footer(plain), plain, footers[plain_length:]
@@ -207,11 +209,11 @@ def read_contents(
     position = 32
     for blob in footer.blobs:
         if len(body) < position + _SEALED_BLOB.size:
-            raise FormatError("a pack's sealed footer is too short", pack=digest.hex())
+            raise IntegrityError("a pack's sealed footer is too short", pack=digest.hex())
         chunk_id, kind, blocks, presence, plain_length = _SEALED_BLOB.unpack_from(body, position)
         position += _SEALED_BLOB.size
         if kind not in _KINDS or blocks > BLOCKS_PER_FRAME:
-            raise FormatError("unknown kind of blob", kind=kind, pack=digest.hex())
+            raise IntegrityError("unknown kind of blob", kind=kind, pack=digest.hex())
         end = position + blocks * BLOCK_DIGEST_BYTES
         blobs.append(
             PackBlob(
@@ -230,5 +232,5 @@ def read_contents(
         )
         position = end
     if position != len(body):
-        raise FormatError("a pack's sealed footer has a wrong length", pack=digest.hex())
+        raise IntegrityError("a pack's sealed footer has a wrong length", pack=digest.hex())
     return PackContents(digest=digest, length=length, segments=footer.segments, blobs=tuple(blobs))

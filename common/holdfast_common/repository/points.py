@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from holdfast_common.errors import (
-    FormatError,
     HoldfastError,
     IntegrityError,
     NotFound,
@@ -107,7 +106,7 @@ class PointJudge:
     def point(self, data: bytes, name: str, keys: ReaderKeys) -> Point:
         """Check one manifest. Raises: FormatError, IntegrityError, WrongKey."""
         if len(data) <= GRANT_BYTES:
-            raise FormatError("a manifest is too short", name=name)
+            raise IntegrityError("a manifest is too short", name=name)
         found = keys.open(ObjectKind.MANIFEST, memoryview(data)[:-GRANT_BYTES])
         self.writers.check(found, role=ROLE_WRITE)
         manifest = Manifest.decode(found.body)

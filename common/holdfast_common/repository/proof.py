@@ -61,4 +61,4 @@ def _packs(body: bytes) -> set[bytes]:
     try:
         return {bytes.fromhex(digest) for digest in json.loads(body)["packs"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise FormatError("a proof cannot be read") from error
+        raise IntegrityError("a proof cannot be read") from error

@@ -66,12 +66,12 @@ class ObjectHeader:
     def decode(cls, data: bytes | memoryview) -> ObjectHeader:
         """Raises: FormatError."""
         if len(data) < HEADER.size:
-            raise FormatError("sealed object ends in its header", length=len(data))
+            raise IntegrityError("sealed object ends in its header", length=len(data))
         magic, version, algorithm, kind, epoch, repository, domain, object_id, lineage, salt = (
             HEADER.unpack_from(data)
         )
         if magic != MAGIC:
-            raise FormatError("not a sealed object")
+            raise IntegrityError("not a sealed object")
         if version != FORMAT_VERSION or algorithm != ALGORITHM:
             raise FormatError(
                 "unknown format of a sealed object", format=version, algorithm=algorithm
@@ -79,7 +79,7 @@ class ObjectHeader:
         try:
             known = ObjectKind(kind)
         except ValueError as error:
-            raise FormatError("unknown kind of sealed object", kind=kind) from error
+            raise IntegrityError("unknown kind of sealed object", kind=kind) from error
         return cls(
             kind=known, key_epoch=epoch, repository_id=repository, domain_id=domain, object_id=object_id,
             lineage_tag=lineage, salt=salt,
@@ -225,7 +225,7 @@ def signer_of(data: bytes | memoryview) -> Signer:
     view = memoryview(data)
     header = ObjectHeader.decode(view)
     if header.kind not in SIGNED_KINDS:
-        raise FormatError("objects of this kind are not signed", kind=header.kind.name)
+        raise IntegrityError("objects of this kind are not signed", kind=header.kind.name)
     signer = _checked_signer(view, len(view) - SIGNATURE_BYTES)
     return Signer(header=header, signer=signer, digest=blake3(view).digest())
 
@@ -235,7 +235,7 @@ def body_length(stored_length: int, *, kind: ObjectKind) -> int:
     inner = stored_length - HEADER.size - (SIGNATURE_BYTES if kind in SIGNED_KINDS else 0)
     whole, rest = divmod(inner, _STORED_SEGMENT_BYTES)
     if inner < TAG_BYTES or 0 < rest < TAG_BYTES or (rest == TAG_BYTES and whole):
-        raise FormatError("sealed object has an impossible length", length=stored_length)
+        raise IntegrityError("sealed object has an impossible length", length=stored_length)
     return whole * SEGMENT_BYTES + (rest - TAG_BYTES if rest else 0)
 
 
@@ -303,7 +303,7 @@ def _opened_segment(
 
 def _checked_signer(view: memoryview, end: int) -> bytes:
     if end < HEADER.size:
-        raise FormatError("signed object has no signature", length=len(view))
+        raise IntegrityError("signed object has no signature", length=len(view))
     public = bytes(view[end : end + 32])
     # The signature covers everything before itself, its public key too.
     message = _SIGNED + blake3(view[: end + 32]).digest()

@@ -187,6 +187,13 @@ class PointWriter:
             self._pool.check()
         self._blobs.append(BlobRecord(kind=kind, length=len(data), chunks=tuple(chunks)))
 
+    def renew_lease(self) -> None:
+        """Renew the writer lease if it is due; every finished pack does so, too. A slow source calls this.
+
+        Raises: LeaseExpired, RepositoryFull, RepositoryFailed.
+        """
+        self._lease.renew_when_due()
+
     def prepare(self, facts: ManifestFacts) -> PreparedPoint:
         """Make everything durable and check all that the point refers to; only the manifest is missing.
 

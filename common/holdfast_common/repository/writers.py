@@ -176,7 +176,7 @@ def _opened_list(store: ObjectStore, name: str, keys: ReaderKeys) -> WriterList:
             writers=tuple(_writer_from_json(entry) for entry in document["writers"]),
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise FormatError("the list of writers cannot be read", name=name) from error
+        raise IntegrityError("the list of writers cannot be read", name=name) from error
     if listed.number != numbered(name) or not listed.number:
         raise IntegrityError("a list of writers stands under another number", name=name)
     return listed

@@ -92,9 +92,9 @@ def test_a_segments_header_comes_back() -> None:
 def test_a_damaged_header_is_refused(position: int) -> None:
     data = bytearray(SEALER.header.encode())
     data[position] ^= 0xFF
-    with pytest.raises(FormatError):
+    with pytest.raises((IntegrityError, FormatError)):
         SegmentHeader.decode(bytes(data))
-    with pytest.raises(FormatError):
+    with pytest.raises(IntegrityError):
         SegmentHeader.decode(bytes(data[:50]))
 
 
@@ -107,10 +107,10 @@ class TestHostilePayloads:
 
     def test_a_length_beyond_all_kinds_is_refused(self) -> None:
         for length in (0, -1, PLAIN_BYTES_MAX + 1):
-            with pytest.raises(FormatError):
+            with pytest.raises(IntegrityError):
                 Decompressor().plain(b"x", plain_length=length)
         for length in (0, 16, PLAIN_BYTES_MAX + 17):
-            with pytest.raises(FormatError):
+            with pytest.raises(IntegrityError):
                 payload_length(length)
 
     def test_another_length_than_promised_is_refused(self) -> None:

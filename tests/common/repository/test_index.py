@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast_common.errors import FormatError
+from holdfast_common.errors import IntegrityError
 from holdfast_common.repository.chunk_codec import SegmentHeader
 from holdfast_common.repository.index import (
     FILTER_PROBES,
@@ -170,7 +170,7 @@ def test_digests_stand_in_the_order_of_the_packs() -> None:
 def test_a_body_that_ends_early_is_refused(cut: int) -> None:
     builder = IndexBuilder()
     builder.add(pack([1, 2, 3], name="x"))
-    with pytest.raises(FormatError):
+    with pytest.raises(IntegrityError):
         decoded_segment(builder.encode(writer=WRITER)[:cut])
 
 
@@ -184,7 +184,7 @@ def test_a_hostile_body_is_refused_or_stays_within_itself(position: int, value: 
     body[position % len(body)] = value
     try:
         segment = decoded_segment(bytes(body))
-    except FormatError:
+    except IntegrityError:
         return
     assert len(segment.prefixes) == len(segment.locations)
     for row in segment.locations:

@@ -155,7 +155,7 @@ def test_another_signature_than_the_writers_is_told_apart(keys: ReaderKeys) -> N
     transplanted = data[:-96] + signed_by_another[-96:]
     with pytest.raises(IntegrityError):
         signer_of(transplanted)
-    with pytest.raises(FormatError):
+    with pytest.raises(IntegrityError):
         signer_of(sealed(keys, ObjectKind.MAP, b"body"))
 
 
