@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Final
 
 from holdfast_common.errors import Refused
 from holdfast_common.job_spec import DiskTicket, TransportKind
 from holdfast_controller.facts import SnapshotFacts
 from holdfast_controller.ledger import JobLedger
 from holdfast_controller.vsphere.disk_tickets import direct_ticket
+from holdfast_controller.vsphere.hot_add import hot_added
 from holdfast_controller.vsphere.session import VsphereSession
+
+Tickets = Mapping[int, DiskTicket]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loan:
+    """What is to be read, and by whom."""
+
+    session: VsphereSession
+    ledger: JobLedger
+    snapshot: SnapshotFacts
+    proxy_instance_uuid: str
 
 
 @contextmanager
@@ -21,9 +36,39 @@ def source_tickets(
     snapshot: SnapshotFacts,
     transport: TransportKind,
     proxy_instance_uuid: str,
-) -> Iterator[Mapping[int, DiskTicket]]:
+) -> Iterator[Tickets]:
     """Tickets by device key, to read the frozen disks. Raises: Refused, VsphereFailed."""
-    if transport is TransportKind.DIRECT:
-        yield {disk.device_key: direct_ticket(disk) for disk in snapshot.protected_disks}
-        return
-    raise Refused("this transport does not exist yet", transport=transport)
+    lend = LENDERS.get(transport)
+    if lend is None:
+        raise Refused("this transport does not exist yet", transport=transport)
+    loan = _Loan(
+        session=session,
+        ledger=ledger,
+        snapshot=snapshot,
+        proxy_instance_uuid=proxy_instance_uuid,
+    )
+    with lend(loan) as tickets:
+        yield tickets
+
+
+@contextmanager
+def _direct(loan: _Loan) -> Iterator[Tickets]:
+    yield {disk.device_key: direct_ticket(disk) for disk in loan.snapshot.protected_disks}
+
+
+@contextmanager
+def _hot_added(loan: _Loan) -> Iterator[Tickets]:
+    with hot_added(
+        loan.session,
+        loan.ledger,
+        proxy_instance_uuid=loan.proxy_instance_uuid,
+        disks=loan.snapshot.protected_disks,
+        owner=loan.snapshot.vm,
+    ) as tickets:
+        yield tickets
+
+
+LENDERS: Final[Mapping[TransportKind, Callable[[_Loan], AbstractContextManager[Tickets]]]] = {
+    TransportKind.DIRECT: _direct,
+    TransportKind.HOTADD: _hot_added,
+}
