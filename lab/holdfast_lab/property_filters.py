@@ -15,7 +15,7 @@ from pyVmomi import VmomiSupport, vmodl
 
 from holdfast_lab import soap
 from holdfast_lab.faults import SoapFault, invalid_argument
-from holdfast_lab.property_paths import check_path, read_path
+from holdfast_lab.property_paths import PropertyReader, check_path, read_path
 from holdfast_lab.wire_types import WireObject
 
 if TYPE_CHECKING:
@@ -150,9 +150,10 @@ def content_of(lab: Lab, selected: Selected, session: Session) -> PC.ObjectConte
     """One object's properties; those that cannot be read are named in the missing set."""
     content = PC.ObjectContent(obj=selected.reference, propSet=[], missingSet=[])
     properties, missing = [], []
+    reader = PropertyReader(lab, session)
     for path in selected.paths:
         try:
-            value = read_path(lab, selected.reference, path, session)
+            value = reader.read(selected.reference, path)
         except SoapFault as fault:
             if isinstance(fault.fault, vmodl.query.InvalidProperty):
                 raise
@@ -234,8 +235,9 @@ class FilterState:
             self.left.pop(moid, None)
         known.lab_version = version
         changed = []
+        reader = PropertyReader(lab, session)
         for path in selected.paths:
-            text = soap.value_text(_value(lab, selected.reference, path, session), object)
+            text = soap.value_text(_value(reader, selected.reference, path), object)
             if path not in known.texts or known.texts[path] != text:
                 known.texts[path] = text
                 changed.append(path)
@@ -253,8 +255,9 @@ class FilterState:
                 continue
             entered = known.entered > stamp
             paths = [each for each, at in known.stamps.items() if at > stamp or entered]
+            reader = PropertyReader(lab, session)
             changes = [
-                PC.Change(name=path, op="assign", val=_value(lab, known.reference, path, session))
+                PC.Change(name=path, op="assign", val=_value(reader, known.reference, path))
                 for path in paths
                 if not entered or known.texts[path]
             ]
@@ -289,8 +292,8 @@ DEPENDENT_PROPERTIES = frozenset(
 )
 
 
-def _value(lab: Lab, reference: WireObject, path: str, session: Session) -> object:
+def _value(reader: PropertyReader, reference: WireObject, path: str) -> object:
     try:
-        return read_path(lab, reference, path, session)
+        return reader.read(reference, path)
     except SoapFault:
         return None

@@ -66,36 +66,53 @@ def check_path(kind: WireObject, path: str) -> None:
 
 
 def read_path(lab: Lab, reference: WireObject, path: str, session: Session | None) -> object:
-    """The value of ``path``, or None when it (or something on the way) is unset.
+    """One value; see ``PropertyReader.read``."""
+    return PropertyReader(lab, session).read(reference, path)
 
-    Needs ``Lab.lock``. Raises: SoapFault (InvalidProperty, ManagedObjectNotFound).
+
+class PropertyReader:
+    """Reads paths of objects at one moment: ``Lab.lock`` is held from its making to its last use.
+
+    What an object's property holds is built once, however many paths lead into it.
     """
-    value: Any = reference
-    for name, key in parse_path(path):
-        if isinstance(value, VmomiSupport.ManagedObject):
+
+    def __init__(self, lab: Lab, session: Session | None) -> None:
+        self.lab = lab
+        self.session = session
+        self._built: dict[tuple[str, str], object] = {}
+
+    def read(self, reference: WireObject, path: str) -> object:
+        """The value of ``path``, or None when it (or something on the way) is unset.
+
+        Raises: SoapFault (InvalidProperty, ManagedObjectNotFound).
+        """
+        value: Any = reference
+        for name, key in parse_path(path):
+            if not isinstance(value, (VmomiSupport.ManagedObject, VmomiSupport.DataObject)):
+                raise invalid_property(path)
             try:
                 declared = type(value)._GetPropertyInfo(name).type
             except AttributeError as error:
                 raise invalid_property(path) from error
-            value = lab.find(value, session).read(name, session)
-        elif isinstance(value, VmomiSupport.DataObject):
-            try:
-                declared = type(value)._GetPropertyInfo(name).type
-            except AttributeError as error:
-                raise invalid_property(path) from error
-            value = getattr(value, name)
-        else:
-            raise invalid_property(path)
-        if value is None:
-            return None
-        value = typed(value, declared)
-        if key is not None:
-            value = item_with_key(value, key)
+            value = self._property(value, name)
             if value is None:
                 return None
-    if isinstance(value, list) and not value:
-        return None if is_optional_empty(value) else value
-    return value
+            value = typed(value, declared)
+            if key is not None:
+                value = item_with_key(value, key)
+                if value is None:
+                    return None
+        if isinstance(value, list) and not value and is_optional_empty(value):
+            return None
+        return value
+
+    def _property(self, value: WireObject, name: str) -> object:
+        if isinstance(value, VmomiSupport.DataObject):
+            return getattr(value, name)
+        place = (str(value._moId), name)
+        if place not in self._built:
+            self._built[place] = self.lab.find(value, self.session).read(name, self.session)
+        return self._built[place]
 
 
 def is_optional_empty(value: list[object]) -> bool:
