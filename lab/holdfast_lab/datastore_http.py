@@ -13,13 +13,14 @@ import os
 import re
 import secrets
 import urllib.parse
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast_lab.datastore_files import check_files_unused
 from holdfast_lab.disk_locks import locked, uses_of
 from holdfast_lab.faults import ConnectionCut, SoapFault
-from holdfast_lab.file_locks import FileBusy, HeldFiles
+from holdfast_lab.file_locks import FileBusy
 from holdfast_lab.http_exchange import HttpExchange
 from holdfast_lab.inventory import inventory_path
 from holdfast_lab.lab_object import ManagedEntity
@@ -105,12 +106,18 @@ def _is_above(datastore: Datastore, path: str) -> bool:
 
 
 def _send(lab: Lab, exchange: HttpExchange, datastore: Datastore, local: Path) -> None:
+    """Send a file or a range of it.
+
+    The last piece is sent when the file has been given back: a client that has read all may remove
+    the snapshot at once.
+    """
     if not local.is_file():
         exchange.reply(404, b"no such file")
         return
-    with lab.lock:
-        held = _open_to_read(lab, local)
-    with held, local.open("rb") as file:
+    with ExitStack() as opened:
+        with lab.lock:
+            _open_to_read(lab, local, opened)
+        file = opened.enter_context(local.open("rb"))
         size = os.fstat(file.fileno()).st_size
         chosen = _range(exchange.header("Range"), size)
         if chosen is None:
@@ -120,50 +127,68 @@ def _send(lab: Lab, exchange: HttpExchange, datastore: Datastore, local: Path) -
         headers = {"Content-Type": BINARY}
         if partial:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-        facts = {
-            "vm": _owner(lab, local),
-            "disk": local.name,
-            "datastore": datastore.name,
-            "direction": "read",
-        }
-        rule = None
-        if exchange.method == "GET":
-            rule = lab.misbehaviour.due("cut_stream", **facts)
         exchange.respond(206 if partial else 200, length=end - start, headers=headers)
         if exchange.method == "HEAD":
             return
-        cut_at = end if rule is None else min(end, start + rule.number("bytes", 0))
-        with lab.calls.stream(
-            transport="folder",
-            host=datastore.any_host().name,
-            datastore=datastore.name,
-            vm=facts["vm"],
-            direction="read",
-            file=local.name,
-        ) as stream:
-            buffer = bytearray(PIECE_BYTES)
-            at = start
-            while at < cut_at:
-                piece = memoryview(buffer)[: min(PIECE_BYTES, cut_at - at)]
-                read_exactly(file.fileno(), at, piece)
-                exchange.write(piece)
-                at += len(piece)
-                stream.bytes_moved += len(piece)
-        if cut_at < end:
-            raise ConnectionCut("the stream is cut")
+        last = _send_range(lab, exchange, datastore, local, file=file.fileno(), ends=(start, end))
+    exchange.write(last)
 
 
-def _open_to_read(lab: Lab, local: Path) -> HeldFiles:
-    """Claim a file for reading. Needs ``Lab.lock``. Raises: SoapFault (FileLocked)."""
+def _send_range(
+    lab: Lab,
+    exchange: HttpExchange,
+    datastore: Datastore,
+    local: Path,
+    *,
+    file: int,
+    ends: tuple[int, int],
+) -> bytes:
+    """Send all but the last piece, which is returned. Raises: ConnectionCut."""
+    start, end = ends
+    vm = _owner(lab, local)
+    facts = {"vm": vm, "disk": local.name, "datastore": datastore.name, "direction": "read"}
+    rule = lab.misbehaviour.due("cut_stream", **facts)
+    cut_at = end if rule is None else min(end, start + rule.number("bytes", 0))
+    buffer = bytearray(PIECE_BYTES)
+    piece = memoryview(buffer)[:0]
+    with lab.calls.stream(
+        transport="folder",
+        host=datastore.any_host().name,
+        datastore=datastore.name,
+        vm=vm,
+        direction="read",
+        file=local.name,
+    ) as stream:
+        at = start
+        while at < cut_at:
+            exchange.write(piece)
+            piece = memoryview(buffer)[: min(PIECE_BYTES, cut_at - at)]
+            read_exactly(file, at, piece)
+            at += len(piece)
+            stream.bytes_moved += len(piece)
+    if cut_at < end:
+        exchange.write(piece)
+        raise ConnectionCut("the stream is cut")
+    return bytes(piece)
+
+
+def _open_to_read(lab: Lab, local: Path, opened: ExitStack) -> None:
+    """Claim a file for reading; a link of a disk cannot be merged meanwhile.
+
+    Needs ``Lab.lock``. Raises: SoapFault (FileLocked).
+    """
     resolved = local.resolve()
     for disk in lab.disks.known():
         for link in disk.all_links:
-            if any(file.resolve() == resolved for file in disk.files(link)) and any(
-                use.writes for use in uses_of(lab, disk, link)
-            ):
+            if all(file.resolve() != resolved for file in disk.files(link)):
+                continue
+            if any(use.writes for use in uses_of(lab, disk, link)):
                 raise locked(lab, local, "a running VM has it open")
+            opened.callback(disk.let_go, disk.hold(link, "read over /folder"))
     try:
-        return lab.file_locks.take([local], holder="/folder", kind="folder", exclusive=False)
+        opened.enter_context(
+            lab.file_locks.take([local], holder="/folder", kind="folder", exclusive=False)
+        )
     except FileBusy as busy:
         raise locked(lab, local, f"it is in use by {busy.holder}") from busy
 

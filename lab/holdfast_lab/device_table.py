@@ -17,6 +17,7 @@ from typing import Any
 from pyVmomi import vim
 
 from holdfast_lab.storage.disk import DatastoreKind, LabDisk, Provisioning
+from holdfast_lab.storage.errors import FileMissing
 from holdfast_lab.wire_types import WireObject
 
 Device = vim.vm.device
@@ -51,6 +52,30 @@ class DiskDevice:
         if self.frozen_at is not None:
             return self.disk.frozen_descriptor(self.frozen_at)
         return self.link or self.disk.tip_descriptor
+
+    def chain(self) -> tuple[Path, ...]:
+        """The links that it opens, base first; only its own when the files went away.
+
+        A powered-off VM keeps the name of a disk that somebody moved, merged or deleted.
+        """
+        try:
+            return self.disk.chain_of(self.descriptor)
+        except FileMissing:
+            return (self.descriptor,)
+
+    def files(self) -> tuple[Path, ...]:
+        """All files that it opens; none when they went away."""
+        try:
+            return tuple(file for link in self.chain() for file in self.disk.files(link))
+        except FileMissing:
+            return ()
+
+    def change_id(self) -> str | None:
+        """The change id of the link that it opens; None while unset or when it went away."""
+        try:
+            return self.disk.change_id(self.descriptor)
+        except FileMissing:
+            return None
 
     @property
     def freezes(self) -> bool:
@@ -243,7 +268,7 @@ def _backing(
         return _raw_backing(device, name_of, datastore_of)
     disk = device.disk
     backing: WireObject = None
-    for link in disk.chain_of(device.descriptor):
+    for link in device.chain():
         is_delta = backing is not None
         backing = Device.VirtualDisk.FlatVer2BackingInfo(
             fileName=name_of(link),
@@ -263,7 +288,7 @@ def _backing(
             backing.deltaDiskFormat = "seSparseFormat" if sparse else "redoLogFormat"
             backing.deltaGrainSize = 8 if sparse else 1
     # The id belongs to the link that the device opens; links below it show none.
-    backing.changeId = disk.change_id(device.descriptor)
+    backing.changeId = device.change_id()
     return backing
 
 
@@ -272,7 +297,7 @@ def _raw_backing(
 ) -> WireObject:
     disk = device.disk
     backing: WireObject = None
-    for link in disk.chain_of(device.descriptor):
+    for link in device.chain():
         backing = Device.VirtualDisk.RawDiskMappingVer1BackingInfo(
             fileName=name_of(link),
             datastore=datastore_of(link),
@@ -285,5 +310,5 @@ def _raw_backing(
             sharing=device.sharing,
         )
     if device.raw_mapping == "virtualMode":
-        backing.changeId = disk.change_id(device.descriptor)
+        backing.changeId = device.change_id()
     return backing

@@ -154,7 +154,7 @@ def link_of(lab: Lab, disk: LabDisk, descriptor: Path, *, besides: Machine) -> P
     A VM follows the tip of a disk that it alone has. Needs ``Lab.lock``.
     """
     shared = any(
-        device.disk is disk
+        device.disk is disk and device.descriptor in disk.all_links
         for machine in lab.machines()
         if machine is not besides
         for device in machine.devices.disks.values()
@@ -168,7 +168,8 @@ def destroy_files(lab: Lab, device: DiskDevice) -> None:
     Without ``Lab.lock``. Raises: SoapFault (FileLocked) while a running VM has them open.
     """
     disk = device.disk
-    doomed = (device.link,) if device.link is not None else disk.all_links
+    doomed = [device.link] if device.link is not None else list(disk.all_links)
+    doomed = [link for link in doomed if link in disk.all_links]  # somebody may have moved it
     with lab.lock:
         for link in doomed:
             users = uses_of(lab, disk, link)
@@ -177,6 +178,8 @@ def destroy_files(lab: Lab, device: DiskDevice) -> None:
         for link in doomed:
             for file in disk.files(link):
                 file.unlink(missing_ok=True)
+        if not doomed:
+            return
         if disk.directory not in (each.root for each in lab.datastores()):
             with suppress(OSError):
                 disk.directory.rmdir()  # nothing else was in it

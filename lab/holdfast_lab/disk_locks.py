@@ -44,14 +44,14 @@ def uses_of(lab: Lab, disk: LabDisk, descriptor: Path) -> list[Use]:
             opened = device.descriptor
             if descriptor == opened:
                 found.append(Use(machine, device.mode not in NONPERSISTENT))
-            elif descriptor in disk.chain_of(opened):
+            elif descriptor in device.chain():
                 found.append(Use(machine, writes=False))
     return found
 
 
 def check_can_open(lab: Lab, machine: Machine, device: DiskDevice) -> None:
     """May this VM open the disk while others run? Needs ``Lab.lock``. Raises: SoapFault."""
-    chain = device.disk.chain_of(device.descriptor)
+    chain = device.chain()
     writes = device.mode not in NONPERSISTENT
     for link in chain:
         wants_to_write = writes and link == device.descriptor

@@ -12,8 +12,8 @@ from holdfast_lab.hosts import ResourcePool
 from holdfast_lab.inventory import Datacenter, Folder
 from holdfast_lab.machine_life import chosen_host, create_machine, destroy_machine
 from holdfast_lab.method_registry import Call, soap_method
-from holdfast_lab.nfc_leases import LeasedFile, TransferLease, files_of, nvram_file, run_lease
 from holdfast_lab.reconfigure import check_name
+from holdfast_lab.transfer_lease import LeasedFile, TransferLease, files_of, nvram_file, run_lease
 from holdfast_lab.wire_types import WireObject
 
 if TYPE_CHECKING:

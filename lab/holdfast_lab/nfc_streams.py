@@ -22,10 +22,10 @@ from holdfast_lab.lab import Lab
 from holdfast_lab.machine import Machine
 from holdfast_lab.method_registry import http_route
 from holdfast_lab.misbehaviour import Rule
-from holdfast_lab.nfc_leases import LeasedFile, TransferLease, flat_file, lease_with
 from holdfast_lab.storage.errors import StreamCut, StreamRefused
 from holdfast_lab.storage.stream_decoder import check_with_qemu, decode_stream
 from holdfast_lab.storage.stream_encoder import stream_optimized
+from holdfast_lab.transfer_lease import LeasedFile, TransferLease, flat_file, lease_with
 
 DISK_TYPE = "application/x-vnd.vmware-streamVmdk"
 SPACE_CHECK_BYTES = 4 << 20  # how often an upload asks whether the datastore is full
@@ -119,8 +119,8 @@ def _send(
             digest.update(piece)
             exchange.write(b"%x\r\n%b\r\n" % (len(piece), piece))
             stream.bytes_moved += len(piece)
-        exchange.write(b"0\r\n\r\n")
     _note(file, digest.hexdigest(), stream.bytes_moved, populated)
+    exchange.write(b"0\r\n\r\n")  # last, so that the client's next call finds all given back
 
 
 def _note(file: LeasedFile, sha1: str, stream_bytes: int, populated_bytes: int) -> None:

@@ -13,7 +13,6 @@ from holdfast_lab.hosts import Network
 from holdfast_lab.lab import Lab
 from holdfast_lab.machine import Machine, MachineSnapshot
 from holdfast_lab.method_registry import Call, soap_method
-from holdfast_lab.nfc_leases import CONTROLLER_NAMES
 from holdfast_lab.ovf_document import (
     DISK,
     IDE,
@@ -26,6 +25,7 @@ from holdfast_lab.ovf_document import (
     from_text,
     to_text,
 )
+from holdfast_lab.transfer_lease import CONTROLLER_NAMES
 from holdfast_lab.wire_types import WireObject, WireType
 
 Manager = vim.OvfManager

@@ -95,11 +95,13 @@ def move_disk(call: Call) -> vim.Task:
     def body(_task: object) -> str:
         _check_target(target, target_name, force=call.arguments.flag("force", default=False))
         disk = _unused(call.lab, name, source)
+        before = disk.tip_descriptor
         try:
             disk.move(target.parent, base_name=target.stem, datastore_kind=storage_kind(datastore))
         except LinkBusy as error:
             raise locked(call.lab, source, str(error)) from error
         call.lab.disks.moved(disk)
+        _leave_behind(call.lab, disk, before)
         return target_name
 
     return _start(call, datastore, "moveVirtualDisk", body)
@@ -170,6 +172,16 @@ def query_uuid(call: Call) -> str:
     except (DescriptorError, OSError) as error:
         raise SoapFault(vim.fault.FileFault(file=name), str(error)) from error
     return descriptor_uuid(descriptor.uuid) if descriptor.uuid else ""
+
+
+def _leave_behind(lab: Lab, disk: LabDisk, before: Path) -> None:
+    """A VM that had the moved disk still names the old place, where nothing is any more."""
+    with lab.lock:
+        for machine in lab.machines():
+            for device in machine.devices.disks.values():
+                if device.disk is disk and device.link is None:
+                    device.link = before
+                    lab.touch(machine)
 
 
 def _existing(name: str, local: Path) -> Path:

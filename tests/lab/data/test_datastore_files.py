@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pyVmomi import vim
 
+from holdfast_lab.inventory_plan import DiskPlan
 from support.lab_vsphere import MIB, Client, lab_with, one_machine, wait
 
 Browser = vim.host.DatastoreBrowser
@@ -234,3 +235,30 @@ def test_a_single_host_serves_its_files_too(tmp_path: Path) -> None:
         query = "dcPath=ha-datacenter&dsName=vmfs1"
         assert client.request("GET", f"/folder/web/web.vmx?{query}")[0] == 200
         assert names(search(client, "[vmfs1] web", matchPattern=["*.vmx"])) == ["web.vmx"]
+
+
+def test_a_link_that_is_being_downloaded_is_not_merged(tmp_path: Path) -> None:
+    disks = (DiskPlan(size_bytes=64 * MIB),)
+    with lab_with(tmp_path, one_machine(disks=disks)) as client:
+        vm = client.vm()
+        snapshot = client.snapshot(vm)
+        connection = http.client.HTTPSConnection(
+            client.running.address, context=client.context, timeout=10
+        )
+        connection.request(
+            "GET",
+            "/folder/web/web-flat.vmdk?dcPath=dc1&dsName=vmfs1",
+            headers={"Cookie": client.instance._stub.cookie},
+        )
+        answer = connection.getresponse()
+        answer.read(4096)
+        wait(snapshot.RemoveSnapshot_Task(removeChildren=False))
+        assert vm.runtime.consolidationNeeded
+        with pytest.raises(vim.fault.FileLocked):
+            wait(vm.ConsolidateVMDisks_Task())
+        while answer.read(MIB):
+            pass
+        connection.close()
+        assert not client.running.lab.file_locks.held()
+        wait(vm.ConsolidateVMDisks_Task())
+        assert not vm.runtime.consolidationNeeded

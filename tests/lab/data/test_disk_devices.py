@@ -342,3 +342,41 @@ def test_the_disk_of_a_tracked_machine_is_tracked(tmp_path: Path) -> None:
         reconfigure(vm, new_disk(MIB))
         snapshot = client.snapshot(vm)
         assert all(each.backing.changeId for each in disks_of(snapshot.config))
+
+
+def test_a_moved_disk_leaves_its_former_machine_with_a_name_that_leads_nowhere(
+    client: Client,
+) -> None:
+    vm, helper = client.vm(), client.vm("proxy")
+    wait(vm.PowerOffVM_Task())
+    wait(helper.PowerOffVM_Task())
+    reconfigure(helper, new_disk(MIB))
+    manager = client.content.virtualDiskManager
+    wait(
+        manager.MoveVirtualDisk_Task(
+            "[vmfs1] proxy/proxy.vmdk", None, "[vmfs1] web/restored.vmdk", None
+        )
+    )
+    assert only_disk(helper).backing.fileName == "[vmfs1] proxy/proxy.vmdk"
+    with pytest.raises(vim.fault.FileNotFound):
+        wait(helper.PowerOnVM_Task())
+    reconfigure(vm, removal(2000), attach("[vmfs1] web/restored.vmdk", unit=0))
+    wait(helper.Destroy_Task())
+    assert (client.machine().directory / "restored-flat.vmdk").exists()
+    client.snapshot(vm)
+    wait(vm.PowerOnVM_Task())
+
+
+def test_a_powered_off_proxy_keeps_the_name_of_a_link_that_was_merged_away(client: Client) -> None:
+    vm, proxy = client.vm(), client.vm("proxy")
+    client.snapshot(vm, "a")
+    middle = client.snapshot(vm, "b")
+    frozen = only_disk(middle).backing.fileName
+    reconfigure(proxy, attach(frozen, mode="independent_nonpersistent"))
+    wait(proxy.PowerOffVM_Task())
+    wait(vm.RemoveAllSnapshots_Task())
+    assert not vm.runtime.consolidationNeeded
+    assert only_disk(proxy).backing.fileName == frozen
+    with pytest.raises(vim.fault.FileNotFound):
+        wait(proxy.PowerOnVM_Task())
+    reconfigure(proxy, removal(only_disk(proxy).key))

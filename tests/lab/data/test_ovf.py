@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyVmomi import vim
 
-from holdfast_lab.nfc_leases import TransferLease
 from holdfast_lab.ovf_document import (
     SCSI,
     OvfController,
@@ -21,6 +20,7 @@ from holdfast_lab.ovf_document import (
     from_text,
     to_text,
 )
+from holdfast_lab.transfer_lease import TransferLease
 from support.lab_vsphere import MIB, Client, lab_with, one_machine, wait
 
 NAMES = st.text(

@@ -14,8 +14,8 @@ import pytest
 from pyVmomi import vim
 
 from holdfast_lab.inventory_plan import DiskPlan
-from holdfast_lab.nfc_leases import TransferLease
 from holdfast_lab.storage.stream_encoder import stream_optimized
+from holdfast_lab.transfer_lease import TransferLease
 from support.lab_disks import needs_qemu
 from support.lab_vsphere import (
     MIB,
