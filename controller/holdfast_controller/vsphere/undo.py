@@ -13,8 +13,10 @@ from typing import Final
 
 from holdfast_common.errors import HoldfastError, SourceGone
 from holdfast_controller.ledger import EntryKind, Ledger, LedgerEntry
+from holdfast_controller.vsphere.hot_add import detach_own_disk
 from holdfast_controller.vsphere.session import VsphereSession
 from holdfast_controller.vsphere.snapshot_removal import remove_own_snapshot
+from holdfast_controller.vsphere.transfer_leases import abort_own_lease
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ def _snapshot(session: VsphereSession, entry: LedgerEntry) -> None:
 
 # In this order; every function is idempotent and touches nothing that its entry does not prove ours.
 UNDOES: Final[Mapping[EntryKind, Undo]] = {
+    EntryKind.HOT_ADD: detach_own_disk,
+    EntryKind.TRANSFER_LEASE: abort_own_lease,
     EntryKind.SNAPSHOT: _snapshot,
 }
 
