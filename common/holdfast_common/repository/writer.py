@@ -118,6 +118,7 @@ class PointWriter:
         self._indexes: list[ObjectReference] = []
         self._map: MapObject | None = None
         self._ended = False
+        self._published = b""
         writers = self._checked_writers()
         proven = load_proven_packs(store, keys.reader, writers)
         self._index = index if index is not None else RepositoryIndex(store, keys.reader)
@@ -243,6 +244,9 @@ class PointWriter:
         Raises: IntegrityError (grant), LeaseExpired, ObjectExists (another attempt was first),
         RepositoryFull, RepositoryFailed. After the last two nobody knows: look for the point.
         """
+        stored = prepared.stored + grant
+        if self._published == stored:
+            return prepared.point_id
         reader = self._keys.reader
         reader.check_grant(
             grant,
@@ -257,12 +261,12 @@ class PointWriter:
                 "the epoch of this writer was closed", epoch=self._lease.writer_epoch
             )
         name = manifest_name(reader.lineage_tag, self._job_id)
-        stored = prepared.stored + grant
         try:
             self._store.put(name, stored)
         except ObjectExists:
             if self._store.get(name, length_max=MANIFEST_BYTES_MAX) != stored:
                 raise
+        self._published = stored
         self._ended = True
         self._release_lease()
         log.info("point published", extra={"job_id": self._job_id, "attempt": self._attempt})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ class TestContractWithoutRenameat2(ObjectStoreContract):
         class OldLibrary:
             @staticmethod
             def renameat2(*_: object) -> int:
-                directory_store.ctypes.set_errno(errno.ENOSYS)
+                ctypes.set_errno(errno.ENOSYS)
                 return -1
 
         monkeypatch.setattr(directory_store, "_libc", OldLibrary())
@@ -130,7 +131,7 @@ def test_a_failed_sync_is_not_tried_again_on_that_file(
 
     upload = store.begin()
     upload.write(b"lost")
-    monkeypatch.setattr(directory_store.os, "fsync", failing)
+    monkeypatch.setattr(os, "fsync", failing)
     with pytest.raises(RepositoryFailed):
         upload.commit(NAME)
     with pytest.raises(AssertionError):
@@ -151,7 +152,7 @@ def test_a_full_file_system_is_said_to_be_full(
     def full(*_: object) -> int:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(directory_store.os, call, full)
+    monkeypatch.setattr(os, call, full)
     with pytest.raises(RepositoryFull) as caught:
         store.put(NAME, b"x")
     assert caught.value.code == "repository_full"
@@ -168,11 +169,11 @@ def test_data_may_not_use_the_space_that_is_kept_for_finishing(
         f_frsize = 4096
         f_blocks = 1_000_000
 
-    monkeypatch.setattr(directory_store.os, "fstatvfs", lambda _: Nearly)
+    monkeypatch.setattr(os, "fstatvfs", lambda _: Nearly)
     with pytest.raises(RepositoryFull):
         store.begin(bulk=True)
     store.put(NAME, b"a manifest still fits")
-    monkeypatch.setattr(directory_store.os, "fstatvfs", real)
+    monkeypatch.setattr(os, "fstatvfs", real)
     store.begin(bulk=True).abort()
 
 
@@ -209,6 +210,6 @@ def test_the_order_of_system_calls_makes_an_object_durable(
 
     store.put("packs/ab/first", b"x")
     monkeypatch.setattr(directory_store, "_libc", Library())
-    monkeypatch.setattr(directory_store.os, "fsync", sync)
+    monkeypatch.setattr(os, "fsync", sync)
     store.put("packs/ab/second", b"x")
     assert [call for call in calls if call != "sync packs"] == ["sync file", "rename", "sync ab"]

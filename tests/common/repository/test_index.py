@@ -106,14 +106,15 @@ def test_every_chunk_is_found_where_it_was_put_and_no_other(groups: list[list[in
     world.refresh()
     for chunk in range(301):
         found = world.index.find_all(chunk_id(chunk))
-        assert {(item.origin.pack.digest, item.offset) for item in found} == places.get(
+        assert {(place.origin.pack.digest, place.offset) for place in found} == places.get(
             chunk, set()
         )
-        for item in found:
+        for location in found:
             wanted = hashlib.shake_128(chunk_id(chunk)).digest((chunk % 16 + 1) * 16)
-            assert world.index.digests(item) == wanted
+            assert world.index.digests(location) == wanted
             assert (
-                item.origin.writer == world.repository.signing_key.public_key().public_bytes_raw()
+                location.origin.writer
+                == world.repository.signing_key.public_key().public_bytes_raw()
             )
     assert world.index.chunk_count == sum(len(group) for group in groups)
 
