@@ -10,7 +10,7 @@ from pyVmomi import vim
 
 from holdfast_lab.datastore_paths import datastore_path_of
 from holdfast_lab.faults import LabError, SoapFault
-from holdfast_lab.lab_clock import utc_now
+from holdfast_lab.lab_clock import monotonic_seconds, utc_now
 from holdfast_lab.lab_object import LabObject, ManagedEntity, wire_property
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 KindName = Literal["NFS", "VMFS"]
 SECTOR_BYTES = 512
+COUNT_SECONDS = 1.0  # how old a count of the files may be while there is plenty of room
 FILE_BYTES_MAX = 62 << 40  # VMFS's limit of one file
 
 
@@ -60,6 +61,8 @@ class Datastore(ManagedEntity):
         self.root.mkdir(parents=True, exist_ok=True)
         self.uuid = str(uuid.uuid4())
         self.accessible = True
+        self._counted_seconds = -COUNT_SECONDS
+        self._counted_bytes = 0
         self.mounts: list[Host] = []
         self.browser = DatastoreBrowser(lab, f"datastoreBrowser-{moid}", self)
         lab.add(self.browser)
@@ -94,11 +97,20 @@ class Datastore(ManagedEntity):
     def check_space(self, wanted_bytes: int) -> None:
         """Raises: SoapFault (NoDiskSpace) when ``wanted_bytes`` do not fit."""
         told = self.lab.misbehaviour.due("datastore_full", datastore=self.name)
-        if told is not None or wanted_bytes > self.capacity_bytes - self.used_bytes():
+        if told is not None or not self._has_room(wanted_bytes):
             raise SoapFault(
                 vim.fault.NoDiskSpace(file=self.name, datastore=self.name),
                 f"There is no more space for virtual disk on datastore {self.name}.",
             )
+
+    def _has_room(self, wanted_bytes: int) -> bool:
+        """Count the files only when it can matter: a guest asks before each write."""
+        now = monotonic_seconds()
+        is_old = now - self._counted_seconds > COUNT_SECONDS
+        left = self.capacity_bytes - self._counted_bytes
+        if is_old or left < self.capacity_bytes // 10 or wanted_bytes > left // 10:
+            self._counted_seconds, self._counted_bytes = now, self.used_bytes()
+        return wanted_bytes <= self.capacity_bytes - self._counted_bytes
 
     def any_host(self) -> Host:
         """A host that has the datastore mounted. Raises: LabError."""

@@ -60,6 +60,7 @@ class Tools:
     installed: bool = True
     running: bool = False
     quiesce_fault: str | None = None
+    vss: bool = False
 
 
 class MachineSnapshot(LabObject):

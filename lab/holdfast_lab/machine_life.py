@@ -14,6 +14,7 @@ from holdfast_lab.disk_backings import destroy_files
 from holdfast_lab.disk_devices import change_devices
 from holdfast_lab.disk_locks import locked, uses_of
 from holdfast_lab.faults import SoapFault, file_not_found, invalid_argument, not_supported
+from holdfast_lab.host_devices import flip_if_told
 from holdfast_lab.hosts import Host, ResourcePool
 from holdfast_lab.inventory import Folder
 from holdfast_lab.lab import Lab
@@ -189,6 +190,14 @@ def register_machine(
         )
         machine.devices = devices
         machine.config_changed()
+    for device in machine.disks():
+        facts = {
+            "vm": machine.name,
+            "disk": device.disk.base_name,
+            "datastore": lab.datastore_name_of(device.descriptor),
+            "direction": "attach",
+        }
+        flip_if_told(lab, device, facts)
     return machine
 
 

@@ -181,6 +181,21 @@ def test_an_unregistered_vm_is_the_same_when_it_is_registered_again(
     wait(service, again.Destroy_Task())
 
 
+def test_a_byte_written_as_a_file_can_flip_when_its_vm_is_registered(
+    lab: RunningLab, service: Any
+) -> None:
+    create(service, new_vm_spec("flipped", "[nfs2]"))
+    lab.control.call("guest-write", vm="flipped", offset=0, data="AAAA" * 128 * 4)
+    lab.control.call("mark", vm="flipped", name="written")
+    path = lab.control.call("vm-unregister", vm="flipped")
+    lab.control.call("misbehave", kind="flip_byte", match={"vm": "flipped", "direction": "attach"})
+    lab.control.call("vm-register", path=path)
+    verdict = lab.control.call("compare", vm="flipped", at="written")
+    assert not verdict["equal"]
+    assert lab.control.call("calls", event="flipped")[-1]["offset"] == verdict["disks"][0]["offset"]
+    lab.control.call("vm-remove", vm="flipped")
+
+
 def test_a_missing_vmx_is_not_found(service: Any) -> None:
     with pytest.raises(vim.fault.FileNotFound):
         wait(

@@ -170,3 +170,20 @@ def test_it_moves_a_running_vm(run: Govc, lab: RunningLab) -> None:
     assert shown["host"] == "esx2.lab"
     assert {each["datastore"] for each in shown["disks"]} == {"nfs2"}
     assert lab.control.call("compare", vm="web")["equal"]
+
+
+def test_it_works_with_a_single_host(
+    govc: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    disk = DiskPlan(size_bytes=4 * MIB, content="random", seed=5)
+    plan = InventoryPlan(machines=(MachinePlan(name="solo", datastore="vmfs1", disks=(disk,)),))
+    with running_lab(tmp_path_factory.mktemp("host"), mode="host", inventory=plan) as host:
+        run = Govc(govc, host)
+        assert "API type:     HostAgent" in run("about")
+        assert run("ls", "vm").split() == ["/ha-datacenter/vm/solo"]
+        run("snapshot.create", "-vm", "solo", "s")
+        run("snapshot.remove", "-vm", "solo", "s")
+        run("vm.power", "-off", "solo")
+        run("export.ovf", "-vm", "solo", str(tmp_path))
+        run("import.ovf", "-ds", "nfs1", "-name", "copy", str(tmp_path / "solo" / "solo.ovf"))
+        assert host.control.call("compare", vm="copy", original="solo")["equal"]
