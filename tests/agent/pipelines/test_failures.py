@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import resource
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,13 +25,15 @@ from holdfast_common.errors import (
     LeaseExpired,
     NoRepository,
     Refused,
+    RepositoryFailed,
+    RepositoryFull,
     ShortRead,
     SourceFailed,
     TargetFailed,
 )
 from holdfast_common.identity import PointId
 from holdfast_common.job_result import PointFound
-from holdfast_common.job_spec import ListPoints, TransportKind
+from holdfast_common.job_spec import FileFormat, ListPoints, TransportKind
 from holdfast_common.units import MIB
 from support.backup_jobs import LINEAGE, Site, make_site, point_of
 from support.memory_disks import MemorySink, MemorySource
@@ -171,3 +175,40 @@ def test_a_missing_disk_cannot_be_read_back(site: Site) -> None:
     work = site.verify_work(point, {2000: site.file_ticket("disk.vmdk")})
     with pytest.raises(SourceFailed):
         verify_disks(site.spec(work), site.context())
+
+
+@contextmanager
+def files_end_at(length: int) -> Iterator[None]:
+    """No file of this process grows beyond so many bytes, as if the storage were full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (length, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("file_format", FileFormat)
+@pytest.mark.parametrize("length", [0, 100_000, MIB, 3 * MIB])
+def test_a_target_without_room_is_an_error_and_leaves_nothing(
+    site: Site, file_format: FileFormat, length: int
+) -> None:
+    point = point_of(site.back_up())
+    work = site.restore_work(point, {2000: site.file_ticket("disk.vmdk", file_format)})
+    with files_end_at(length), pytest.raises(TargetFailed):
+        restore_disks(site.spec(work), site.context())
+    assert list((site.root / "restores").iterdir()) == []
+
+
+@pytest.mark.parametrize("length", [0, 1000, 100_000, MIB])
+def test_a_repository_without_room_is_an_error_and_leaves_no_point(site: Site, length: int) -> None:
+    with files_end_at(length), pytest.raises((RepositoryFull, RepositoryFailed)):
+        site.back_up()
+    assert points(site) == ()
+    assert len(points_after(site)) == 1
+
+
+def points_after(site: Site) -> tuple[PointFound, ...]:
+    """The points after one more backup, which must succeed."""
+    site.back_up()
+    return points(site)
