@@ -14,6 +14,7 @@ from holdfast_controller.ledger import JobLedger
 from holdfast_controller.vsphere.disk_tickets import direct_ticket
 from holdfast_controller.vsphere.hot_add import hot_added
 from holdfast_controller.vsphere.session import VsphereSession
+from holdfast_controller.vsphere.transfer_leases import snapshot_export
 
 Tickets = Mapping[int, DiskTicket]
 
@@ -68,7 +69,14 @@ def _hot_added(loan: _Loan) -> Iterator[Tickets]:
         yield tickets
 
 
+@contextmanager
+def _exported(loan: _Loan) -> Iterator[Tickets]:
+    with snapshot_export(loan.session, loan.ledger, snapshot=loan.snapshot) as tickets:
+        yield tickets
+
+
 LENDERS: Final[Mapping[TransportKind, Callable[[_Loan], AbstractContextManager[Tickets]]]] = {
     TransportKind.DIRECT: _direct,
     TransportKind.HOTADD: _hot_added,
+    TransportKind.NFC: _exported,
 }

@@ -6,15 +6,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from holdfast_common.errors import LeaseExpired
 from holdfast_common.job_spec import NfcTicket
 from holdfast_controller.ledger import JobLedger
 from holdfast_controller.vsphere import undo
 from holdfast_controller.vsphere.pinning import fingerprint, pinned_connection
 from holdfast_controller.vsphere.snapshot import temporary_snapshot
 from holdfast_controller.vsphere.transfer_leases import snapshot_export, vm_export
-from holdfast_lab.transfer_lease import TransferLease
 from holdfast_lab.server import RunningLab
+from holdfast_lab.transfer_lease import TransferLease
 from support.vms import CRASH, snapshot_names, vm_named
 from support.vsphere_sessions import CountingGate, job_ledger, session_at
 
@@ -104,12 +103,13 @@ def test_rule_22_a_lease_lives_as_long_as_it_is_needed(lab: RunningLab, ledger: 
             assert first_bytes(tickets[2000]) == b"KDMV"
 
 
-def test_a_lease_that_was_lost_is_an_error_at_the_end(lab: RunningLab, ledger: JobLedger) -> None:
+def test_a_lease_that_was_lost_after_the_last_byte_spoils_nothing(
+    lab: RunningLab, ledger: JobLedger
+) -> None:
     lab.lab.lease_timeout_seconds = 4.0
     with session_at(lab) as session:
         vm = vm_named(session, "web")
         with (
-            pytest.raises(LeaseExpired),
             temporary_snapshot(session, ledger, vm=vm, wish=CRASH) as made,
             snapshot_export(session, ledger, snapshot=made),
         ):
