@@ -1,0 +1,91 @@
+"""Folders made for a restore: ledger first, deleted with all that is in them unless the restore succeeds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from holdfast_common.errors import HoldfastError, Refused, SourceGone, VsphereUnavailable
+from holdfast_controller.ledger import EntryId, EntryKind, JobLedger, LedgerEntry
+from holdfast_controller.vsphere.datastore_files import DatastorePlace, place_of
+from holdfast_controller.vsphere.datastore_folders import (
+    already_exists,
+    delete_path,
+    exists,
+    list_folder,
+    make_folder,
+)
+from holdfast_controller.vsphere.inventory import read_surroundings
+from holdfast_controller.vsphere.session import VsphereSession
+
+log = logging.getLogger(__name__)
+
+NAMES_TRIED_MAX: Final = 50
+
+
+@contextmanager
+def new_folder(
+    session: VsphereSession, ledger: JobLedger, *, place: DatastorePlace, wanted: str
+) -> Iterator[str]:
+    """A new folder's name on a datastore: ``wanted``, or that with a number. Never one that exists.
+
+    It stays when the block ends well. Raises: Refused, VsphereFailed and its kin.
+    """
+    folder = _free_name(session, place, wanted)
+    entry_id = ledger.intend(EntryKind.FOLDER, {"datastore": place.moref, "path": folder})
+    try:
+        _make(session, place, folder)
+        ledger.ledger.made(entry_id, {})
+        yield folder
+    except BaseException:
+        _give_up(session, ledger, entry_id)
+        raise
+    ledger.ledger.kept(entry_id)
+
+
+def delete_own_folder(session: VsphereSession, entry: LedgerEntry) -> None:
+    """Delete the folder of a ledger entry with what is in it; harmless when it is gone.
+
+    An entry that was only intended is deleted only when the folder is empty: it may be somebody else's.
+    """
+    try:
+        place = place_of(read_surroundings(session), entry.fact("datastore"))
+    except SourceGone:
+        return
+    path = entry.fact("path")
+    if entry.state == "intended" and list_folder(session, place, path):
+        return
+    if exists(session, place, path):
+        delete_path(session, place, path)
+
+
+def _free_name(session: VsphereSession, place: DatastorePlace, wanted: str) -> str:
+    for number in range(NAMES_TRIED_MAX):
+        name = wanted if number == 0 else f"{wanted}_{number}"
+        if not exists(session, place, name):
+            return name
+    raise Refused("no free folder name on the datastore", wanted=wanted, datastore=place.name)
+
+
+def _make(session: VsphereSession, place: DatastorePlace, folder: str) -> None:
+    try:
+        make_folder(session, place, folder)
+    except VsphereUnavailable:
+        # the reply was lost: an empty folder of this name, which was free before, is ours
+        if list_folder(session, place, folder) is None:
+            make_folder(session, place, folder)
+    except HoldfastError as error:
+        if not already_exists(error) or list_folder(session, place, folder):
+            raise
+
+
+def _give_up(session: VsphereSession, ledger: JobLedger, entry_id: EntryId) -> None:
+    try:
+        delete_own_folder(session, ledger.ledger.entry(entry_id))
+    except HoldfastError as error:
+        log.warning("a folder of ours could not be deleted", extra={"error": str(error)})
+        ledger.ledger.debt(entry_id, error.line())
+    else:
+        ledger.ledger.gone(entry_id)
