@@ -17,7 +17,8 @@ from holdfast_lab.machine_life import destroy_machine, register_machine, take_of
 from holdfast_lab.power import power_off, power_on, reset, suspend
 from holdfast_lab.reconfigure import reconfigure
 from holdfast_lab.relocation import move_disks_of
-from holdfast_lab.snapshots import discard_snapshots, revert, take_snapshot
+from holdfast_lab.snapshot_revert import revert
+from holdfast_lab.snapshots import discard_snapshots, take_snapshot
 
 
 def machine_of(control: Control, name: str = "vm") -> Machine:

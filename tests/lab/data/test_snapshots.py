@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -317,3 +318,30 @@ def test_all_disks_are_frozen_at_one_moment(client: Client) -> None:
         with device.disk.reader_at(device.descriptor) as reader:
             moment = device.disk.truth_sequence(device.descriptor)
             assert device.disk.first_difference(reader, moment) is None
+
+
+def test_with_vss_the_snapshot_changes_until_its_task_ends(client: Client) -> None:
+    vm: Any = client.vm()
+    machine = client.machine()
+    machine.tools.vss = True
+    reconfigure(vm, changeTrackingEnabled=True)
+    client.snapshot(vm, "before", quiesce=False)
+    rule = client.running.lab.misbehaviour.arm("hold_task", parameters={"when": "during"})
+    task = vm.CreateSnapshot_Task(name="vss", description="", memory=False, quiesce=True)
+    for _ in range(1000):
+        if rule.fired:
+            break
+        threading.Event().wait(0.005)
+    early = machine.snapshots()[1]
+    moment = early.devices.disks[2000].frozen_at
+    early_id = disks_of(vm.snapshot.currentSnapshot.config)[0].backing.changeId
+    client.running.lab.misbehaviour.release(rule.identifier)
+    snapshot = wait(task)
+    assert early.devices.disks[2000].frozen_at != moment
+    assert disks_of(snapshot.config)[0].backing.changeId != early_id
+    for device in early.devices.disks.values():
+        with device.disk.reader_at(device.descriptor) as reader:
+            assert device.disk.first_difference(reader, device.frozen_at) is None
+    wait(snapshot.RemoveSnapshot_Task(removeChildren=False))
+    assert tip_is_true(client)
+    assert not vm.runtime.consolidationNeeded
