@@ -23,6 +23,7 @@ from holdfast_lab.machine import POWERED_OFF, SUSPENDED, Machine, MachineSetting
 from holdfast_lab.machine_build import new_machine
 from holdfast_lab.method_registry import Call, soap_method
 from holdfast_lab.power import check_no_transfer, check_state
+from holdfast_lab.privileges import check_privilege
 from holdfast_lab.reconfigure import (
     changed_settings,
     check_name,
@@ -224,6 +225,7 @@ def destroy_task(call: Call) -> vim.Task:
     body: Callable[[object], None]
     if isinstance(entity, Machine):
         machine = entity
+        check_privilege(call, call.this, "VirtualMachine.Inventory.Delete")
         check_no_transfer(machine)
 
         def body(_task: object) -> None:

@@ -15,6 +15,7 @@ from holdfast_lab.faults import SoapFault, invalid_argument
 from holdfast_lab.machine import POWERED_OFF, Machine, MachineSettings
 from holdfast_lab.method_registry import Call, soap_method
 from holdfast_lab.power import check_no_transfer, check_state
+from holdfast_lab.privileges import check_reconfigure
 from holdfast_lab.wire_types import WireObject
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -28,6 +29,7 @@ COLD_ONLY = ("numCPUs", "memoryMB", "firmware", "uuid", "version", "guestId")
 def reconfigure_task(call: Call) -> vim.Task:
     machine = call.lab.get(call.this, Machine)
     spec = call.arguments.required("spec", vim.vm.ConfigSpec)
+    check_reconfigure(call, spec)
     return call.lab.tasks.start(
         machine,
         "VirtualMachine.reconfigure",

@@ -19,6 +19,7 @@ from support.lab_soap_clients import (
     object_spec,
     read,
     view_spec,
+    wait,
 )
 
 
@@ -107,6 +108,28 @@ def test_a_missing_right_names_the_privilege_and_is_no_missing_login(
     )
     assert [each.isGranted for each in granted[0].privAvailability] == [False, True]
     reader.content.sessionManager.Logout()
+
+
+def test_each_kind_of_change_of_a_vm_needs_its_own_right(lab: RunningLab) -> None:
+    rights = ["VirtualMachine.Config.ChangeTracking", "VirtualMachine.Config.Annotation"]
+    lab.control.call("user-add", name="backup", password="pw", privileges=rights)
+    client = login(lab, user="backup", password="pw")
+    web = machine(client, "web")
+    wait(client, web.ReconfigVM_Task(vim.vm.ConfigSpec(annotation="mine")))
+    removal = vim.vm.device.VirtualDeviceSpec(
+        operation="remove", device=vim.vm.device.VirtualDisk(key=2000, capacityInKB=0)
+    )
+    for spec, missing in (
+        (vim.vm.ConfigSpec(annotation="x", name="other"), "VirtualMachine.Config.Rename"),
+        (vim.vm.ConfigSpec(deviceChange=[removal]), "VirtualMachine.Config.RemoveDisk"),
+    ):
+        with pytest.raises(vim.fault.NoPermission) as raised:
+            web.ReconfigVM_Task(spec)
+        assert raised.value.privilegeId == missing
+    with pytest.raises(vim.fault.NoPermission) as raised:
+        web.Destroy_Task()
+    assert raised.value.privilegeId == "VirtualMachine.Inventory.Delete"
+    client.content.sessionManager.Logout()
 
 
 def test_each_session_sees_itself_as_the_current_one(lab: RunningLab, service: Any) -> None:
