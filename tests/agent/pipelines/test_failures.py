@@ -86,15 +86,20 @@ def test_a_read_that_fails_leaves_no_point(
     assert source.closed == 1
 
 
-def test_a_backup_is_stopped_at_every_check_and_leaves_no_point(site: Site) -> None:
-    counted = site.context()
-    site.back_up(context=counted)
-    for number in range(counted.checks):
-        for error in (Cancelled("cancelled"), LeaseExpired("the lease ended")):
-            context = site.context(stop_with=error, stop_at_check=number)
-            with pytest.raises(type(error)):
-                site.back_up(context=context)
+@pytest.mark.parametrize("error", [Cancelled("cancelled"), LeaseExpired("the lease ended")])
+def test_a_backup_is_stopped_at_every_check_and_leaves_no_point(
+    site: Site, error: HoldfastError
+) -> None:
+    for number in range(1000):  # how often it looks differs with the threads' luck
+        context = site.context(stop_with=error, stop_at_check=number)
+        try:
+            site.back_up(context=context)
+        except type(error):
             assert context.granted == []
+            continue
+        assert context.checks <= number
+        assert number > 5
+        break
     assert len(points(site)) == 1
 
 
@@ -134,16 +139,19 @@ def test_a_write_that_fails_ends_the_restore(
 
 def test_a_restore_is_stopped_at_every_check_and_leaves_nothing(site: Site) -> None:
     point = point_of(site.back_up())
-    counted = site.context()
-    work = site.restore_work(point, {2000: site.file_ticket("first.vmdk")})
-    restore_disks(site.spec(work), counted)
-    for number in range(counted.checks):
+    folder = site.root / "restores"
+    for number in range(1000):
         context = site.context(stop_with=Cancelled("cancelled"), stop_at_check=number)
-        work = site.restore_work(point, {2000: site.file_ticket("second.vmdk")})
-        with pytest.raises(Cancelled):
+        work = site.restore_work(point, {2000: site.file_ticket("disk.vmdk")})
+        try:
             restore_disks(site.spec(work), context)
-    names = sorted(path.name for path in (site.root / "restores").iterdir())
-    assert names == ["first-flat.vmdk", "first.vmdk"]
+        except Cancelled:
+            assert list(folder.iterdir()) == []
+            continue
+        assert context.checks <= number
+        assert number > 3
+        break
+    assert sorted(path.name for path in folder.iterdir()) == ["disk-flat.vmdk", "disk.vmdk"]
 
 
 def test_damaged_data_in_the_repository_is_never_written_to_a_disk(site: Site) -> None:
