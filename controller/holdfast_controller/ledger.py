@@ -11,8 +11,9 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NewType, Protocol
+from typing import Final, NewType, Protocol
 
+from holdfast_common.errors import Locked
 from holdfast_common.identity import JobId, RunId
 
 EntryId = NewType("EntryId", str)
@@ -101,6 +102,32 @@ class Ledger(Protocol):
     def open_entries(self, *, vcenter_id: str = "", job_id: str = "") -> list[LedgerEntry]:
         """What is not gone, oldest first; of one vCenter or job when named."""
         ...
+
+
+# What must be gone before an effect of this kind may be undone: a disk that is still lent is released
+# before its snapshot, its VM or its folder goes, and a VM that still holds disks is never destroyed.
+UNDONE_FIRST: Final[Mapping[EntryKind, frozenset[EntryKind]]] = {
+    EntryKind.HOT_ADD: frozenset(),
+    EntryKind.TRANSFER_LEASE: frozenset(),
+    EntryKind.SNAPSHOT: frozenset({EntryKind.HOT_ADD, EntryKind.TRANSFER_LEASE}),
+    EntryKind.DISK_SWAP: frozenset({EntryKind.HOT_ADD, EntryKind.TRANSFER_LEASE}),
+    EntryKind.NEW_VM: frozenset({EntryKind.HOT_ADD, EntryKind.TRANSFER_LEASE, EntryKind.DISK_SWAP}),
+    EntryKind.FOLDER: frozenset(
+        {EntryKind.HOT_ADD, EntryKind.TRANSFER_LEASE, EntryKind.DISK_SWAP, EntryKind.NEW_VM}
+    ),
+}
+
+
+def check_undo_order(ledger: Ledger, entry: LedgerEntry) -> None:
+    """Whether an entry may be undone now, seen from what else its job left. Raises: Locked."""
+    first = UNDONE_FIRST[entry.kind]
+    held = [each for each in ledger.open_entries(job_id=entry.job_id) if each.kind in first]
+    if held:
+        raise Locked(
+            "it is not undone before what holds its disks is given back",
+            held_by=", ".join(sorted({each.kind for each in held})),
+            cause=held[0].last_error or None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,13 @@ from pyVmomi import vim
 from holdfast_common.clock import utc_text
 from holdfast_common.errors import HoldfastError, QuiesceFailed, SourceGone, VsphereFailed
 from holdfast_controller.facts import DiskFacts, SnapshotFacts, SnapshotNode, VmFacts
-from holdfast_controller.ledger import EntryId, EntryKind, JobLedger, new_nonce
+from holdfast_controller.ledger import (
+    EntryId,
+    EntryKind,
+    JobLedger,
+    check_undo_order,
+    new_nonce,
+)
 from holdfast_controller.vsphere import (
     configuration,
     devices,
@@ -251,6 +257,7 @@ def _remove(session: VsphereSession, ledger: JobLedger, entry_id: EntryId) -> No
     """Remove on the way out; what fails is a debt, and the block's own error goes on."""
     entry = ledger.ledger.entry(entry_id)
     try:
+        check_undo_order(ledger.ledger, entry)
         snapshot_removal.remove_own_snapshot(session, entry)
     except SourceGone:
         # the VM itself is gone, and its snapshots with it

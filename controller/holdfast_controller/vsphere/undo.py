@@ -11,8 +11,15 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from holdfast_common.errors import HoldfastError, SourceGone
-from holdfast_controller.ledger import EntryKind, Ledger, LedgerEntry
+from holdfast_common.errors import CapabilityAbsent, HoldfastError, SourceGone
+from holdfast_controller.ledger import (
+    UNDONE_FIRST,
+    EntryKind,
+    EntryState,
+    Ledger,
+    LedgerEntry,
+    check_undo_order,
+)
 from holdfast_controller.vsphere.hot_add import detach_own_disk
 from holdfast_controller.vsphere.session import VsphereSession
 from holdfast_controller.vsphere.snapshot_removal import remove_own_snapshot
@@ -30,12 +37,13 @@ def _snapshot(session: VsphereSession, entry: LedgerEntry) -> None:
         log.info("the VM of a snapshot is gone", extra={"vm": entry.fact("vm_name")})
 
 
-# In this order; every function is idempotent and touches nothing that its entry does not prove ours.
+# Every function is idempotent and touches nothing that its entry does not prove ours.
 UNDOES: Final[Mapping[EntryKind, Undo]] = {
     EntryKind.HOT_ADD: detach_own_disk,
     EntryKind.TRANSFER_LEASE: abort_own_lease,
     EntryKind.SNAPSHOT: _snapshot,
 }
+_ORDER: Final = tuple(UNDONE_FIRST)
 
 
 def undo_entries(
@@ -43,10 +51,12 @@ def undo_entries(
 ) -> list[LedgerEntry]:
     """Undo what these entries left; the ones that are debts now. Never raises for one of them."""
     debts: list[LedgerEntry] = []
-    order = list(UNDOES)
-    for entry in sorted(entries, key=lambda each: order.index(each.kind)):
+    for entry in sorted(entries, key=lambda each: _ORDER.index(each.kind)):
+        if ledger.entry(entry.entry_id).state is EntryState.GONE:
+            continue  # somebody was faster
         try:
-            UNDOES[entry.kind](session, entry)
+            check_undo_order(ledger, entry)
+            _undo_of(entry)(session, entry)
         except HoldfastError as error:
             log.warning(
                 "something of ours could not be undone yet",
@@ -57,3 +67,14 @@ def undo_entries(
         else:
             ledger.gone(entry.entry_id)
     return debts
+
+
+def _undo_of(entry: LedgerEntry) -> Undo:
+    undo = UNDOES.get(entry.kind)
+    if undo is None:
+        raise CapabilityAbsent(
+            "this version cannot undo it",
+            kind=entry.kind,
+            advice="let the version that made it undo it, or remove it by hand",
+        )
+    return undo
