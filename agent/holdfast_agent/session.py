@@ -27,7 +27,7 @@ from holdfast_agent.session_messages import (
     REQUIRED_FEATURES,
     heartbeat_message,
     hello_message,
-    posted_message,
+    posted_messages,
 )
 from holdfast_common.clock import Clock
 from holdfast_common.errors import (
@@ -277,10 +277,10 @@ class _Talk:
                 results_at = now + self._timing.result_again
                 again: list[Posted] = [*self._runner.results(), *self._runner.pending_commits()]
                 for posted in again:
-                    yield posted_message(posted)
+                    yield from posted_messages(posted)
             wait = min(heartbeat_at - now, self._timing.poll)
             try:
-                yield posted_message(self._posted.get(timeout=max(0.0, wait)))
+                yield from posted_messages(self._posted.get(timeout=max(0.0, wait)))
             except queue.Empty:
                 continue
 

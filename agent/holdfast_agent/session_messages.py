@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from holdfast_agent.capabilities import Reach
@@ -15,7 +15,8 @@ from holdfast_agent.running_attempt import (
     StateChanged,
 )
 from holdfast_common.job_spec import Attempt
-from holdfast_common.wire import session_pb2
+from holdfast_common.units import KIB
+from holdfast_common.wire import job_pb2, session_pb2
 from holdfast_common.wire_codec.results import job_result_to_message
 from holdfast_common.wire_codec.values import (
     attempt_to_message,
@@ -25,6 +26,7 @@ from holdfast_common.wire_codec.values import (
 
 FEATURES: Final = frozenset({"image-1"})  # whole disks: back up, restore, verify, check, list
 REQUIRED_FEATURES: Final = frozenset({"image-1"})
+RESULT_PART_BYTES: Final = 512 * KIB  # messages stay below 1 MiB
 
 _STATES = {
     AttemptState.ACCEPTED: session_pb2.AGENT_JOB_STATE_ACCEPTED,
@@ -75,8 +77,15 @@ def heartbeat_message(number: int) -> session_pb2.FromAgent:
     return session_pb2.FromAgent(heartbeat=session_pb2.Heartbeat(number=number))
 
 
-def posted_message(posted: Posted) -> session_pb2.FromAgent:
-    """What a job's thread posted."""
+def posted_messages(posted: Posted) -> Iterator[session_pb2.FromAgent]:
+    """What a job's thread posted: one message, or several for a result with long lists."""
+    if isinstance(posted, ResultReady):
+        yield from _result_messages(posted)
+    else:
+        yield _posted_message(posted)
+
+
+def _posted_message(posted: StateChanged | ProgressMade | CommitAsked) -> session_pb2.FromAgent:
     match posted:
         case StateChanged():
             state = session_pb2.JobState(
@@ -96,10 +105,27 @@ def posted_message(posted: Posted) -> session_pb2.FromAgent:
                     manifest_digest=posted.manifest_digest,
                 )
             )
-        case ResultReady():
-            return session_pb2.FromAgent(
-                job_finished=session_pb2.JobFinished(
-                    attempt=attempt_to_message(posted.attempt),
-                    result=job_result_to_message(posted.result),
-                )
-            )
+
+
+def _result_messages(posted: ResultReady) -> Iterator[session_pb2.FromAgent]:
+    """The result without its lists, then pieces of them; the controller merges them in order."""
+    part = job_result_to_message(posted.result)
+    if part.ByteSize() > RESULT_PART_BYTES:
+        listed = [job_pb2.JobResult(points=[point]) for point in part.points]
+        listed += [job_pb2.JobResult(damages=[damage]) for damage in part.damages]
+        part.ClearField("points")
+        part.ClearField("damages")
+        length = part.ByteSize()
+        for entry in listed:
+            if length + entry.ByteSize() > RESULT_PART_BYTES:
+                yield _finished(posted.attempt, part, more=True)
+                part = job_pb2.JobResult(outcome=part.outcome)
+                length = 0
+            part.MergeFrom(entry)
+            length += entry.ByteSize()
+    yield _finished(posted.attempt, part, more=False)
+
+
+def _finished(attempt: Attempt, part: job_pb2.JobResult, *, more: bool) -> session_pb2.FromAgent:
+    finished = session_pb2.JobFinished(attempt=attempt_to_message(attempt), result=part, more=more)
+    return session_pb2.FromAgent(job_finished=finished)

@@ -11,8 +11,8 @@ import pytest
 from holdfast_agent.pipelines.context import JobContext
 from holdfast_common.errors import Refused, RepositoryFull, TimedOut
 from holdfast_common.extents import Extent
-from holdfast_common.identity import AgentId, new_ulid
-from holdfast_common.job_result import JobResult, Outcome
+from holdfast_common.identity import AgentId, JobId, LineageId, PointId, new_ulid
+from holdfast_common.job_result import DamageFound, JobResult, Outcome, PointFound
 from holdfast_common.job_spec import JobSpec
 from support.session_rig import (
     ControllerRig,
@@ -186,3 +186,31 @@ def test_what_the_agent_reaches_is_told_anew_when_its_configuration_changes(
         pipeline.gate.set()
         assert handler.has_finished.wait(30)
         assert handler.results[0].outcome is Outcome.DONE
+
+
+def test_a_long_result_comes_in_parts_and_whole(controller: ControllerRig, tmp_path: Path) -> None:
+    points = tuple(
+        PointFound(
+            point_id=PointId(f"p{number}"),
+            job_id=JobId(new_ulid()),
+            lineage_id=LineageId("l"),
+            record=bytes([number % 251]) * 2000,
+        )
+        for number in range(3000)
+    )
+    damages = tuple(
+        DamageFound(object_name=f"packs/{number}", problem="torn " * 100) for number in range(900)
+    )
+    answer = JobResult(
+        outcome=Outcome.DONE, points=points, damages=damages, objects_checked=7, record=b"r"
+    )
+
+    with agent_rig(controller, tmp_path / "agent", lambda _spec, _context: answer) as agent:
+        handler = RecordingHandler()
+        controller.sessions.start(agent.agent_id, new_attempt(), check_spec(), handler)
+        assert handler.has_finished.wait(30)
+        [result] = handler.results
+        assert result.points == points
+        assert result.damages == damages
+        assert (result.objects_checked, result.record, result.outcome) == (7, b"r", Outcome.DONE)
+        patience(lambda: not agent.daemon.runner.results())

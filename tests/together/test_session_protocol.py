@@ -105,7 +105,9 @@ class DrivenAgent:
 @pytest.fixture(name="controller")
 def listening_controller(tmp_path: Path) -> Iterator[ControllerRig]:
     # Nobody sends heartbeats unasked here, so silence alone must not end a session.
-    with controller_rig(tmp_path / "controller", timing=replace(FAST, silence=60.0)) as rig:
+    with controller_rig(
+        tmp_path / "controller", timing=replace(FAST, silence_heartbeats=200.0)
+    ) as rig:
         yield rig
 
 

@@ -21,7 +21,7 @@ from holdfast_common.errors import (
     Refused,
     TimedOut,
 )
-from holdfast_common.identity import AgentId
+from holdfast_common.identity import AgentId, JobId
 from holdfast_common.job_spec import Attempt, JobSpec
 from holdfast_common.wire import session_pb2
 from holdfast_common.wire_codec.results import job_result_from_message
@@ -94,6 +94,13 @@ class AgentSessions:
         """Ask the agent to stop; asked again after a reconnect; harmless when it has ended."""
         self._from_thread(lambda: self.desk.cancel(attempt))
 
+    def may_be_at_work(self, job_id: JobId) -> bool:
+        """Whether a welcomed agent may be at work on an attempt that nobody here waits for.
+
+        That is one that it was told to abort, or may still end its commit of.
+        """
+        return self._desk is not None and self._desk.routes.is_winding_up(job_id)
+
     def bar(self, agent_id: AgentId) -> None:
         """The agent was revoked: its session ends now, and none begins any more."""
         error = AuthenticationFailed(
@@ -120,11 +127,12 @@ class AgentSessions:
 
     async def watch(self) -> None:
         """Find leases that are over and sessions that fell silent; until cancelled."""
+        silence = self.timing.heartbeat * self.timing.silence_heartbeats
         while True:
             await asyncio.sleep(min(1.0, self.timing.job_lease / 20))
             now = asyncio.get_running_loop().time()
             for session in list(self._sessions.values()):
-                if now - session.last_heard_at > self.timing.silence:
+                if now - session.last_heard_at > silence:
                     session.end(TimedOut("nothing was heard of the agent"))
             self.desk.lose_expired()
 
@@ -133,6 +141,10 @@ class AgentSessions:
         self._loop = None
         for session in list(self._sessions.values()):
             session.end(Interrupted("the controller is stopping"))
+
+    def close(self) -> None:
+        """After `stop`, when no call is served any more: end the threads."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
     @property
     def desk(self) -> AttemptDesk:
@@ -182,9 +194,11 @@ class AgentSessions:
                 digest = message.commit_request.manifest_digest
                 session.spawn(self.desk.commit(agent_id, attempt, digest))
             case "job_finished":
-                attempt = attempt_from_message(message.job_finished.attempt)
-                result = job_result_from_message(message.job_finished.result)
-                session.spawn(self.desk.finish(agent_id, attempt, result))
+                whole = session.whole_result(message.job_finished)
+                if whole is not None:
+                    attempt = attempt_from_message(whole.attempt)
+                    result = job_result_from_message(whole.result)
+                    session.spawn(self.desk.finish(agent_id, attempt, result))
             case _:  # of a newer agent, about a feature that we did not agree on
                 log.warning("unknown message", extra={"agent_id": agent_id})
 

@@ -186,6 +186,7 @@ class AttemptDesk:
         except HoldfastError:
             log.exception("a result could not be kept", extra={"job_id": attempt.job_id})
             return
+        self.routes.settled(attempt)
         ack = session_pb2.ResultAck(attempt=attempt_to_message(attempt))
         self._post(agent_id, session_pb2.ToAgent(result_ack=ack))
 

@@ -56,6 +56,7 @@ class AttemptRoutes:
         self._orphans_until = orphans_until
         self._routes: dict[JobId, Route] = {}
         self._closed: OrderedDict[JobId, int] = OrderedDict()
+        self._winding_up: set[Attempt] = set()
 
     def __iter__(self) -> Iterator[Route]:
         return iter(list(self._routes.values()))
@@ -82,6 +83,14 @@ class AttemptRoutes:
         if now >= route.lease_ends_at:
             raise LeaseExpired("the lease of this attempt has ended", job=attempt.job_id)
         return route
+
+    def settled(self, attempt: Attempt) -> None:
+        """The agent has told the result: it is no longer at work on it."""
+        self._winding_up.discard(attempt)
+
+    def is_winding_up(self, job_id: JobId) -> bool:
+        """Whether an attempt of this job was aborted or orphaned, and its end is not told yet."""
+        return any(attempt.job_id == job_id for attempt in self._winding_up.copy())
 
     def close(self, route: Route) -> None:
         """The attempt can do nothing any more; it is never let go on again."""
@@ -113,8 +122,11 @@ class AttemptRoutes:
         has that controller's leave to commit, and only as long as that one's lease could last.
         """
         route = self.get(attempt)
+        if route is not None and route.agent_id == agent_id and not route.abandoned:
+            return True
+        self._winding_up.add(attempt)
         if route is not None:
-            return route.agent_id == agent_id and not route.abandoned
+            return False
         known = attempt.job_id in self._routes or attempt.job_id in self._closed
         if known or not committing or now >= self._orphans_until:
             return False

@@ -156,6 +156,7 @@ async def serve(
         ready(bound)
         await stop.wait()
         parts.sessions.stop()
+    parts.sessions.close()
     with contextlib.suppress(FileNotFoundError):
         bound.operator_socket.unlink()
 

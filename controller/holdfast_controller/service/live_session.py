@@ -13,10 +13,11 @@ from typing import Any, Final
 
 import grpc
 
-from holdfast_common.errors import HoldfastError, Interrupted, Refused
+from holdfast_common.errors import HoldfastError, Interrupted, Refused, UsageError
 from holdfast_common.identity import AgentId
 from holdfast_common.job_result import ErrorReport
 from holdfast_common.trust.peer import Peer
+from holdfast_common.units import MIB
 from holdfast_common.wire import session_pb2
 from holdfast_common.wire_codec.values import error_to_message
 from holdfast_controller.runs.agent_link import ConnectedAgent
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 QUEUE_MESSAGES_MAX: Final = 1000  # an agent that takes none of so many is not alive
 TASKS_MAX: Final = 200  # commits and results in work for one agent
+RESULT_BYTES_MAX: Final = 64 * MIB  # some twenty thousand points
 GOODBYE_SECONDS: Final = 1.0
 
 
@@ -44,6 +46,8 @@ class LiveSession:
         self._outgoing: asyncio.Queue[session_pb2.ToAgent] = asyncio.Queue(QUEUE_MESSAGES_MAX)
         self._end: asyncio.Future[HoldfastError] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._parts: session_pb2.JobFinished | None = None
+        self._parts_bytes = 0
 
     @property
     def agent_id(self) -> AgentId:
@@ -71,6 +75,22 @@ class LiveSession:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
+
+    def whole_result(self, part: session_pb2.JobFinished) -> session_pb2.JobFinished | None:
+        """The result when its last part has come; None: more follows. Raises: UsageError."""
+        if self._parts is not None and self._parts.attempt != part.attempt:
+            raise UsageError("parts of two results came mixed")
+        if self._parts is None:
+            self._parts = session_pb2.JobFinished(attempt=part.attempt)
+            self._parts_bytes = 0
+        self._parts_bytes += part.ByteSize()
+        if self._parts_bytes > RESULT_BYTES_MAX:
+            raise UsageError("a job's result is too long", length=self._parts_bytes)
+        self._parts.MergeFrom(part)
+        if part.more:
+            return None
+        whole, self._parts = self._parts, None
+        return whole
 
     async def run(self, received: Callable[[session_pb2.FromAgent], None]) -> None:
         """Carry messages until either side ends it. ``received`` may raise errors of ours."""
