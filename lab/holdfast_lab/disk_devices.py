@@ -173,13 +173,16 @@ class DeviceChange:
         """Put the disk into its reserved slot; a running VM sees it at once."""
         self.table.disks[device.key] = device
         if self.machine.powered_on:
-            self.lab.host_devices.present(
-                machine_id=self.machine.moid,
-                machine_name=self.machine.name,
-                slot=slot_name(self.table, device),
-                device=device,
-            )
+            self._present(device, slot_name(self.table, device))
             undo.callback(self.lab.host_devices.withdraw, self.machine.moid, device.key)
+
+    def _present(self, device: DiskDevice, slot: str) -> None:
+        self.lab.host_devices.present(
+            machine_id=self.machine.moid,
+            machine_name=self.machine.name,
+            slot=slot,
+            device=device,
+        )
 
     def _delete_made(self, disk: LabDisk) -> None:
         disk.delete()
@@ -204,8 +207,9 @@ class DeviceChange:
         if key in self.table.disks:
             device = self.table.disks.pop(key)
             self._check_hot_plug(index, self.table.plain[device.controller_key])
-            destroys = spec.fileOperation == "destroy"
-            self.steps.append(lambda _undo: self._unplug(device, destroys=destroys))
+            self.steps.append(lambda undo: self._unplug(device, undo))
+            if spec.fileOperation is not None:
+                self.after.append(lambda: destroy_files(self.lab, device))
             return
         if key not in self.table.plain:
             raise wrong_device(index, f"there is no device {key}", vim.fault.DeviceNotFound)
@@ -213,14 +217,11 @@ class DeviceChange:
             raise wrong_device(index, f"controller {key} has disks")
         del self.table.plain[key]
 
-    def _unplug(self, device: DiskDevice, *, destroys: bool) -> None:
-        """Take the disk out; the proxy's device goes first, then the VM's entry, then the files."""
-        self.lab.host_devices.withdraw(self.machine.moid, device.key)
-        with self.lab.lock:
-            self.machine.devices.disks.pop(device.key, None)
-            self.lab.touch(self.machine)
-        if destroys:
-            destroy_files(self.lab, device)
+    def _unplug(self, device: DiskDevice, undo: ExitStack) -> None:
+        """Take the disk away from the guest, and give it back when a later step fails."""
+        shown = self.lab.host_devices.withdraw(self.machine.moid, device.key)
+        if shown is not None:
+            undo.callback(self._present, device, shown.slot)
 
     # editing ------------------------------------------------------------------
 

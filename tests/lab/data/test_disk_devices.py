@@ -380,3 +380,22 @@ def test_a_powered_off_proxy_keeps_the_name_of_a_link_that_was_merged_away(clien
     with pytest.raises(vim.fault.FileNotFound):
         wait(proxy.PowerOnVM_Task())
     reconfigure(proxy, removal(only_disk(proxy).key))
+
+
+def test_a_disk_taken_away_comes_back_when_another_change_of_the_call_fails(
+    client: Client,
+) -> None:
+    vm, proxy = client.vm(), client.vm("proxy")
+    frozen = only_disk(client.snapshot(vm)).backing.fileName
+    reconfigure(proxy, attach(frozen, mode="independent_nonpersistent"))
+    with pytest.raises(vim.fault.FileLocked):
+        reconfigure(
+            proxy,
+            removal(only_disk(proxy).key),
+            attach(only_disk(vm).backing.fileName, mode="independent_nonpersistent", unit=5),
+        )
+    assert only_disk(proxy).backing.fileName == frozen
+    assert device_folder(client, "scsi0:0").exists()
+    assert not device_folder(client, "scsi0:5").exists()
+    reconfigure(proxy, removal(only_disk(proxy).key))
+    assert not list((client.running.state / "devices/proxy").iterdir())
