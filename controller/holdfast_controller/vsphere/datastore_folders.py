@@ -34,9 +34,11 @@ def list_folder(
     """What lies in a folder of a datastore; None when there is no such folder. Raises: VsphereFailed."""
     browser = properties.read_one(session, reference(vim.Datastore, place.moref), ["browser"])
     spec = vim.host.DatastoreBrowser.SearchSpec(
+        # without a pattern some servers find nothing, which would read as "there is nothing"
+        matchPattern=["*"],
         details=vim.host.DatastoreBrowser.FileInfo.Details(
             fileType=True, fileSize=True, modification=False, fileOwner=False
-        )
+        ),
     )
 
     def search() -> Foreign:
