@@ -124,13 +124,14 @@ def enrol_command(
 @click.option("--verbose", is_flag=True, help="Log details.")
 def run_command(verbose: bool) -> None:
     """Serve the controller until stopped (SIGTERM, SIGINT)."""
-    log_to_stderr(level=logging.DEBUG if verbose else logging.INFO)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     places = find_places()
     role = load_identity(places.agent_state).role
-    AgentDaemon(places, pipelines=_pipelines_of(role), stop=stop).run()
+    daemon = AgentDaemon(places, pipelines=_pipelines_of(role), stop=stop)
+    log_to_stderr(level=logging.DEBUG if verbose else logging.INFO)
+    daemon.run()
 
 
 @holdfast_agent.command("configure")
