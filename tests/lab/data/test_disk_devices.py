@@ -399,3 +399,25 @@ def test_a_disk_taken_away_comes_back_when_another_change_of_the_call_fails(
     assert not device_folder(client, "scsi0:5").exists()
     reconfigure(proxy, removal(only_disk(proxy).key))
     assert not list((client.running.state / "devices/proxy").iterdir())
+
+
+def test_a_flipped_byte_strikes_when_a_disk_written_as_files_is_attached(client: Client) -> None:
+    vm = client.vm()
+    wait(vm.PowerOffVM_Task())
+    manager = client.content.virtualDiskManager
+    client.disk().guest_write(0, b"\1" * MIB)
+    wait(manager.CopyVirtualDisk_Task("[vmfs1] web/web.vmdk", None, "[vmfs1] web/back.vmdk", None))
+    client.running.lab.misbehaviour.arm("flip_byte", match={"vm": "web", "direction": "attach"})
+    reconfigure(vm, attach("[vmfs1] web/back.vmdk"))
+    with client.disk(number=1).reader_at() as reader:
+        assert client.disk().first_difference(reader) == MIB // 2
+
+
+def test_a_licence_that_allows_no_changes_is_a_restricted_version(client: Client) -> None:
+    client.running.lab.misbehaviour.arm(
+        "fail_call",
+        match={"method": "CreateSnapshot_Task"},
+        parameters={"fault": "RestrictedVersion"},
+    )
+    with pytest.raises(vim.fault.RestrictedVersion):
+        client.snapshot(client.vm())
