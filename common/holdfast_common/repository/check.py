@@ -6,7 +6,7 @@ the packs; `scrub` needs no key at all and compares packs with their own digests
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -30,15 +30,18 @@ from holdfast_common.repository.layout import (
     METADATA_BYTES_MAX,
     ObjectKind,
     copy_name,
+    fence_name,
     index_name,
     map_name,
     numbered,
     pack_name,
 )
+from holdfast_common.repository.lease import read_lease
 from holdfast_common.repository.loss import LossFinder, LostBlob, LostRange
 from holdfast_common.repository.object_store import ObjectStore, get_range
 from holdfast_common.repository.pack import read_contents, read_plain_footer
 from holdfast_common.repository.points import PointList, list_points
+from holdfast_common.repository.proof import read_proof
 from holdfast_common.repository.reference_check import stored_packs
 from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
 from holdfast_common.repository.writers import load_writers
@@ -96,13 +99,17 @@ class Subset:
         return int.from_bytes(pack[:8], "big") % self.of == self.number - 1
 
 
-def check_structure(store: ObjectStore, ring: KeyRing) -> CheckReport:
+def check_structure(
+    store: ObjectStore, ring: KeyRing, *, expected_points: Collection[str] = ()
+) -> CheckReport:
     """Check all metadata and the packs' footers, without reading data.
 
+    ``expected_points``: names of manifests that a catalogue knows; a repository cannot tell by itself that
+    a whole manifest was taken away.
     Raises: IntegrityError when the list of writers itself cannot be trusted; RepositoryFailed.
     """
     state = _Check(store, ring)
-    state.check_objects()
+    state.check_objects(expected_points)
     return state.report()
 
 
@@ -113,13 +120,14 @@ def check_data(
     segment_keys: SegmentKeyOpener,
     subset: Subset | None = None,
     workers: int = 2,
+    expected_points: Collection[str] = (),
 ) -> CheckReport:
     """`check_structure`, and open, decompress and hash every blob of the packs (or of a subset of them).
 
     Raises: as `check_structure`; Refused, ControllerUnreachable from ``segment_keys``.
     """
     state = _Check(store, ring)
-    state.check_objects()
+    state.check_objects(expected_points)
     state.decode(segment_keys, subset, workers=workers)
     return state.report()
 
@@ -151,12 +159,16 @@ class _Check:
         self._proven: list[bytes] = []
         self._decoded_bytes = 0
         self._points: PointList = list_points(store, ring)
+        self._missing_points: list[str] = []
 
-    def check_objects(self) -> None:
+    def check_objects(self, expected_points: Collection[str]) -> None:
         self._check_keys()
-        fences = load_fences(self._store, self._ring.common, self._writers)
-        for epoch, reason in fences.unusable.items():
-            self._damaged[f"fences/{epoch:010d}"] = reason
+        self._check_fences()
+        self._check_signed()
+        names = {point.name for point in self._points.points}
+        names |= {item.name for item in self._points.unusable}
+        self._missing_points = sorted(set(expected_points) - names)
+        self._damaged |= dict.fromkeys(self._missing_points, "the manifest is missing")
         self.index.refresh(self._writers)
         for refused in self.index.refused:
             self._damaged[refused.name] = refused.reason
@@ -227,7 +239,7 @@ class _Check:
                 DamagedObject(name=name, reason=reason)
                 for name, reason in sorted(self._damaged.items())
             ),
-            lost_points=tuple(item.name for item in unusable),
+            lost_points=(*(item.name for item in unusable), *self._missing_points),
             lost_ranges=tuple(lost_ranges),
             lost_blobs=tuple(lost_blobs),
             voided=tuple(
@@ -265,6 +277,25 @@ class _Check:
                         self._ring.common.open(ObjectKind.WRITERS, data)
                 except _DAMAGE as error:
                     self._damaged[name] = str(error)
+
+    def _check_fences(self) -> None:
+        fences = load_fences(self._store, self._ring.common, self._writers)
+        for epoch, reason in fences.unusable.items():
+            self._damaged[fence_name(epoch)] = reason
+        epochs = [point.manifest.writer_epoch for point in self._points.points]
+        for epoch in range(fences.current_epoch, max(epochs, default=0)):
+            self._damaged[fence_name(epoch)] = "it is missing"
+
+    def _check_signed(self) -> None:
+        """Objects that nothing refers to: each must be whole and rightly signed."""
+        keys = self._ring.common
+        for prefix, read in (("leases/", read_lease), ("proofs/", read_proof)):
+            for info in self._store.list(prefix):
+                self._checked += 1
+                try:
+                    read(self._store, info.name, keys, self._writers)
+                except _DAMAGE as error:
+                    self._damaged[info.name] = str(error)
 
     def _check_written(self) -> None:
         """What a point's attempt wrote besides packs: every index object is there, every map object whole."""

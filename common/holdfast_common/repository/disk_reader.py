@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-from holdfast_common.errors import IntegrityError, ShortRead
+from holdfast_common.errors import FormatError, IntegrityError, RepositoryFailed, ShortRead
 from holdfast_common.extents import Extent
 from holdfast_common.repository.disk_map import DiskMap, Leaf, block_length
 from holdfast_common.repository.frame_reader import FrameReader
@@ -102,7 +102,11 @@ class PointDiskSource:
         while position < len(view):
             window, start = divmod(offset + position, FRAME_BYTES)
             count = min(FRAME_BYTES - start, len(view) - position)
-            data = self._window(window, in_order=in_order, end=offset + len(view))
+            try:
+                data = self._window(window, in_order=in_order, end=offset + len(view))
+            except (IntegrityError, FormatError, RepositoryFailed):
+                # What is damaged may lie beside what was asked for: read no more than that.
+                data = self._narrow_window(window, start=start, end=start + count)
             if data is None:
                 view[position : position + count] = bytes(count)
             else:
@@ -146,6 +150,13 @@ class PointDiskSource:
                 self._piece(number, 1)
             )
         return future.result().get(number)
+
+    def _narrow_window(self, number: int, *, start: int, end: int) -> bytes | memoryview | None:
+        """A window of which only the bytes from ``start`` to ``end`` are right."""
+        whole = self._plan(number)
+        blocks = range(start // BLOCK_BYTES, -(-end // BLOCK_BYTES))
+        plan = _WindowPlan(number, tuple(item for item in whole.blocks if item[0] in blocks))
+        return self._read_piece([plan] if plan.blocks else []).get(number)
 
     def _read_ahead(self, piece: int) -> None:
         last = -(-self._capacity // (FRAME_BYTES * PIECE_WINDOWS))

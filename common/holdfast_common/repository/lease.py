@@ -153,18 +153,24 @@ def acquire_writer_lease(
 
 
 def load_leases(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> list[LeaseRecord]:
-    """The newest record of every lease. Raises: FormatError, IntegrityError, RepositoryFailed."""
+    """The newest record of every lease. Raises: IntegrityError, WrongKey, RepositoryFailed."""
     newest: dict[bytes, LeaseRecord] = {}
     for info in store.list("leases/"):
-        item = keys.open(ObjectKind.LEASE, store.get(info.name, length_max=LEASE_BYTES_MAX))
-        writers.check(item, role=ROLE_WRITE)
-        record = _from_json(item.body)
-        if lease_name(record.lease_id, record.sequence) != info.name:
-            raise IntegrityError("a lease stands under another name", name=info.name)
+        record = read_lease(store, info.name, keys, writers)
         known = newest.get(record.lease_id)
         if known is None or record.sequence > known.sequence:
             newest[record.lease_id] = record
     return list(newest.values())
+
+
+def read_lease(store: ObjectStore, name: str, keys: ReaderKeys, writers: WriterList) -> LeaseRecord:
+    """One lease object. Raises: IntegrityError, WrongKey, ObjectMissing, RepositoryFailed."""
+    item = keys.open(ObjectKind.LEASE, store.get(name, length_max=LEASE_BYTES_MAX))
+    writers.check(item, role=ROLE_WRITE)
+    record = _from_json(item.body)
+    if lease_name(record.lease_id, record.sequence) != name:
+        raise IntegrityError("a lease stands under another name", name=name)
+    return record
 
 
 def _to_json(record: LeaseRecord) -> bytes:

@@ -47,14 +47,19 @@ def load_proven_packs(
     proven: set[bytes] = set()
     for info in store.list("proofs/"):
         try:
-            found = keys.open(ObjectKind.PROOF, store.get(info.name, length_max=METADATA_BYTES_MAX))
-            writers.check(found, role=ROLE_VERIFY)
-            if proof_name(found.header.object_id) != info.name:
-                raise IntegrityError("a proof stands under another name", name=info.name)
-            proven |= _packs(found.body)
+            proven |= read_proof(store, info.name, keys, writers)
         except (FormatError, IntegrityError, WrongKey) as error:
             log.warning("proof refused", extra={"object": info.name, "reason": str(error)})
     return frozenset(proven)
+
+
+def read_proof(store: ObjectStore, name: str, keys: ReaderKeys, writers: WriterList) -> set[bytes]:
+    """The packs of one proof. Raises: IntegrityError, WrongKey, ObjectMissing, RepositoryFailed."""
+    found = keys.open(ObjectKind.PROOF, store.get(name, length_max=METADATA_BYTES_MAX))
+    writers.check(found, role=ROLE_VERIFY)
+    if proof_name(found.header.object_id) != name:
+        raise IntegrityError("a proof stands under another name", name=name)
+    return _packs(found.body)
 
 
 def _packs(body: bytes) -> set[bytes]:

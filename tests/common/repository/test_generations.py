@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from holdfast_common.repository.check import check_data, check_structure
+from holdfast_common.repository.manifest import ManifestFacts
 from holdfast_common.repository.points import Point
+from holdfast_common.repository.writer import PointWriter
 from support.memory_store import MemoryStore
-from support.repositories import BLOCK, Repository, new_repository, patterned
+from support.repositories import BLOCK, Repository, disk_header, new_repository, patterned
 
 CAPACITIES = st.sampled_from([512, BLOCK - 512, BLOCK, 3 * BLOCK + 1024, 20 * BLOCK, 300 * BLOCK])
 runs = st.lists(st.tuples(st.integers(0, 299), st.integers(1, 20)), min_size=1, max_size=4)
@@ -82,7 +84,7 @@ class Generations(RuleBasedStateMachine):
     def an_attempt_is_abandoned(self) -> None:
         with self.repository.writer() as writer:
             disk = writer.begin_disk(
-                self.points[-1][0].disks[0].header if self.points else self.repository_header()
+                self.points[-1][0].disks[0].header if self.points else disk_header(len(self.image))
             )
             disk.write(0, self.image[: len(self.image) // BLOCK * BLOCK] or self.image)
 
@@ -104,18 +106,11 @@ class Generations(RuleBasedStateMachine):
         self.points.append((point, bytes(self.image)))
         self.dirty.clear()
 
-    def publish(self, writer) -> None:  # type: ignore[no-untyped-def]  # a PointWriter
-        from holdfast_common.repository.manifest import ManifestFacts
-
+    def publish(self, writer: PointWriter) -> None:
         prepared = writer.prepare(ManifestFacts(order=self.repository.jobs))
         writer.publish(prepared, self.repository.grant(prepared))
         with self.repository.reader() as reader:
             self.keep(reader.load_point(prepared.point_id))
-
-    def repository_header(self):  # type: ignore[no-untyped-def]  # a DiskHeader
-        from support.repositories import disk_header
-
-        return disk_header(len(self.image))
 
 
 Generations.TestCase.settings = settings(
