@@ -21,7 +21,6 @@ from holdfast_common.identity import AgentId
 from holdfast_common.job_result import JobResult, Outcome, Warned
 from holdfast_common.job_spec import (
     BackUpDisks,
-    Blob,
     Consistency,
     DiskTicket,
     DiskToBackUp,
@@ -44,14 +43,14 @@ from holdfast_controller.runs.attempt import AttemptAnswers, run_attempt
 from holdfast_controller.runs.point_facts import PointFacts, previous_point
 from holdfast_controller.runs.requests import BackupRequest
 from holdfast_controller.runs.results import record_point
+from holdfast_controller.runs.source_tickets import source_tickets
+from holdfast_controller.runs.vm_blobs import VmBlobs, read_blobs
 from holdfast_controller.runs.world import World, lineage_of
 from holdfast_controller.store.catalogue import PointRow
 from holdfast_controller.store.inventory import KnownVm
 from holdfast_controller.store.jobs import JobRow
 from holdfast_controller.vsphere import change_tracking, preflight
 from holdfast_controller.vsphere.changed_areas import DiskAreas, areas_of_disk
-from holdfast_controller.vsphere.datastore_files import read_vm_files
-from holdfast_controller.runs.source_tickets import source_tickets
 from holdfast_controller.vsphere.inventory import (
     find_vm,
     read_surroundings,
@@ -76,6 +75,7 @@ class Frozen:
     previous: PointRow | None
     decision: LevelDecision
     areas: Mapping[int, DiskAreas]
+    vm_files: VmBlobs
 
 
 class ImageBackup:
@@ -146,7 +146,7 @@ class ImageBackup:
                 world.jobs.advance(job.job_id, JobEvent.TRANSFER, placement.reason)
                 result = self._transfer(job, agent_id, frozen, tickets, work)
         found = [*warnings, *(Warned(code="snapshot", message=text) for text in snapshot.warnings)]
-        found += _lowered(snapshot)
+        found += [*frozen.vm_files.warnings, *_lowered(snapshot)]
         return replace(result, warnings=(*found, *result.warnings))
 
     # -- before the snapshot ------------------------------------------------------------------
@@ -254,6 +254,7 @@ class ImageBackup:
                 disk.device_key: areas_of_disk(session, snapshot, disk, decided[disk.device_key])
                 for disk in snapshot.protected_disks
             },
+            vm_files=read_blobs(session, snapshot.vm),
         )
 
     def _work(
@@ -290,7 +291,7 @@ class ImageBackup:
             group_id=job.run_id,
             transport=placement.transport,
             configuration=facts.encode(),
-            blobs=_blobs(frozen.session, snapshot),
+            blobs=frozen.vm_files.blobs,
             disks=tuple(
                 _disk(disk, frozen.areas[disk.device_key], tickets[disk.device_key])
                 for disk in snapshot.protected_disks
@@ -385,11 +386,4 @@ def _disk(disk: DiskFacts, areas: DiskAreas, ticket: DiskTicket) -> DiskToBackUp
         areas=areas.source,
         areas_reason=areas.reason,
         ticket=ticket,
-    )
-
-
-def _blobs(session: VsphereSession, snapshot: SnapshotFacts) -> tuple[Blob, ...]:
-    return tuple(
-        Blob(kind=file.kind, data=file.data, note="live file, read after the snapshot")
-        for file in read_vm_files(session, snapshot.vm)
     )

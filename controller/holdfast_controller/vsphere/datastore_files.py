@@ -6,7 +6,7 @@ Whole disks never pass here. Files beside a VM are the live ones, not the snapsh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import quote
 
@@ -19,6 +19,7 @@ from holdfast_common.errors import (
     VsphereFailed,
     VsphereUnavailable,
 )
+from holdfast_common.formats.vmx import parse_vmx
 from holdfast_common.units import MIB
 from holdfast_controller.facts import ChainLink, VmFacts
 from holdfast_controller.vsphere import faults, inventory, properties
@@ -27,8 +28,10 @@ from holdfast_controller.vsphere.inventory import Surroundings
 from holdfast_controller.vsphere.pinning import pinned_connection
 from holdfast_controller.vsphere.session import VsphereSession
 
-FILE_BYTES_MAX: Final = 64 * MIB  # .vmx some KiB, NVRAM at most a few MiB
+FILE_BYTES_MAX: Final = 4 * MIB  # .vmx some KiB, NVRAM at most some hundred KiB
 REQUEST_TIMEOUT_SECONDS: Final = 60.0
+LOGINS_OF_ONE_REQUEST_MAX: Final = 2
+RIGHTS: Final = "give the account Datastore.Browse and Datastore.FileManagement"
 _KINDS: Final[Mapping[str, str]] = {"config": "vmx", "nvram": "nvram"}
 _OK: Final = frozenset({200, 201, 204})
 
@@ -70,23 +73,66 @@ def place_of(around: Surroundings, datastore_moref: str) -> DatastorePlace:
     )
 
 
-def read_vm_files(session: VsphereSession, vm: VmFacts) -> tuple[VmFile, ...]:
-    """The VM's .vmx and NVRAM as they are now (a VM that never ran has no NVRAM).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmFileName:
+    """Where a file of a VM lies. ``required``: a missing one is a problem, not just absent."""
 
-    Raises: VsphereFailed and its kin, CapabilityAbsent.
-    """
+    kind: str
+    link: ChainLink
+    required: bool
+
+
+def vm_file_names(
+    session: VsphereSession, vm: VmFacts, around: Surroundings
+) -> tuple[VmFileName, ...]:
+    """The VM's .vmx and NVRAM as vSphere knows them: the .vmx first. Raises: SourceGone."""
     machine = reference(vim.VirtualMachine, vm.moref)
     layout = properties.read_one(session, machine, ["layoutEx.file"]).get("layoutEx.file") or []
-    around = inventory.read_surroundings(session)
-    names = {str(each.name): _KINDS[str(each.type)] for each in layout if str(each.type) in _KINDS}
+    found = {str(each.name): _KINDS[str(each.type)] for each in layout if str(each.type) in _KINDS}
     if vm.vmx is not None:
-        names.setdefault(vm.vmx.name, "vmx")
-    found = []
-    for name, kind in sorted(names.items()):
-        link = around.names.link(name, _datastore_of(vm, name))
-        data = download(session, place_of(around, link.datastore_moref), link.path)
-        found.append(VmFile(kind=kind, name=link.name, data=data))
-    return tuple(found)
+        found.setdefault(vm.vmx.name, "vmx")
+    return tuple(
+        VmFileName(kind=kind, link=around.names.link(name, _datastore_of(vm, name)), required=True)
+        for name, kind in sorted(found.items(), key=lambda item: (item[1] != "vmx", item[0]))
+    )
+
+
+def nvram_beside(vmx: VmFileName, data: bytes) -> VmFileName | None:
+    """The NVRAM that a .vmx names; None: it names none. Raises: FormatError, VsphereFailed."""
+    name = parse_vmx(data).nvram_name
+    if not name:
+        return None
+    if "/" in name or name == "..":
+        raise VsphereFailed("the .vmx names an NVRAM outside of its folder", nvram=name[:200])
+    folder = vmx.link.path.rpartition("/")[0]
+    path = f"{folder}/{name}" if folder else name
+    # a VM that never ran names a file that is not there yet
+    return VmFileName(kind="nvram", link=replace(vmx.link, path=path), required=False)
+
+
+def read_vm_file(session: VsphereSession, name: VmFileName, around: Surroundings) -> VmFile | None:
+    """One file of a VM, whole; None: it is absent and need not be there.
+
+    Raises: NotFound, CapabilityAbsent, VsphereFailed and its kin.
+    """
+    if ".." in name.link.path.split("/"):
+        raise VsphereFailed("a VM's file is named outside of its datastore", file=name.link.name)
+    place = place_of(around, name.link.datastore_moref)
+    try:
+        data = download(session, place, name.link.path)
+    except NotFound:
+        if name.required:
+            raise
+        return None
+    return VmFile(kind=name.kind, name=name.link.name, data=data)
+
+
+def read_vm_files(session: VsphereSession, vm: VmFacts) -> tuple[VmFile, ...]:
+    """All files of `vm_file_names`, or none. Raises: what `read_vm_file` raises."""
+    around = inventory.read_surroundings(session)
+    names = vm_file_names(session, vm, around)
+    found = [read_vm_file(session, name, around) for name in names]
+    return tuple(file for file in found if file is not None)
 
 
 def download(session: VsphereSession, place: DatastorePlace, path: str) -> bytes:
@@ -110,7 +156,7 @@ def _datastore_of(vm: VmFacts, name: str) -> str:
     if vm.vmx is not None:
         links.insert(0, vm.vmx)
     for link in links:
-        if name.startswith(f"[{link.datastore_name}]"):
+        if link.datastore_moref and name.startswith(f"[{link.datastore_name}]"):
             return link.datastore_moref
     return ""
 
@@ -123,9 +169,18 @@ def _request(
         f"&dsName={quote(place.name, safe='')}"
     )
     name = place.path(path)
-    return session.through_gate(
-        f"{method} /folder", name, lambda: _exchange(session, method, url, name, data)
-    )
+    for _ in range(LOGINS_OF_ONE_REQUEST_MAX):
+        try:
+            return session.through_gate(
+                f"{method} /folder", name, lambda: _exchange(session, method, url, name, data)
+            )
+        except faults.SessionLost as error:
+            lost = error
+            # a call notices the lost login and makes a new one
+            session.call(reference(vim.ServiceInstance, "ServiceInstance"), "CurrentTime")
+    raise CapabilityAbsent(
+        f"{method} {name}: the login is not accepted for files of datastores", advice=RIGHTS
+    ) from lost
 
 
 def _exchange(
@@ -146,31 +201,26 @@ def _exchange(
         answer = connection.getresponse()
         body = answer.read(FILE_BYTES_MAX + 1)
         wanted = answer.getheader("Content-Length")
+        chunked = bool(answer.getheader("Transfer-Encoding"))  # its end is marked
     except faults.CONNECTION_ERRORS as error:
         raise faults.connection_error(error, what=f"{method} {name}") from error
     finally:
         connection.close()
     if answer.status not in _OK:
-        raise _status_error(session, answer.status, body, what=f"{method} {name}")
+        raise _status_error(answer.status, body, what=f"{method} {name}")
     if len(body) > FILE_BYTES_MAX:
         raise VsphereFailed("a file is larger than it can be", file=name)
-    if method == "GET" and wanted is not None and int(wanted) != len(body):
-        raise VsphereUnavailable("a file arrived cut short", file=name)
+    if method == "GET" and not chunked and wanted != str(len(body)):
+        raise VsphereUnavailable("a file did not arrive whole", file=name, wanted=wanted)
     return body
 
 
-def _status_error(session: VsphereSession, status: int, body: bytes, *, what: str) -> HoldfastError:
+def _status_error(status: int, body: bytes, *, what: str) -> HoldfastError:
     text = body[:200].decode("utf-8", "replace").strip()
     if status == 401:
-        # a call notices the lost login and makes a new one; then the request is made again
-        session.call(reference(vim.ServiceInstance, "ServiceInstance"), "CurrentTime")
-        return VsphereUnavailable(f"{what}: the login was not accepted", status=status)
+        return faults.SessionLost(f"{what}: the login was not accepted", status=status)
     if status == 403:
-        return CapabilityAbsent(
-            f"{what}: the account lacks a right",
-            advice="give it Datastore.Browse and Datastore.FileManagement",
-            status=status,
-        )
+        return CapabilityAbsent(f"{what}: the account lacks a right", advice=RIGHTS, status=status)
     if status == 404:
         return NotFound(f"{what}: there is no such file", status=status)
     if status in (502, 503, 504):

@@ -63,6 +63,18 @@ class DatastoreNames:
             path=path,
         )
 
+    def link_among(self, file_name: str, datastore_morefs: Sequence[str]) -> ChainLink:
+        """The link of a path on one of a VM's datastores, whose names differ from each other.
+
+        Raises: VsphereFailed for a path that is none.
+        """
+        name, _ = split_datastore_path(file_name)
+        for moref in datastore_morefs:
+            known = self.by_moref.get(moref)
+            if known is not None and known.name == name:
+                return self.link(file_name, moref)
+        return self.link(file_name)
+
 
 def split_datastore_path(file_name: str) -> tuple[str, str]:
     """``[datastore] folder/file`` in its two parts. Raises: VsphereFailed."""

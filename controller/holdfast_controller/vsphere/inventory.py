@@ -228,7 +228,7 @@ class Surroundings:
             != "notConfigured",
             memory_mb=int(values.get("config.hardware.memoryMB") or 0),
             cpu_count=int(values.get("config.hardware.numCPU") or 0),
-            vmx=self.names.link(vmx) if vmx.startswith("[") else None,
+            vmx=self.names.link_among(vmx, datastores) if vmx.startswith("[") else None,
             snapshots=snapshot_nodes(snapshot),
             current_snapshot_moref=moref_of(snapshot.currentSnapshot) if snapshot else "",
             disks=disk_facts(devices, self.names),

@@ -20,10 +20,10 @@ def nfs1(session: VsphereSession) -> DatastorePlace:
 def test_rule_26_the_vmx_and_the_nvram_are_read_whole(lab: RunningLab) -> None:
     with session_at(lab) as session:
         files = datastore_files.read_vm_files(session, vm_named(session, "web"))
-    assert [file.kind for file in files] == ["nvram", "vmx"]
+    assert [file.kind for file in files] == ["vmx", "nvram"]
     machine = lab.lab.machine("web")
-    assert files[0].data == machine.nvram.read_bytes()
-    assert files[1].data == machine.vmx.read_bytes()
+    assert files[0].data == machine.vmx.read_bytes()
+    assert files[1].data == machine.nvram.read_bytes()
 
 
 def test_a_file_is_read_on_a_single_host_too(host_lab: RunningLab) -> None:
