@@ -105,6 +105,7 @@ class InventoryPlan:
         db = MachinePlan(
             name="db",
             datastore="nfs1",
+            change_tracking=True,  # on since before the snapshot: under one it cannot be switched on
             firmware="efi",
             disks=(
                 DiskPlan(size_bytes=disk_bytes, content="ext4", seed=2),

@@ -14,7 +14,7 @@ from holdfast_common.blocks.stream import random_stream
 from holdfast_common.clock import SystemClock
 from holdfast_common.errors import UsageError
 from holdfast_common.job_result import DiskResult, JobResult, Outcome
-from holdfast_common.job_spec import DiskToRestore, JobSpec, RestoreDisks
+from holdfast_common.job_spec import Blob, DiskToRestore, JobSpec, RestoreDisks
 from holdfast_common.repository.disk_reader import PointDiskSource
 
 
@@ -36,7 +36,20 @@ def restore_disks(spec: JobSpec, context: JobContext) -> JobResult:
         total = sum(point_disk(opened.point, disk).summary.allocated_bytes for disk in work.disks)
         progress = Progress(context, total_bytes=total, phase="transfer")
         results = [_restore_disk(disk, opened, context, progress) for disk in work.disks]
-    return JobResult(outcome=Outcome.DONE, disks=tuple(results), point_id=work.point_id)
+        blobs = _blobs(work, opened)
+    return JobResult(
+        outcome=Outcome.DONE, disks=tuple(results), point_id=work.point_id, blobs=blobs
+    )
+
+
+def _blobs(work: RestoreDisks, opened: OpenedPoint) -> tuple[Blob, ...]:
+    """The blobs that the job asked for, as far as the point has them; small, they fit one message."""
+    held = {blob.kind for blob in opened.point.manifest.blobs}
+    return tuple(
+        Blob(kind=kind, data=opened.reader.blob(opened.point, kind))
+        for kind in work.blob_kinds
+        if kind in held
+    )
 
 
 def check_disks_named(disks: Sequence[DiskToRestore]) -> None:

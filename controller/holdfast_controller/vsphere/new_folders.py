@@ -27,11 +27,16 @@ NAMES_TRIED_MAX: Final = 50
 
 @contextmanager
 def new_folder(
-    session: VsphereSession, ledger: JobLedger, *, place: DatastorePlace, wanted: str
+    session: VsphereSession,
+    ledger: JobLedger,
+    *,
+    place: DatastorePlace,
+    wanted: str,
+    keep: bool = True,
 ) -> Iterator[str]:
     """A new folder's name on a datastore: ``wanted``, or that with a number. Never one that exists.
 
-    It stays when the block ends well. Raises: Refused, VsphereFailed and its kin.
+    It stays when the block ends well (and ``keep``). Raises: Refused, VsphereFailed and its kin.
     """
     folder = _free_name(session, place, wanted)
     entry_id = ledger.intend(EntryKind.FOLDER, {"datastore": place.moref, "path": folder})
@@ -42,7 +47,10 @@ def new_folder(
     except BaseException:
         _give_up(session, ledger, entry_id)
         raise
-    ledger.ledger.kept(entry_id)
+    if keep:
+        ledger.ledger.kept(entry_id)
+    else:
+        _give_up(session, ledger, entry_id)
 
 
 def delete_own_folder(session: VsphereSession, entry: LedgerEntry) -> None:

@@ -39,8 +39,9 @@ def new_vm(
     pool_moref: str,
     host_moref: str,
     own_folders: Sequence[str],
+    keep: bool = True,
 ) -> Iterator[VmFacts]:
-    """A new VM that stays when the block ends well, and is destroyed when it does not.
+    """A new VM that stays when the block ends well (and ``keep``), and is destroyed when it does not.
 
     ``own_folders``: the ``[datastore] folder`` paths that were made for it; only disks below them go
     with it. Raises: VsphereFailed and its kin.
@@ -77,7 +78,10 @@ def new_vm(
     except BaseException:
         give_up_vm(session, ledger, entry_id)
         raise
-    ledger.ledger.kept(entry_id)
+    if keep:
+        ledger.ledger.kept(entry_id)
+    else:
+        give_up_vm(session, ledger, entry_id)
 
 
 def give_up_vm(session: VsphereSession, ledger: JobLedger, entry_id: EntryId) -> None:

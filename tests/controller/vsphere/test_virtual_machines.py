@@ -120,6 +120,7 @@ def test_a_new_vm_and_its_folder_are_gone_when_the_restore_fails(
         assert_nothing_left(session, ledger)
 
 
+@pytest.mark.long
 def test_whichever_call_fails_or_loses_its_reply_one_vm_is_there_or_none(
     lab: RunningLab, tmp_path: Path
 ) -> None:
