@@ -97,7 +97,7 @@ class AgentDaemon:
         )
 
     def run(self) -> None:
-        """Until ``stop`` is set."""
+        """Until ``stop`` is set. Raises: HoldfastError when the session's thread died by a bug."""
         session = threading.Thread(
             target=self.session.run,
             args=(self.runner, self._session_stop),
@@ -106,6 +106,8 @@ class AgentDaemon:
         )
         session.start()
         while not self._stop.wait(self._timing.watch):
+            if not session.is_alive():  # whoever watches this process starts a sound one
+                raise HoldfastError("a bug ended the session", advice="see the log, and report it")
             self._watch()
         self.runner.stop()
         if not self.runner.wait_ended(self._timing.jobs_stop):

@@ -155,9 +155,7 @@ class AgentSessions:
 
     def register(self, session: LiveSession) -> None:
         """A session begins; an older one of the same agent ends. Raises: Refused, AuthenticationFailed."""
-        barred = self._barred.get(session.agent_id)
-        if barred is not None:
-            raise barred
+        self.check_not_barred(session.agent_id)
         older = self._sessions.get(session.agent_id)
         if older is not None:
             if older.epoch > session.epoch:
@@ -165,6 +163,12 @@ class AgentSessions:
             older.end(Refused("a newer session of this agent began"))
         self._sessions[session.agent_id] = session
         log.info("session began", extra={"agent_id": session.agent_id, "epoch": session.epoch})
+
+    def check_not_barred(self, agent_id: AgentId) -> None:
+        """For calls that last. Raises: AuthenticationFailed when the agent was revoked meanwhile."""
+        barred = self._barred.get(agent_id)
+        if barred is not None:
+            raise barred
 
     def unregister(self, session: LiveSession) -> None:
         """A session has ended; what its agent works on goes on until the leases end."""

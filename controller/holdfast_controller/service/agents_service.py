@@ -105,6 +105,7 @@ class AgentsService(session_pb2_grpc.AgentsServicer):
         attempt = attempt_from_message(request.attempt)
         extents: Iterator[Extent] | None = None
         while True:
+            self._sessions.check_not_barred(agent_id)
             route = desk.leased(attempt, agent_id)
             if extents is None:
                 extents = await desk.handled(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import grp
 import logging
 import os
 import stat
@@ -56,6 +57,7 @@ STOP_GRACE_SECONDS: Final = 2.0  # for calls in work; agents come back by themse
 ENROLMENTS_AT_ONCE_MAX: Final = 32
 SOCKET_FOLDER_MODE: Final = 0o750  # its group may reach the socket: whoever connects is an operator
 SOCKET_MODE: Final = 0o660
+OPERATORS_GROUP: Final = "holdfast"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +155,7 @@ async def serve(
         for server in (session, enrolment, local, *([remote] if bound.operators else [])):
             await stack.enter_async_context(_started(server))
         bound.operator_socket.chmod(SOCKET_MODE)
+        _give_to_group(bound.operator_socket)
         ready(bound)
         await stop.wait()
         parts.sessions.stop()
@@ -223,6 +226,16 @@ def _bind_socket(server: grpc.aio.Server, places: Places) -> Path:
     except RuntimeError as error:
         raise ConfigurationError("cannot listen at this socket", socket=str(path)) from error
     return path
+
+
+def _give_to_group(socket: Path) -> None:
+    """As root, members of the group `holdfast` (where there is one) may reach the socket too."""
+    if os.geteuid() != 0:
+        return
+    with contextlib.suppress(KeyError):
+        group = grp.getgrnam(OPERATORS_GROUP).gr_gid
+        os.chown(socket.parent, -1, group)
+        os.chown(socket, -1, group)
 
 
 @asynccontextmanager

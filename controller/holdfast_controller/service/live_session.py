@@ -105,6 +105,9 @@ class LiveSession:
             await asyncio.gather(reader, writer, return_exceptions=True)
         if self._end.done():
             error = self._end.result()
+            log.warning(
+                "session is ended", extra={"agent_id": self.agent_id, "error": error.line()}
+            )
             with contextlib.suppress(TimeoutError, grpc.RpcError, asyncio.InvalidStateError):
                 goodbye = session_pb2.Goodbye(error=error_to_message(ErrorReport.of(error)))
                 await asyncio.wait_for(

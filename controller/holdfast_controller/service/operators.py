@@ -6,6 +6,7 @@ The actions are plain functions; here is only the event loop's edge and the tran
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
@@ -171,7 +172,8 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
     ) -> Reply:
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._executor, action, request)
+            call = contextvars.copy_context()  # the audit trail asks who calls
+            return await loop.run_in_executor(self._executor, call.run, action, request)
         except HoldfastError as error:
             await abort_with(context, error)
         except Exception as error:
