@@ -15,6 +15,7 @@ from holdfast_lab.guest import (
     FileSystem,
     change_files,
     file_system,
+    fill_from_image,
     is_clean,
     known_files,
     make_ext4,
@@ -91,6 +92,19 @@ def guest_ext4(control: Control) -> object:
         "bytes": sum(area.length for area in areas),
         "areas": [(area.offset, area.length) for area in areas],
     }
+
+
+@control_command("guest-fill")
+def guest_fill(control: Control) -> object:
+    """The guest writes a whole raw ``image``; ``layout`` says where its one ext4 lies, if it has one."""
+    device = disk_of(control, machine_of(control))
+    layout = control.arguments.optional("layout", str)
+    fill_from_image(
+        device.disk,
+        Path(control.arguments.text("image")),
+        layout=None if layout is None else PartitionLayout(layout),
+    )
+    return {"sequence": device.disk.sequence}
 
 
 @control_command("guest-files")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from holdfast_lab.storage.disk import SECTOR_BYTES, LabDisk
-from holdfast_lab.storage.errors import StorageError, ToolMissing, TruthUnknown
+from holdfast_lab.storage.errors import OutOfRange, StorageError, ToolMissing, TruthUnknown
 from holdfast_lab.storage.flat import create_flat
 from holdfast_lab.storage.partitions import PartitionLayout, partitioned
 from holdfast_lab.storage.readers import RawReader, pieces
@@ -105,6 +105,24 @@ def make_ext4(
             disk.guest_write(offset, content)
         _write_image(disk, image, plan.partition.offset)
     found = FileSystem(layout=layout, partition=plan.partition)
+    _save_note(disk, found)
+    return found
+
+
+def fill_from_image(
+    disk: LabDisk, image: Path, *, layout: PartitionLayout | None = None
+) -> FileSystem | None:
+    """Write a whole raw image as the guest, from the disk's start; what it leaves out is discarded.
+
+    ``layout``: how the image's one ext4 lies on it, so that its files can be changed afterwards; None:
+    it is just bytes. Raises: OutOfRange when the image is larger than the disk.
+    """
+    if image.stat().st_size > disk.capacity_bytes:
+        raise OutOfRange(f"{image.name} is larger than the disk")
+    _write_image(disk, image, 0)
+    if layout is None:
+        return None
+    found = FileSystem(layout=layout, partition=partitioned(layout, disk.capacity_bytes).partition)
     _save_note(disk, found)
     return found
 

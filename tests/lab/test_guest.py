@@ -11,6 +11,7 @@ from holdfast_lab.guest import (
     SYSTEM_PATHS,
     change_files,
     file_system,
+    fill_from_image,
     is_clean,
     known_files,
     make_ext4,
@@ -18,7 +19,7 @@ from holdfast_lab.guest import (
     write_random_blocks,
 )
 from holdfast_lab.storage.disk import DatastoreKind
-from holdfast_lab.storage.errors import StorageError, TruthUnknown
+from holdfast_lab.storage.errors import OutOfRange, StorageError, TruthUnknown
 from holdfast_lab.storage.partitions import PartitionLayout
 from holdfast_lab.storage.runs import Area
 from support.lab_disks import MIB, assert_qemu_agrees, assert_true_everywhere, make_disk, needs_qemu
@@ -97,3 +98,41 @@ def test_paths_that_leave_the_file_system_are_refused(tmp_path: Path) -> None:
         file_system(disk)
     with pytest.raises(StorageError):
         make_ext4(disk, {"../outside": b""})
+
+
+def test_a_disk_is_filled_from_a_raw_image_and_holds_nothing_of_before(tmp_path: Path) -> None:
+    disk = make_disk(tmp_path, capacity=4 * MIB, kind=DatastoreKind.NFS)
+    write_random_blocks(disk, seed=1, count=20)
+    image = tmp_path / "image.raw"
+    content = bytearray(3 * MIB)
+    content[:512], content[2 * MIB : 2 * MIB + 4096] = b"b" * 512, b"d" * 4096
+    image.write_bytes(content)
+    assert fill_from_image(disk, image) is None
+    truth = tmp_path / "truth.raw"
+    disk.truth(truth)
+    assert truth.read_bytes()[: 3 * MIB] == bytes(content)
+    assert_true_everywhere(disk)
+
+
+def test_an_image_larger_than_the_disk_is_refused(tmp_path: Path) -> None:
+    disk = make_disk(tmp_path, capacity=4 * MIB, kind=DatastoreKind.NFS)
+    image = tmp_path / "image.raw"
+    image.write_bytes(bytes(5 * MIB))
+    with pytest.raises(OutOfRange):
+        fill_from_image(disk, image)
+
+
+@needs_e2fsprogs
+def test_files_of_a_filled_disk_are_changed_by_its_layout(tmp_path: Path) -> None:
+    source = make_disk(tmp_path / "source", capacity=16 * MIB, kind=DatastoreKind.NFS)
+    make_ext4(source, known_files(3, count=2))
+    image = tmp_path / "image.raw"
+    source.truth(image)
+    disk = make_disk(tmp_path / "disk", capacity=16 * MIB, kind=DatastoreKind.NFS)
+    system = fill_from_image(disk, image, layout=PartitionLayout.MBR)
+    assert system is not None
+    change_files(disk, {"srv/note": b"changed"})
+    truth = tmp_path / "truth.raw"
+    disk.truth(truth)
+    assert is_clean(truth, system)
+    assert read_files(truth, system, ["srv/note"]) == {"srv/note": b"changed"}
