@@ -20,7 +20,6 @@ from holdfast_common.errors import (
     PointVoided,
     RepositoryFailed,
     UsageError,
-    WrongKey,
 )
 from holdfast_common.repository.fence import load_fences
 from holdfast_common.repository.frame_reader import FrameReader
@@ -48,7 +47,7 @@ from holdfast_common.repository.writers import load_writers
 from holdfast_common.units import MIB
 
 _READ_BYTES: Final = 4 * MIB
-_DAMAGE: Final = (IntegrityError, FormatError, WrongKey, RepositoryFailed)
+_DAMAGE: Final = (IntegrityError, FormatError, RepositoryFailed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

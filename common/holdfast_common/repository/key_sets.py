@@ -13,7 +13,7 @@ from typing import Protocol
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from holdfast_common.errors import FormatError, IntegrityError, WrongKey
+from holdfast_common.errors import FormatError, IntegrityError
 from holdfast_common.repository.derivation import Hasher
 from holdfast_common.repository.layout import (
     ID_BYTES,
@@ -59,13 +59,17 @@ class ReaderKeys:
     writers_number_min: int = 0  # an older list of writers than this one is a replay
 
     def class_key(self, kind: ObjectKind, epoch: int) -> bytes:
-        """The class key of that kind and epoch. Raises: WrongKey."""
+        """The class key of that kind and epoch. Raises: IntegrityError when there is none."""
         for keys in self.epochs:
             if keys.epoch == epoch:
                 key = keys.lineage_key if kind in LINEAGE_KINDS else keys.index_key
                 if key:
                     return key
-        raise WrongKey("these keys do not open that object", kind=kind.name, epoch=epoch)
+        raise IntegrityError(
+            "an object names keys that are not known here: it is damaged, or newer than these keys",
+            kind=kind.name,
+            epoch=epoch,
+        )
 
     @property
     def current_epoch(self) -> int:
@@ -127,7 +131,7 @@ class ReaderKeys:
     def open(
         self, kind: ObjectKind, data: bytes | memoryview, *, object_id: bytes | None = None
     ) -> OpenedObject:
-        """Check and open a whole object. Raises: FormatError, IntegrityError, WrongKey."""
+        """Check and open a whole object. Raises: FormatError, IntegrityError."""
         return opened(data, expected=self.expected(kind, object_id), class_key=self.class_key)
 
     def hasher(self) -> Hasher:

@@ -153,7 +153,7 @@ def acquire_writer_lease(
 
 
 def load_leases(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> list[LeaseRecord]:
-    """The newest record of every lease. Raises: IntegrityError, WrongKey, RepositoryFailed."""
+    """The newest record of every lease. Raises: IntegrityError, RepositoryFailed."""
     newest: dict[bytes, LeaseRecord] = {}
     for info in store.list("leases/"):
         record = read_lease(store, info.name, keys, writers)
@@ -164,7 +164,7 @@ def load_leases(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> li
 
 
 def read_lease(store: ObjectStore, name: str, keys: ReaderKeys, writers: WriterList) -> LeaseRecord:
-    """One lease object. Raises: IntegrityError, WrongKey, ObjectMissing, RepositoryFailed."""
+    """One lease object. Raises: IntegrityError, ObjectMissing, RepositoryFailed."""
     item = keys.open(ObjectKind.LEASE, store.get(name, length_max=LEASE_BYTES_MAX))
     writers.check(item, role=ROLE_WRITE)
     record = _from_json(item.body)

@@ -199,7 +199,7 @@ def read_contents(
 ) -> PackContents:
     """A pack's description from its own footers.
 
-    Raises: FormatError, IntegrityError, ObjectMissing, WrongKey, RepositoryFailed.
+    Raises: FormatError, IntegrityError, ObjectMissing, RepositoryFailed.
     """
     footer, plain, secret = read_plain_footer(store, digest, length=length)
     body = keys.open(ObjectKind.PACK_FOOTER, secret).body

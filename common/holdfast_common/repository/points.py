@@ -104,7 +104,7 @@ class PointJudge:
         return cls(writers, load_fences(store, keys, writers))
 
     def point(self, data: bytes, name: str, keys: ReaderKeys) -> Point:
-        """Check one manifest. Raises: FormatError, IntegrityError, WrongKey."""
+        """Check one manifest. Raises: FormatError, IntegrityError."""
         if len(data) <= GRANT_BYTES:
             raise IntegrityError("a manifest is too short", name=name)
         found = keys.open(ObjectKind.MANIFEST, memoryview(data)[:-GRANT_BYTES])

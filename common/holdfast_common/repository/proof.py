@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from holdfast_common.errors import FormatError, IntegrityError, WrongKey
+from holdfast_common.errors import FormatError, IntegrityError
 from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import METADATA_BYTES_MAX, ObjectKind, proof_name
 from holdfast_common.repository.object_store import ObjectStore
@@ -48,13 +48,13 @@ def load_proven_packs(
     for info in store.list("proofs/"):
         try:
             proven |= read_proof(store, info.name, keys, writers)
-        except (FormatError, IntegrityError, WrongKey) as error:
+        except (FormatError, IntegrityError) as error:
             log.warning("proof refused", extra={"object": info.name, "reason": str(error)})
     return frozenset(proven)
 
 
 def read_proof(store: ObjectStore, name: str, keys: ReaderKeys, writers: WriterList) -> set[bytes]:
-    """The packs of one proof. Raises: IntegrityError, WrongKey, ObjectMissing, RepositoryFailed."""
+    """The packs of one proof. Raises: IntegrityError, ObjectMissing, RepositoryFailed."""
     found = keys.open(ObjectKind.PROOF, store.get(name, length_max=METADATA_BYTES_MAX))
     writers.check(found, role=ROLE_VERIFY)
     if proof_name(found.header.object_id) != name:

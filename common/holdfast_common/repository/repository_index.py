@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from holdfast_common.errors import FormatError, IntegrityError, ObjectMissing, WrongKey
+from holdfast_common.errors import FormatError, IntegrityError, ObjectMissing
 from holdfast_common.repository.index import (
     Array,
     IndexBuilder,
@@ -149,7 +149,7 @@ class RepositoryIndex:
                 )
             except ObjectMissing:
                 continue  # replaced by a merged one between the listing and now
-            except (FormatError, IntegrityError, WrongKey) as error:
+            except (FormatError, IntegrityError) as error:
                 log.warning(
                     "index object refused", extra={"object": info.name, "reason": str(error)}
                 )
@@ -157,7 +157,7 @@ class RepositoryIndex:
             self._loaded.add(info.name)
 
     def load(self, data: bytes, name: str, writers: WriterList) -> OpenedObject:
-        """Check and add one index object. Raises: FormatError, IntegrityError, WrongKey."""
+        """Check and add one index object. Raises: FormatError, IntegrityError."""
         found = self._keys.open(ObjectKind.INDEX, data)
         if index_name(found.header.object_id) != name:
             raise IntegrityError("an index object stands under another name", name=name)
@@ -200,7 +200,7 @@ class RepositoryIndex:
             try:
                 builder.add(read_contents(store, digest, length=info.length, keys=self._keys))
                 found = True
-            except (FormatError, IntegrityError, WrongKey) as error:
+            except (FormatError, IntegrityError) as error:
                 log.warning("pack unreadable", extra={"object": info.name, "reason": str(error)})
         if found:
             body = builder.encode(writer=bytes(32))  # nobody: never trusted for dedup

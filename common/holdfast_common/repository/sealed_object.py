@@ -189,7 +189,7 @@ def opened(
 ) -> OpenedObject:
     """Check and open a whole object. ``class_key`` gives the key of a kind and epoch.
 
-    Raises: FormatError, IntegrityError, WrongKey.
+    Raises: FormatError, IntegrityError.
     """
     view = memoryview(data)
     header = ObjectHeader.decode(view)

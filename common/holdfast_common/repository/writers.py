@@ -21,7 +21,6 @@ from holdfast_common.errors import (
     NotFound,
     ObjectExists,
     ObjectMissing,
-    WrongKey,
 )
 from holdfast_common.repository.key_sets import GRANT_BYTES, ReaderKeys
 from holdfast_common.repository.layout import ObjectKind, copy_name, numbered, writers_name
@@ -103,7 +102,7 @@ def load_writers(store: ObjectStore, keys: ReaderKeys) -> WriterList:
     for name in names:
         try:
             listed = _opened_list(store, name, keys)
-        except (FormatError, IntegrityError, WrongKey) as error:
+        except (FormatError, IntegrityError) as error:
             log.warning("list of writers refused", extra={"object": name, "reason": str(error)})
             damaged.append((name, str(error)))
             continue

@@ -36,9 +36,9 @@ OTHER = "vcenter-1/other-vm"
 class World:
     """Two VMs, incrementals, blobs, a fence, a proof, leases; and what every point must be."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: str = "check") -> None:
         self.store = MemoryStore()
-        self.repository: Repository = new_repository(self.store)
+        self.repository: Repository = new_repository(self.store, seed=seed)
         self.points: list[tuple[Point, bytes, str]] = []
         rng = random.Random(7)
         image = patterned(40 * BLOCK + 1024, "image")
