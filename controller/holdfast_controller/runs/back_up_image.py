@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 from holdfast_common.errors import (
     CapabilityAbsent,
-    DiskMoved,
+    NotFound,
+    NothingProtected,
     Refused,
-    SourceGone,
     VsphereFailed,
 )
 from holdfast_common.identity import AgentId
@@ -37,6 +37,7 @@ from holdfast_controller.decide.level import (
 )
 from holdfast_controller.decide.placement import DiskPlace, Placement, place
 from holdfast_controller.facts import DiskFacts, SnapshotFacts, VmFacts
+from holdfast_controller.ledger import JobLedger, LedgerEntry
 from holdfast_controller.runs.agent_link import SignedGrant
 from holdfast_controller.runs.agent_work import next_attempt, progress_to_table
 from holdfast_controller.runs.attempt import AttemptAnswers, run_attempt
@@ -51,13 +52,11 @@ from holdfast_controller.store.inventory import KnownVm
 from holdfast_controller.store.jobs import JobRow
 from holdfast_controller.vsphere import change_tracking, preflight
 from holdfast_controller.vsphere.changed_areas import DiskAreas, areas_of_disk
-from holdfast_controller.vsphere.inventory import (
-    find_vm,
-    read_surroundings,
-    read_vm,
-)
+from holdfast_controller.vsphere.inventory import find_vm, read_surroundings
+from holdfast_controller.vsphere.quiesce import is_lower
 from holdfast_controller.vsphere.session import VsphereSession
 from holdfast_controller.vsphere.snapshot import ConsistencyWish, temporary_snapshot
+from holdfast_controller.vsphere.still_frozen import check_still_frozen
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +145,7 @@ class ImageBackup:
                 world.jobs.advance(job.job_id, JobEvent.TRANSFER, placement.reason)
                 result = self._transfer(job, agent_id, frozen, tickets, work)
         found = [*warnings, *(Warned(code="snapshot", message=text) for text in snapshot.warnings)]
-        found += [*frozen.vm_files.warnings, *_lowered(snapshot)]
+        found += [*frozen.vm_files.warnings, *_lowered(snapshot), *_left_behind(ledger)]
         return replace(result, warnings=(*found, *result.warnings))
 
     # -- before the snapshot ------------------------------------------------------------------
@@ -156,7 +155,7 @@ class ImageBackup:
         debts = [
             entry
             for entry in self._world.ledger.debts()
-            if entry.vcenter_id == self._vcenter_id and entry.fact("vm") == vm.moref
+            if entry.vcenter_id == self._vcenter_id and _is_of(entry, vm)
         ]
         if debts:
             raise Refused(
@@ -227,6 +226,8 @@ class ImageBackup:
     # -- with the snapshot ----------------------------------------------------------------------
 
     def _freeze(self, session: VsphereSession, snapshot: SnapshotFacts, tree: str) -> Frozen:
+        if not snapshot.protected_disks:
+            raise NothingProtected("the snapshot froze no disk", vm=snapshot.vm.name)
         around = read_surroundings(session)
         previous = self._previous()
         decision = decide_level(
@@ -311,19 +312,24 @@ class ImageBackup:
     ) -> JobResult:
         world = self._world
         attempt = next_attempt(world, job)
-        granted: list[SignedGrant] = []
+        granted: list[bytes] = []
 
         def grant(manifest_digest: bytes) -> SignedGrant:
             if not granted:
                 world.lifecycle.check(job.job_id)
-                check_not_moved(frozen.session, frozen.snapshot)
+                check_still_frozen(frozen.session, frozen.snapshot)
+                granted.append(manifest_digest)
+            elif granted != [manifest_digest]:
+                raise Refused("one attempt publishes one manifest", attempt=attempt.number)
             world.jobs.advance(job.job_id, JobEvent.COMMIT, manifest_digest.hex())
-            granted.append(
-                world.keeper.grant(
-                    attempt, manifest_digest, controller_epoch=world.controller_epoch
-                )
+            return world.keeper.grant(
+                attempt, manifest_digest, controller_epoch=world.controller_epoch
             )
-            return granted[-1]
+
+        def renewed(device_key: int) -> DiskTicket:
+            if device_key not in tickets:
+                raise NotFound("this job has no such disk", device_key=device_key)
+            return tickets[device_key]
 
         def keep(result: JobResult) -> None:
             if result.outcome is Outcome.DONE:
@@ -338,38 +344,35 @@ class ImageBackup:
                 on_result=keep,
                 on_progress=progress_to_table(world, job),
                 extents={key: each.extents for key, each in frozen.areas.items()},
-                renew_ticket=lambda key: tickets[key],
+                renew_ticket=renewed,
                 grant_commit=grant,
             ),
             stopped=lambda: world.lifecycle.stopped(job.job_id),
         )
 
 
+def _is_of(entry: LedgerEntry, vm: VmFacts) -> bool:
+    """By identity; by its id in vSphere for what was written without one."""
+    identity = entry.fact("instance_uuid")
+    return identity == vm.instance_uuid if identity else entry.fact("vm") == vm.moref
+
+
+def _left_behind(ledger: JobLedger) -> list[Warned]:
+    """What this job could not give back: part of its result, beside the debt that `status` shows."""
+    return [
+        Warned(
+            code="left_behind",
+            message=f"a {entry.kind} of this job could not be given back yet: {entry.last_error}",
+        )
+        for entry in ledger.open_entries()
+    ]
+
+
 def _lowered(snapshot: SnapshotFacts) -> list[Warned]:
-    if snapshot.asked == snapshot.reached:
+    if not is_lower(snapshot.reached, snapshot.asked):
         return []
     text = f"{snapshot.asked} was asked, {snapshot.reached} was reached: {snapshot.evidence}"
     return [Warned(code="consistency", message=text)]
-
-
-def check_not_moved(session: VsphereSession, snapshot: SnapshotFacts) -> None:
-    """A disk that moved to other storage while it was read voids the attempt.
-
-    Raises: DiskMoved, SourceGone.
-    """
-    now = read_vm(session, snapshot.vm.moref)
-    live = {(disk.device_key, disk.backing_uuid): disk for disk in now.disks}
-    for disk in snapshot.protected_disks:
-        current = live.get((disk.device_key, disk.backing_uuid))
-        if current is None:
-            raise SourceGone("a disk was removed while it was read", disk=disk.label)
-        if disk.tip not in current.chain:
-            raise DiskMoved(
-                "a disk was moved while it was read",
-                disk=disk.label,
-                was=disk.tip.name if disk.tip else "",
-                now=current.tip.name if current.tip else "",
-            )
 
 
 def _disk(disk: DiskFacts, areas: DiskAreas, ticket: DiskTicket) -> DiskToBackUp:

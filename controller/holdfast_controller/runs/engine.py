@@ -21,6 +21,7 @@ from holdfast_controller.runs.requests import (
     Started,
 )
 from holdfast_controller.runs.restore_disk import RestoreDisk
+from holdfast_controller.runs.restore_in_place import RestoreInPlace
 from holdfast_controller.runs.restore_vm import RestoreVm
 from holdfast_controller.runs.world import World, lineage_of
 from holdfast_controller.store import settings as names
@@ -74,7 +75,8 @@ class Engine:
     def start_restore_vm(self, request: RestoreVmRequest, *, dry_run: bool) -> Started:
         """Raises: NotFound, Refused, UsageError, NoRepository."""
         self._world.keeper.keys()
-        work = RestoreVm(self._world, request)
+        kind = RestoreInPlace if request.in_place else RestoreVm
+        work = kind(self._world, request)
         plan = work.plan()
         if dry_run:
             return Started(run_id=None, job_ids=(), plan=tuple(plan))

@@ -16,7 +16,7 @@ from holdfast_common.job_result import ErrorReport, JobResult, Outcome
 from holdfast_common.job_spec import Attempt, ListPoints
 from holdfast_common.point_record import PointRecord
 from holdfast_controller.decide.job_state import JobEvent, JobState
-from holdfast_controller.ledger import LedgerEntry
+from holdfast_controller.ledger import EntryState, LedgerEntry
 from holdfast_controller.runs.agent_work import read_with_agent
 from holdfast_controller.runs.check_points import proxy_with_repository
 from holdfast_controller.runs.results import add_to_catalogue, record_point
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 AGENT_SETTLES_SECONDS = 2.0  # a reconnected agent was told to abort; its disks are closed by then
 LOST_AFTER_LEASE_SECONDS = 15.0
+UNSETTLED_RETRY_SECONDS = 10.0  # such a job keeps its VM from being backed up again
 
 
 class Orphans:
@@ -65,25 +66,43 @@ class Reconciler:
     def __init__(self, world: World, orphans: Orphans) -> None:
         self._world = world
         self._orphans = orphans
+        # read before anybody can ask for a new job: those are none of an earlier life
+        self._unsettled = world.jobs.unfinished()
 
     def after_restart(self) -> None:
         """Settle everything that an earlier life of this controller left unfinished."""
         started = self._world.clock.monotonic_seconds()
-        for job in self._world.jobs.unfinished():
-            try:
-                self._wait_for_agent(job, started)
-                self._settle(job)
-            except HoldfastError as error:
-                log.warning(
-                    "an unfinished job could not be settled",
-                    extra={"job_id": job.job_id, "error": str(error)},
-                )
-        self.sweep()
+        for job in self._unsettled:
+            self._wait_for_agent(job, started)
+        self._one_round()
 
     def run(self) -> None:
-        """Sweep until the controller stops."""
-        while not self._world.stopping.wait(self._world.configuration.reconcile_seconds):
+        """Sweep until the controller stops; what could not be settled is tried again sooner."""
+        every = self._world.configuration.reconcile_seconds
+        while not self._world.stopping.wait(
+            min(every, UNSETTLED_RETRY_SECONDS) if self._unsettled else every
+        ):
+            self._one_round()
+
+    def _one_round(self) -> None:
+        try:
+            self._unsettled = [job for job in self._unsettled if not self._settled(job)]
             self.sweep()
+        except Exception:
+            # A bug must not end the only thread that gives back what crashes leave behind.
+            log.exception("the reconciler failed; it goes on")
+
+    def _settled(self, job: JobRow) -> bool:
+        """Whether a job of an earlier life has ended now; what hinders it is logged."""
+        try:
+            self._settle(job)
+        except HoldfastError as error:
+            log.warning(
+                "an unfinished job could not be settled yet",
+                extra={"job_id": job.job_id, "error": str(error)},
+            )
+            return False
+        return True
 
     def sweep(self) -> None:
         """Undo what is open in the ledger although its job has ended."""
@@ -110,7 +129,8 @@ class Reconciler:
                 extra={"vcenter": vcenter_id, "error": str(error)},
             )
             for entry in entries:
-                self._world.ledger.debt(entry.entry_id, error.line())
+                if self._world.ledger.entry(entry.entry_id).state is not EntryState.GONE:
+                    self._world.ledger.debt(entry.entry_id, error.line())
 
     def _wait_for_agent(self, job: JobRow, started: float) -> None:
         """Until the job's agent was told to stop, or can no longer hold its lease."""
