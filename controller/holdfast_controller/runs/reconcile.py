@@ -85,17 +85,21 @@ class Reconciler:
             self._one_round()
 
     def _one_round(self) -> None:
-        try:
-            self._unsettled = [job for job in self._unsettled if not self._settled(job)]
-            self.sweep()
-        except Exception:
-            # A bug must not end the only thread that gives back what crashes leave behind.
-            log.exception("the reconciler failed; it goes on")
+        for work in (self._settle_left, self.sweep):
+            try:
+                work()
+            except Exception:
+                # A bug must not end the only thread that gives back what crashes leave behind.
+                log.exception("the reconciler failed; it goes on")
+
+    def _settle_left(self) -> None:
+        self._unsettled = [job for job in self._unsettled if not self._settled(job)]
 
     def _settled(self, job: JobRow) -> bool:
         """Whether a job of an earlier life has ended now; what hinders it is logged."""
         try:
-            self._settle(job)
+            if not self._world.jobs.job(job.job_id).ended:
+                self._settle(job)
         except HoldfastError as error:
             log.warning(
                 "an unfinished job could not be settled yet",
