@@ -45,6 +45,7 @@ class DiskWriter:
         pool: WorkerPool,
         editor: MapEditor,
         finished: Callable[[DiskSummary], None],
+        renew_lease: Callable[[], None],
         previous_digests: PreviousDigests | None = None,
     ) -> None:
         self.header = header
@@ -54,6 +55,7 @@ class DiskWriter:
         self._previous_digests = (
             previous_digests  # given: blocks that equal the previous point's stay
         )
+        self._renew_lease = renew_lease
         self._next_offset = 0
         self._window: Window | None = None
         self._submitted: deque[int | _Zeroed] = deque()
@@ -61,6 +63,7 @@ class DiskWriter:
         self._arrived = threading.Event()
         self._leaf: Leaf | None = None
         self._counts = DiskSummary(header=header, root=None, allocated_bytes=0)
+        pool.add_disk()
 
     def write(self, offset: int, data: memoryview | bytes | bytearray) -> None:
         """Give the bytes of ``[offset, offset + len(data))``; they are copied before this returns.
@@ -107,6 +110,7 @@ class DiskWriter:
         blocks = root.blocks if root is not None else 0
         allocated = min(blocks * BLOCK_BYTES, self.header.capacity_bytes)
         summary = replace(self._counts, root=root, allocated_bytes=allocated)
+        self._pool.remove_disk()
         self._finished(summary)
         return summary
 
@@ -138,6 +142,7 @@ class DiskWriter:
         window, self._window = self._window, None
         if window is None:
             return
+        self._renew_lease()
         if self._previous_digests is not None:
             window.previous_digests = self._previous_digests(window.number)
         self._submitted.append(window.number)

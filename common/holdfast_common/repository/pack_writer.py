@@ -87,8 +87,9 @@ class PackWriter:
         kind: BlobKind,
         plain_length: int,
         digests: bytes = b"",
+        presence: int | None = None,
     ) -> None:
-        """Count what was sealed into `room`."""
+        """Count what was sealed into `room`. ``presence``: bits of the blocks that are there; None: all."""
         stored = self._staging[self._staged : self._staged + stored_length]
         blocks = len(digests) // BLOCK_DIGEST_BYTES
         self._blobs.append(
@@ -101,7 +102,7 @@ class PackWriter:
                 chunk_id=chunk_id,
                 kind=kind,
                 blocks=blocks,
-                presence=(1 << blocks) - 1,
+                presence=(1 << blocks) - 1 if presence is None else presence,
                 plain_length=plain_length,
                 digests=digests,
             )

@@ -21,7 +21,7 @@ COMPLETE_PACKS_MAX: Final = 2  # waiting for their sync; more would only hide a 
 
 
 class WorkerPool:
-    """Runs tasks on workers. `submit`, `take_window` and `close` may be called by several disks' threads."""
+    """Runs tasks on workers. `submit` and `take_window` may be called by several disks' threads."""
 
     def __init__(
         self,
@@ -38,15 +38,22 @@ class WorkerPool:
         self._packs: queue.Queue[CompletePack | None] = queue.Queue(maxsize=COMPLETE_PACKS_MAX)
         self._threads: list[threading.Thread] = []
         self._finisher: threading.Thread | None = None
-        window_count = 2 * len(self._workers) + 2 if threads else 1
         self._windows: queue.Queue[Window] = queue.Queue()
-        for _ in range(window_count):
+        for _ in range(2 * threads):
             self._windows.put(Window.allocate())
         if threads:
             for worker in self._workers:
                 self._start(lambda worker=worker: self._work(worker))  # type: ignore[misc]  # bound now
             self._finisher = threading.Thread(target=self._finish_packs, daemon=True)
             self._finisher.start()
+
+    def add_disk(self) -> None:
+        """One more window: a disk holds one while it fills it, and must not wait for another disk's."""
+        self._windows.put(Window.allocate())
+
+    def remove_disk(self) -> None:
+        """Take that window away again, with its memory. Raises: what a worker raised."""
+        self.take_window()
 
     def take_window(self) -> Window:
         """A free window; waits for one. Raises: what a worker raised."""

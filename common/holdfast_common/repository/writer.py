@@ -166,6 +166,7 @@ class PointWriter:
             pool=self._pool,
             editor=self._map_object().editor(disk_map, self._hasher),
             finished=self._disk_finished,
+            renew_lease=self._lease.renew_when_due,
             previous_digests=previous_digests_of(disk_map, self._index) if compare else None,
         )
         with self._lock:
@@ -189,7 +190,7 @@ class PointWriter:
         self._blobs.append(BlobRecord(kind=kind, length=len(data), chunks=tuple(chunks)))
 
     def renew_lease(self) -> None:
-        """Renew the writer lease if it is due; every finished pack does so, too. A slow source calls this.
+        """Renew the writer lease if it is due. Writing does so by itself; who only waits calls this.
 
         Raises: LeaseExpired, RepositoryFull, RepositoryFailed.
         """

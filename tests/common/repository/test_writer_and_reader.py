@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -16,8 +18,16 @@ from holdfast_common.errors import (
 )
 from holdfast_common.extents import Extent
 from holdfast_common.identity import PointId
-from holdfast_common.repository.layout import BLOCKS_PER_LEAF, LEAF_BYTES
+from holdfast_common.repository.check import check_data
+from holdfast_common.repository.directory_store import DirectoryStore
+from holdfast_common.repository.layout import (
+    BLOCKS_PER_LEAF,
+    LEAF_BYTES,
+    BlobKind,
+    pack_name,
+)
 from holdfast_common.repository.manifest import Manifest, ManifestFacts
+from holdfast_common.repository.pack_writer import CompletePack, PackWriter
 from holdfast_common.repository.points import find_job_point, list_points
 from holdfast_common.repository.proof import store_proof
 from holdfast_common.repository.reader import verify_extents
@@ -262,6 +272,95 @@ def test_disks_may_be_written_side_by_side(repository: Repository) -> None:
         assert repository.restored(point, device_key=key) == image
 
 
+def test_many_disks_may_be_written_in_turns_by_one_thread(repository: Repository) -> None:
+    images = {key: patterned(2 * MIB, str(key)) for key in range(2000, 2012)}
+    with repository.writer() as writer:
+        disks = {key: writer.begin_disk(disk_header(2 * MIB, device_key=key)) for key in images}
+        for offset in range(0, 2 * MIB, 4 * BLOCK):
+            for key, disk in disks.items():
+                disk.write(offset, memoryview(images[key])[offset : offset + 4 * BLOCK])
+        for disk in disks.values():
+            disk.finish()
+        prepared = writer.prepare(ManifestFacts())
+        writer.publish(prepared, repository.grant(prepared))
+    with repository.reader() as reader:
+        point = reader.load_point(prepared.point_id)
+    for key, image in images.items():
+        assert repository.restored(point, device_key=key) == image
+
+
+def test_a_repository_in_a_directory_is_written_and_read_by_threads(tmp_path: Path) -> None:
+    image = patterned(20 * MIB + 512, "directory")
+    with DirectoryStore.create(tmp_path / "repository") as made:
+        writing = new_repository(made, workers=3)
+        first = writing.backup(image, blobs={"vmx": b"x"})
+        image[MIB : 2 * MIB] = patterned(MIB, "changed")
+        second = writing.backup(image, ranges=[(MIB, MIB)], previous=first.disks[0])
+        keys = writing.keys
+    with DirectoryStore.open(tmp_path / "repository") as opened:
+        reading = replace(writing, store=opened)
+        assert reading.restored(second) == image
+        assert check_data(opened, keys, segment_keys=keys).is_clean
+        assert not list((tmp_path / "repository" / "tmp").iterdir())
+
+
+def test_an_abandoned_attempt_leaves_no_temporary_file(tmp_path: Path) -> None:
+    with DirectoryStore.create(tmp_path / "repository") as made:
+        writing = new_repository(made, workers=2)
+        with writing.writer() as writer:
+            disk = writer.begin_disk(disk_header(64 * MIB))
+            disk.write(0, patterned(20 * MIB, "x"))
+        assert not list((tmp_path / "repository" / "tmp").iterdir())
+        assert not list(made.list("packs/"))
+
+
+def test_a_frame_that_lost_its_dead_blocks_is_still_read(
+    repository: Repository, store: MemoryStore
+) -> None:
+    """As a pruner may leave it that wants space: blocks 1 and 2 of 4 were dead; the id stays."""
+    old = patterned(4 * BLOCK, "old")
+    first = repository.backup(old)
+    image = bytearray(old)
+    image[BLOCK : 3 * BLOCK] = patterned(2 * BLOCK, "new")
+    second = repository.backup(image, ranges=[(BLOCK, 2 * BLOCK)], previous=first.disks[0])
+    with repository.reader() as reader:
+        frame = reader.open_disk(first, DEVICE_KEY)._leaf(0)
+        assert frame is not None
+        chunk_id = frame.ids[0]
+        assert chunk_id is not None
+        location = reader.index.find(chunk_id)
+        assert location is not None
+        digests = reader.index.digests(location)
+    for name in [name for name in store.objects if name.startswith("index/")]:
+        del store.objects[name]
+    del store.objects[pack_name(location.origin.pack.digest)]
+    keys = repository.keys.writer_keys(LINEAGE)
+    done: list[CompletePack] = []
+    packs = PackWriter(store, keys, randomness=repository.randomness, finished=done.append)
+    present = bytes(old[:BLOCK] + old[3 * BLOCK :])
+    sealer = packs.sealer(len(present) + 16)
+    binding = sealer.next_binding(
+        kind=BlobKind.DISK_FRAME, chunk_id=chunk_id, plain_length=len(present)
+    )
+    sealer.cipher.seal_into(present, binding, packs.room(len(present) + 16))
+    packs.append(
+        number=0,
+        stored_length=len(present) + 16,
+        chunk_id=chunk_id,
+        kind=BlobKind.DISK_FRAME,
+        plain_length=len(present),
+        digests=digests,
+        presence=0b1001,
+    )
+    packs.close()
+    done[0].commit()
+    assert repository.restored(second) == image
+    # It is never taken for the whole frame:
+    again = repository.backup(old)
+    assert again.disks[0].summary.known_bytes == 0
+    assert repository.restored(again) == old
+
+
 def test_nothing_is_visible_before_the_manifest(repository: Repository, store: MemoryStore) -> None:
     with repository.writer() as writer:
         disk = writer.begin_disk(disk_header(MIB))
@@ -355,8 +454,6 @@ def test_a_pack_that_vanished_and_is_not_needed_does_not(
     other = repository.backup(patterned(MIB, "other"))
     image = patterned(4 * MIB, "image")
     first = repository.backup(image)
-    from holdfast_common.repository.layout import pack_name
-
     for digest in other.manifest.packs:
         del store.objects[pack_name(digest)]
     second = repository.backup(image, ranges=[(0, BLOCK)], previous=first.disks[0])
