@@ -42,9 +42,13 @@ def judge(snapshot: SnapshotFacts, now: VmFacts) -> None:
             advice="find out what removes snapshots during backups",
         )
     for disk in snapshot.protected_disks:
-        current = live[disk.device_key, disk.backing_uuid]
-        if disk.tip is None or disk.tip.location not in _locations(current)[:-1]:
-            raise SourceFailed("a disk is no longer frozen by our snapshot", disk=disk.label)
+        read = _locations(disk)
+        below = _locations(live[disk.device_key, disk.backing_uuid])[:-1]
+        # every file that was read lies below the live one, none was merged into another
+        if below[: len(read)] != read:
+            raise SourceFailed(
+                "the files of a disk were merged while they were read", disk=disk.label
+            )
 
 
 def _locations(disk: DiskFacts) -> list[str]:
