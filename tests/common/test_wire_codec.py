@@ -244,7 +244,7 @@ def test_a_record_of_a_point_keeps_what_it_knows_and_ignores_what_it_does_not() 
         if field.name not in {"disks", "blob_kinds", "blob_notes"}
     }
     disk = DiskRecord(device_key=2000, uuid="u", label="l", capacity_bytes=512, chain=("a", "b"))
-    record = PointRecord(**texts, disks=(disk,), blob_kinds=("vmx",), blob_notes={"vmx": "n"})  # type: ignore[arg-type]  # only texts
+    record = PointRecord(**texts, disks=(disk,), blob_kinds=("vmx",), blob_notes={"vmx": "n"})
     assert PointRecord.decode(record.encode()) == record
     newer = record.encode().replace(b'"adapter"', b'"colour": 1, "adapter"')
     assert PointRecord.decode(newer) == record

@@ -18,7 +18,7 @@ from holdfast_common.errors import (
     VsphereFailed,
     VsphereUnavailable,
 )
-from holdfast_controller.vsphere.foreign import Foreign
+from holdfast_controller.vsphere.foreign import Foreign, moref_of
 
 # What the network or a server that is being restarted raises through pyVmomi. A request may have
 # been carried out although it ended so: whoever starts something looks for it before trying again.
@@ -81,8 +81,9 @@ def translated(fault: Foreign, *, what: str, moref: str = "") -> HoldfastError:
     name = wire_name(fault)
     kind = _KINDS.get(name, VsphereFailed)
     facts: dict[str, str] = {"fault": name}
-    if moref:
-        facts["object"] = moref
+    missing = getattr(fault, "obj", None)  # of ManagedObjectNotFound: perhaps an argument
+    if moref or missing is not None:
+        facts["object"] = moref_of(missing) or moref
     if isinstance(fault, vim.fault.NoPermission) and fault.privilegeId:
         facts["privilege"] = str(fault.privilegeId)
     text = fault_text(fault)

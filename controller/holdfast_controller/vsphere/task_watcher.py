@@ -179,8 +179,8 @@ class TaskWatcher:
     def _add_filter(self, collector: Reference, watched: WatchedTask) -> None:
         moref = str(watched.task._moId)
         with self._lock:
-            if moref in self._filters:
-                return
+            if self._collector is not collector or moref in self._filters:
+                return  # the loop has started anew, or somebody was faster
             self._filters[moref] = None
         spec = Query.FilterSpec(
             objectSet=[Query.ObjectSpec(obj=watched.task)],
@@ -190,14 +190,17 @@ class TaskWatcher:
             made = self._caller.call_in_login(
                 collector, "CreateFilter", spec=spec, partialUpdates=False
             )
-        except SourceGone as error:
+        except HoldfastError as error:
+            with self._lock:
+                if self._collector is collector:
+                    self._filters.pop(moref, None)
+            if not isinstance(error, SourceGone):
+                raise
+            if error.facts.get("object") != moref:
+                raise VsphereUnavailable("the collector of tasks is gone") from error
             watched.failure = error
             watched.ended.set()
             return
-        except HoldfastError:
-            with self._lock:
-                self._filters.pop(moref, None)
-            raise
         with self._lock:
             if self._collector is collector:
                 self._filters[moref] = made

@@ -92,7 +92,7 @@ def _export(
 ) -> Iterator[Mapping[int, NfcTicket]]:
     entry_id = ledger.intend(EntryKind.TRANSFER_LEASE, {"vm": vm.moref, "vm_name": vm.name})
     try:
-        lease = _lend(session, lambda: session.call(target, method))
+        lease = lend(session, lambda: session.call(target, method), repeatable=True)
         ledger.ledger.made(entry_id, {"lease": moref_of(lease)})
         info = wait_until_ready(session, lease)
         tickets = tickets_of(session, info, disks, create=False)
@@ -103,8 +103,11 @@ def _export(
         give_back(session, ledger, entry_id)
 
 
-def _lend(session: VsphereSession, start: Callable[[], Reference]) -> Reference:
-    """Start a lease; waits while an older one (perhaps one of ours, its reply lost) covers the VM."""
+def lend(session: VsphereSession, start: Callable[[], Reference], *, repeatable: bool) -> Reference:
+    """Start a lease; waits while an older one (perhaps one of ours, its reply lost) covers the VM.
+
+    ``repeatable``: after a lost reply it may be started again, and waits for the lost one to end.
+    """
     waits = backoff_seconds(first=1.0, maximum=20.0, attempts=COVERED_ATTEMPTS_MAX)
     while True:
         try:
@@ -112,11 +115,20 @@ def _lend(session: VsphereSession, start: Callable[[], Reference]) -> Reference:
         except HoldfastError as error:
             covered = faults.fault_name(error) in ("InvalidState", "TaskInProgress")
             wait = next(waits, None)
-            if wait is None or not (covered or isinstance(error, VsphereUnavailable)):
+            lost = repeatable and isinstance(error, VsphereUnavailable)
+            if wait is None or not (covered or lost):
                 raise
             log.info("no lease yet; trying again", extra={"error": str(error)})
             if session.stop.wait(wait):
                 raise
+
+
+def state_of(session: VsphereSession, lease: Reference) -> str:
+    """``initializing``, ``ready``, ``done`` or ``error``; empty when vSphere has forgotten it."""
+    try:
+        return str(properties.read_one(session, lease, ["state"]).get("state") or "")
+    except SourceGone:
+        return ""
 
 
 def wait_until_ready(session: VsphereSession, lease: Reference) -> Foreign:

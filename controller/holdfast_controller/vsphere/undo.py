@@ -20,10 +20,13 @@ from holdfast_controller.ledger import (
     LedgerEntry,
     check_undo_order,
 )
+from holdfast_controller.vsphere.disk_swap import settle_swap
 from holdfast_controller.vsphere.hot_add import detach_own_disk
+from holdfast_controller.vsphere.new_folders import delete_own_folder
 from holdfast_controller.vsphere.session import VsphereSession
 from holdfast_controller.vsphere.snapshot_removal import remove_own_snapshot
 from holdfast_controller.vsphere.transfer_leases import abort_own_lease
+from holdfast_controller.vsphere.virtual_machines import destroy_own_vm
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +40,21 @@ def _snapshot(session: VsphereSession, entry: LedgerEntry) -> None:
         log.info("the VM of a snapshot is gone", extra={"vm": entry.fact("vm_name")})
 
 
+def _swap(session: VsphereSession, entry: LedgerEntry) -> None:
+    try:
+        settle_swap(session, entry)
+    except SourceGone:
+        log.info("the VM of an exchange of disks is gone", extra={"vm": entry.fact("vm_name")})
+
+
 # Every function is idempotent and touches nothing that its entry does not prove ours.
 UNDOES: Final[Mapping[EntryKind, Undo]] = {
     EntryKind.HOT_ADD: detach_own_disk,
     EntryKind.TRANSFER_LEASE: abort_own_lease,
     EntryKind.SNAPSHOT: _snapshot,
+    EntryKind.DISK_SWAP: _swap,
+    EntryKind.NEW_VM: destroy_own_vm,
+    EntryKind.FOLDER: delete_own_folder,
 }
 _ORDER: Final = tuple(UNDONE_FIRST)
 

@@ -6,15 +6,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from support.agent_configurations import agent_configuration
-from support.block_source_contract import (
-    CAPACITY,
-    DISK_UUID,
-    BlockSourceContract,
-    NewDiskSinkContract,
-    sample_content,
-    write_used_sectors,
-)
 
 from holdfast_agent.configuration import AgentConfiguration
 from holdfast_agent.transports import direct_datastore
@@ -24,6 +15,15 @@ from holdfast_common.errors import FormatError, Refused, SourceFailed, TargetFai
 from holdfast_common.formats.vmdk_chain import open_chain_at
 from holdfast_common.identity import DatastoreId
 from holdfast_common.job_spec import ChainFile, DirectTicket
+from support.agent_configurations import agent_configuration
+from support.block_source_contract import (
+    CAPACITY,
+    DISK_UUID,
+    BlockSourceContract,
+    NewDiskSinkContract,
+    sample_content,
+    write_used_sectors,
+)
 
 DATASTORE = DatastoreId("ds:///vmfs/volumes/nfs-1/")
 PATH = "vm/disk.vmdk"

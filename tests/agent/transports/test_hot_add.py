@@ -6,15 +6,6 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from support.agent_configurations import agent_configuration
-from support.block_source_contract import (
-    CAPACITY,
-    DISK_UUID,
-    BlockSinkContract,
-    BlockSourceContract,
-    sample_content,
-    write_used_sectors,
-)
 
 from holdfast_agent.attached_disks import (
     AttachedDisk,
@@ -28,6 +19,15 @@ from holdfast_common.blocks.sink import BlockSink, NewDisk
 from holdfast_common.blocks.source import BlockSource
 from holdfast_common.errors import Cancelled, FormatError, ShortRead, SourceFailed, TargetFailed
 from holdfast_common.job_spec import HotAddTicket
+from support.agent_configurations import agent_configuration
+from support.block_source_contract import (
+    CAPACITY,
+    DISK_UUID,
+    BlockSinkContract,
+    BlockSourceContract,
+    sample_content,
+    write_used_sectors,
+)
 
 OTHER_UUID = "6000C29f-ffff-ffff-ffff-ffffffffffff"
 TICKET = HotAddTicket(bus_number=1, unit_number=3, disk_uuid=DISK_UUID)

@@ -6,16 +6,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from support.agent_configurations import agent_configuration
-from support.block_source_contract import (
-    CAPACITY,
-    DISK_UUID,
-    NewDiskSinkContract,
-    SequentialSourceContract,
-    sample_content,
-    write_used_sectors,
-)
-from support.lease_host import LeaseHost, lease_host
 
 from holdfast_agent.transports import nfc_lease
 from holdfast_common.blocks.sink import BlockSink, NewDisk
@@ -32,6 +22,16 @@ from holdfast_common.errors import (
 from holdfast_common.formats.vmdk_stream_optimized import StreamOptimizedReader
 from holdfast_common.formats.vmdk_stream_writer import StreamOptimizedWriter
 from holdfast_common.job_spec import NfcTicket
+from support.agent_configurations import agent_configuration
+from support.block_source_contract import (
+    CAPACITY,
+    DISK_UUID,
+    NewDiskSinkContract,
+    SequentialSourceContract,
+    sample_content,
+    write_used_sectors,
+)
+from support.lease_host import LeaseHost, lease_host
 
 
 def goes_on() -> None:

@@ -7,6 +7,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+
+from holdfast_agent.transports import restore_file
+from holdfast_common.blocks.sink import BlockSink, NewDisk
+from holdfast_common.blocks.source import BlockSource
+from holdfast_common.errors import Refused, SourceFailed, TargetFailed
+from holdfast_common.job_spec import FileFormat, FileTicket
 from support.agent_configurations import agent_configuration
 from support.block_source_contract import (
     CAPACITY,
@@ -16,12 +22,6 @@ from support.block_source_contract import (
     sample_content,
     write_used_sectors,
 )
-
-from holdfast_agent.transports import restore_file
-from holdfast_common.blocks.sink import BlockSink, NewDisk
-from holdfast_common.blocks.source import BlockSource
-from holdfast_common.errors import Refused, SourceFailed, TargetFailed
-from holdfast_common.job_spec import FileFormat, FileTicket
 
 QEMU_IMG = shutil.which("qemu-img")
 

@@ -7,7 +7,6 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.memory_disks import MemorySequentialSource, MemorySource
 
 from holdfast_common.blocks.read_ahead import READ_AHEAD_WINDOWS, WINDOW_BYTES, Block
 from holdfast_common.blocks.stream import (
@@ -20,6 +19,7 @@ from holdfast_common.blocks.stream import (
 from holdfast_common.errors import Cancelled, FormatError, SourceFailed
 from holdfast_common.extents import Extent, merged
 from holdfast_common.units import TIB
+from support.memory_disks import MemorySequentialSource, MemorySource
 
 CAPACITY = 3 * WINDOW_BYTES + 5 * UNIT_BYTES + 512
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from support.memory_disks import MemorySequentialSource, MemorySource
 
 from holdfast_common.blocks.read_ahead import WINDOW_BYTES
 from holdfast_common.blocks.stream import UNIT_BYTES, random_stream, sequential_stream, whole
 from holdfast_common.blocks.verify import DIFFERING_MAX, Comparison, compare
 from holdfast_common.extents import Extent, merged
+from support.memory_disks import MemorySequentialSource, MemorySource
 
 CAPACITY = 2 * WINDOW_BYTES + 3 * 512
 

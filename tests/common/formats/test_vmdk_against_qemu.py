@@ -7,15 +7,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from support.vmdk_images import (
-    MIB,
-    chain_to_raw,
-    make_raw,
-    needs_qemu,
-    qemu_img,
-    qemu_write,
-    raw_to_sink,
-)
 
 from holdfast_common.extents import Extent, merged
 from holdfast_common.formats.vmdk_chain import open_chain_at
@@ -25,6 +16,15 @@ from holdfast_common.formats.vmdk_flat import FlatWriter
 from holdfast_common.formats.vmdk_sparse_writer import ParentLink, SparseWriter
 from holdfast_common.formats.vmdk_stream_optimized import StreamOptimizedReader
 from holdfast_common.formats.vmdk_stream_writer import StreamOptimizedWriter
+from support.vmdk_images import (
+    MIB,
+    chain_to_raw,
+    make_raw,
+    needs_qemu,
+    qemu_img,
+    qemu_write,
+    raw_to_sink,
+)
 
 pytestmark = needs_qemu
 

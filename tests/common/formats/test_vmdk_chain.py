@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.vmdk_redo_logs import cowd_bytes, write_redo_log
 
 from holdfast_common.errors import FormatError, ShortRead, SourceFailed, TargetFailed
 from holdfast_common.extents import Extent
@@ -20,6 +19,7 @@ from holdfast_common.formats.vmdk_descriptor import CreateType, ExtentKind, Exte
 from holdfast_common.formats.vmdk_descriptor_text import descriptor_text
 from holdfast_common.formats.vmdk_flat import FlatWriter
 from holdfast_common.formats.vmdk_sparse_writer import ParentLink, SparseWriter
+from support.vmdk_redo_logs import cowd_bytes, write_redo_log
 
 MIB = 1 << 20
 TIB = 1 << 40

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.vmdk_hostile import assert_refused, read_everything
 
 from holdfast_common.errors import SourceFailed
 from holdfast_common.formats.vmdk_descriptor import CreateType, ExtentKind, ExtentLine
 from holdfast_common.formats.vmdk_descriptor_text import descriptor_text
+from support.vmdk_hostile import assert_refused, read_everything
 
 MIB = 1 << 20
 EXTENT = 'RW 2048 VMFS "disk-flat.vmdk"'

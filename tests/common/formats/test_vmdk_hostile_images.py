@@ -10,8 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.vmdk_hostile import assert_refused, read_everything, watched
-from support.vmdk_redo_logs import cowd_bytes, sesparse_bytes, write_redo_log
 
 from holdfast_common.errors import FormatError
 from holdfast_common.formats.vmdk_chain import open_chain_at
@@ -19,6 +17,8 @@ from holdfast_common.formats.vmdk_descriptor import CreateType, ExtentKind, Exte
 from holdfast_common.formats.vmdk_descriptor_text import descriptor_text
 from holdfast_common.formats.vmdk_sparse_writer import SparseWriter
 from holdfast_common.formats.vmdk_stream_writer import StreamOptimizedWriter
+from support.vmdk_hostile import assert_refused, read_everything, watched
+from support.vmdk_redo_logs import cowd_bytes, sesparse_bytes, write_redo_log
 
 MIB = 1 << 20
 CAPACITY = 40 * MIB + 512

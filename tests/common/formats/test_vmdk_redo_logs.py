@@ -7,6 +7,12 @@ import random
 from pathlib import Path
 
 import pytest
+
+from holdfast_common.errors import FormatError, SourceFailed
+from holdfast_common.extents import Extent
+from holdfast_common.formats.vmdk_chain import open_chain_at
+from holdfast_common.formats.vmdk_descriptor import CreateType, ExtentKind, ExtentLine
+from holdfast_common.formats.vmdk_descriptor_text import descriptor_text
 from support.vmdk_images import MIB, chain_to_raw, make_raw, needs_qemu, qemu_img
 from support.vmdk_redo_logs import (
     SE_UNMAPPED,
@@ -15,12 +21,6 @@ from support.vmdk_redo_logs import (
     sesparse_bytes,
     write_redo_log,
 )
-
-from holdfast_common.errors import FormatError, SourceFailed
-from holdfast_common.extents import Extent
-from holdfast_common.formats.vmdk_chain import open_chain_at
-from holdfast_common.formats.vmdk_descriptor import CreateType, ExtentKind, ExtentLine
-from holdfast_common.formats.vmdk_descriptor_text import descriptor_text
 
 BASE_CID = 0x12345678
 CAPACITIES = [512, 4096, 4096 * 3 + 512, 2 * MIB, 17 * MIB + 512, 40 * MIB + 7 * 512]
