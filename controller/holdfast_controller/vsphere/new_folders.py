@@ -8,7 +8,13 @@ from contextlib import contextmanager
 from typing import Final
 
 from holdfast_common.errors import HoldfastError, Refused, SourceGone, VsphereUnavailable
-from holdfast_controller.ledger import EntryId, EntryKind, JobLedger, LedgerEntry
+from holdfast_controller.ledger import (
+    EntryId,
+    EntryKind,
+    JobLedger,
+    LedgerEntry,
+    check_undo_order,
+)
 from holdfast_controller.vsphere.datastore_files import DatastorePlace, place_of
 from holdfast_controller.vsphere.datastore_folders import (
     already_exists,
@@ -42,7 +48,7 @@ def new_folder(
     entry_id = ledger.intend(EntryKind.FOLDER, {"datastore": place.moref, "path": folder})
     try:
         _make(session, place, folder)
-        ledger.ledger.made(entry_id, {})
+        ledger.ledger.made(entry_id, {"made": "yes"})
         yield folder
     except BaseException:
         _give_up(session, ledger, entry_id)
@@ -56,14 +62,15 @@ def new_folder(
 def delete_own_folder(session: VsphereSession, entry: LedgerEntry) -> None:
     """Delete the folder of a ledger entry with what is in it; harmless when it is gone.
 
-    An entry that was only intended is deleted only when the folder is empty: it may be somebody else's.
+    One that was only intended (a debt may be, too) is deleted only when it is empty: it may be
+    somebody else's.
     """
     try:
         place = place_of(read_surroundings(session), entry.fact("datastore"))
     except SourceGone:
         return
     path = entry.fact("path")
-    if entry.state == "intended" and list_folder(session, place, path):
+    if not entry.fact("made") and list_folder(session, place, path):
         return
     if exists(session, place, path):
         delete_path(session, place, path)
@@ -90,8 +97,10 @@ def _make(session: VsphereSession, place: DatastorePlace, folder: str) -> None:
 
 
 def _give_up(session: VsphereSession, ledger: JobLedger, entry_id: EntryId) -> None:
+    entry = ledger.ledger.entry(entry_id)
     try:
-        delete_own_folder(session, ledger.ledger.entry(entry_id))
+        check_undo_order(ledger.ledger, entry)
+        delete_own_folder(session, entry)
     except HoldfastError as error:
         log.warning("a folder of ours could not be deleted", extra={"error": str(error)})
         ledger.ledger.debt(entry_id, error.line())

@@ -16,7 +16,13 @@ from pyVmomi import vim
 
 from holdfast_common.errors import HoldfastError, Refused, SourceGone, VsphereFailed
 from holdfast_controller.facts import DiskFacts, VmFacts
-from holdfast_controller.ledger import EntryId, EntryKind, JobLedger, LedgerEntry
+from holdfast_controller.ledger import (
+    EntryId,
+    EntryKind,
+    JobLedger,
+    LedgerEntry,
+    check_undo_order,
+)
 from holdfast_controller.vsphere import inventory, properties
 from holdfast_controller.vsphere.effects import run_task, wait_until_idle
 from holdfast_controller.vsphere.foreign import Foreign, Reference, reference
@@ -86,8 +92,10 @@ def new_vm(
 
 def give_up_vm(session: VsphereSession, ledger: JobLedger, entry_id: EntryId) -> None:
     """Destroy the VM of an entry: gone, or a debt. Raises nothing of vSphere's."""
+    entry = ledger.ledger.entry(entry_id)
     try:
-        destroy_own_vm(session, ledger.ledger.entry(entry_id))
+        check_undo_order(ledger.ledger, entry)
+        destroy_own_vm(session, entry)
     except HoldfastError as error:
         log.warning("a VM of ours could not be destroyed", extra={"error": str(error)})
         ledger.ledger.debt(entry_id, error.line())
