@@ -41,10 +41,9 @@ def check_repository(spec: JobSpec, context: JobContext) -> JobResult:
             _prove(store, ring.common, report, context)
         else:
             report = check_structure(store, ring)
-    foreign = _points_without_keys(report, ring)
-    for name in foreign:
+    for name in report.unopened:
         context.warn("not_checked", f"{name}: the job brought no keys of its lineage")
-    damages = list(_damages(report, points=work.point_ids, foreign=foreign))
+    damages = list(_damages(report, points=work.point_ids))
     return _result(report, damages)
 
 
@@ -66,19 +65,10 @@ def _result(report: CheckReport, damages: list[DamageFound]) -> JobResult:
     )
 
 
-def _points_without_keys(report: CheckReport, ring: LineageKeyRing) -> frozenset[str]:
-    """Manifests of lineages that the job knows nothing of: they are not damaged, only not seen."""
-    known = {keys.lineage_tag.hex() for keys in ring.members}
-    return frozenset(name for name in report.lost_points if name.split("/")[1] not in known)
-
-
-def _damages(
-    report: CheckReport, *, points: Collection[PointId], foreign: Collection[str]
-) -> Iterator[DamageFound]:
+def _damages(report: CheckReport, *, points: Collection[PointId]) -> Iterator[DamageFound]:
     """Damaged objects first, then what is lost, point by point and disk by disk."""
     for damaged in report.damaged:
-        if damaged.name not in foreign:
-            yield DamageFound(object_name=damaged.name, problem=damaged.reason)
+        yield DamageFound(object_name=damaged.name, problem=damaged.reason)
     ranges: dict[tuple[PointId, str, int], list[Extent]] = {}
     for lost in report.lost_ranges:
         if not points or lost.point_id in points:

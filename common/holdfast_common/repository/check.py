@@ -15,7 +15,6 @@ from blake3 import blake3
 
 from holdfast_common.errors import (
     FormatError,
-    HoldfastError,
     IntegrityError,
     PointVoided,
     RepositoryFailed,
@@ -74,6 +73,7 @@ class CheckReport:
     lost_ranges: tuple[LostRange, ...] = ()
     lost_blobs: tuple[LostBlob, ...] = ()
     voided: tuple[str, ...] = ()  # manifests that the fence shut out; no damage
+    unopened: tuple[str, ...] = ()  # manifests of lineages whose keys were not given; not checked
     proven_packs: tuple[bytes, ...] = ()  # every blob decoded and true: what a proof may name
 
     @property
@@ -244,6 +244,7 @@ class _Check:
             voided=tuple(
                 item.name for item in self._points.unusable if item.code == PointVoided.code
             ),
+            unopened=self._points.unopened,
             proven_packs=tuple(self._proven),
         )
 
@@ -357,7 +358,7 @@ def _scrubbed(store: ObjectStore, digest: bytes, length: int) -> str:
             ).digest()
             != blob.ciphertext_digest
         ]
-    except HoldfastError as error:
+    except _DAMAGE as error:
         return str(error)
     return f"the pack's bytes do not match its name; blobs hit: {_shortened(hit)}"
 

@@ -13,7 +13,13 @@ from typing import Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from holdfast_common.errors import FormatError, HoldfastError, IntegrityError, ObjectMissing
+from holdfast_common.errors import (
+    FormatError,
+    HoldfastError,
+    IntegrityError,
+    ObjectMissing,
+    RepositoryFailed,
+)
 from holdfast_common.repository.chunk_codec import (
     BlobBinding,
     Decompressor,
@@ -103,7 +109,7 @@ class FrameReader:
         buffer = memoryview(bytearray(length))
         try:
             self._store.read_into(pack_name(group[0].origin.pack.digest), start, buffer)
-        except HoldfastError as error:
+        except (IntegrityError, RepositoryFailed) as error:
             for place in group:
                 result[place.chunk_id] = self._read_elsewhere(place, error)
             return
@@ -121,7 +127,7 @@ class FrameReader:
                 continue
             try:
                 return self.read_at(place)
-            except (IntegrityError, FormatError):
+            except (IntegrityError, FormatError, RepositoryFailed):
                 continue
         raise error
 

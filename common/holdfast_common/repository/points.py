@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from holdfast_common.errors import (
-    HoldfastError,
+    FormatError,
     IntegrityError,
     NotFound,
     PointVoided,
-    WrongKey,
+    RepositoryFailed,
 )
 from holdfast_common.identity import PointId
 from holdfast_common.repository.derivation import lineage_tag
@@ -88,6 +88,7 @@ class PointList:
 
     points: tuple[Point, ...]  # by order number, then time
     unusable: tuple[UnusablePoint, ...]
+    unopened: tuple[str, ...] = ()  # names of manifests of lineages whose keys are not in the ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,19 +150,23 @@ def list_points(store: ObjectStore, keys: ReaderKeys | KeyRing) -> PointList:
     judge = PointJudge.load(store, ring.common)
     points: list[Point] = []
     unusable: list[UnusablePoint] = []
+    unopened: list[str] = []
     for name, tag in _manifest_names(store, prefix):
-        member = ring.of_tag(tag) if tag is not None else None
         try:
+            if tag is None:
+                raise IntegrityError("not the name of a manifest", name=name)
+            member = ring.of_tag(tag)
             if member is None:
-                raise WrongKey("these keys do not open this lineage", name=name)
+                unopened.append(name)
+                continue
             data = store.get(name, length_max=MANIFEST_BYTES_MAX)
             points.append(judge.point(data, name, member))
-        except HoldfastError as error:
+        except (IntegrityError, FormatError, RepositoryFailed) as error:
             unusable.append(UnusablePoint(name=name, reason=str(error), code=error.code))
     points.sort(
         key=lambda point: (point.manifest.facts.order, point.manifest.created_at, point.name)
     )
-    return PointList(points=tuple(points), unusable=tuple(unusable))
+    return PointList(points=tuple(points), unusable=tuple(unusable), unopened=tuple(unopened))
 
 
 def find_job_point(store: ObjectStore, keys: ReaderKeys, job_id: str) -> Point | None:

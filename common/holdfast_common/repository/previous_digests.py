@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from holdfast_common.errors import HoldfastError
+from holdfast_common.errors import FormatError, IntegrityError, RepositoryFailed
 from holdfast_common.repository.disk_map import DiskMap, Leaf
 from holdfast_common.repository.layout import (
     BLOCK_DIGEST_BYTES,
@@ -66,6 +66,6 @@ def frame_digests(chunk_id: bytes, index: RepositoryIndex) -> bytes:
     for location in index.find_all(chunk_id):
         try:
             return index.digests(location)
-        except HoldfastError:
+        except (IntegrityError, FormatError, RepositoryFailed):
             continue  # a damaged index object: the frame itself can still be read
     return UNKNOWN

@@ -20,6 +20,7 @@ from holdfast_common.extents import Extent
 from holdfast_common.identity import PointId
 from holdfast_common.repository.check import check_data
 from holdfast_common.repository.directory_store import DirectoryStore
+from holdfast_common.repository.key_sets import LineageKeyRing
 from holdfast_common.repository.layout import (
     BLOCKS_PER_LEAF,
     LEAF_BYTES,
@@ -554,6 +555,20 @@ def test_the_keys_of_one_vm_do_not_open_anothers_points(
     listed = list_points(store, other)
     assert not listed.points
     assert len(listed.unusable) == 1
+
+
+def test_a_key_ring_of_some_vms_leaves_the_others_alone(
+    repository: Repository, store: MemoryStore
+) -> None:
+    mine = repository.backup(patterned(MIB, "mine"))
+    other = repository.backup(patterned(MIB, "other"), lineage="another vm")
+    ring = LineageKeyRing((repository.keys.reader_keys(LINEAGE),))
+    listed = list_points(store, ring)
+    assert [point.point_id for point in listed.points] == [mine.point_id]
+    assert listed.unopened == (other.name,)
+    report = check_data(store, ring, segment_keys=repository.keys)
+    assert report.is_clean
+    assert report.unopened == (other.name,)
 
 
 def test_a_copy_of_a_manifest_under_another_job_is_refused(
