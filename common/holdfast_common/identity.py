@@ -36,6 +36,6 @@ def new_ulid() -> str:
 
 def checked_ulid(text: str) -> str:
     """The text itself when it is a ULID. Raises: UsageError."""
-    if not _ULID.match(text):
+    if not _ULID.fullmatch(text):
         raise UsageError("not a ULID", value=text[:64])
     return text

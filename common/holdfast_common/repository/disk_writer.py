@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import count
 
 from holdfast_common.errors import UsageError
 from holdfast_common.repository.disk_map import Leaf, block_length
@@ -59,7 +60,8 @@ class DiskWriter:
         self._next_offset = 0
         self._window: Window | None = None
         self._submitted: deque[int | _Zeroed] = deque()
-        self._results: dict[int, WindowResult] = {}  # filled by workers; one key each, so no lock
+        self._tickets = count()  # a window that zeros cut in two is submitted twice
+        self._results: dict[int, WindowResult] = {}  # by ticket, one for each worker: no lock
         self._arrived = threading.Event()
         self._leaf: Leaf | None = None
         self._counts = DiskSummary(header=header, root=None, allocated_bytes=0)
@@ -77,19 +79,19 @@ class DiskWriter:
         while position < len(view):
             window = self._window_of((offset + position) // FRAME_BYTES)
             start = (offset + position) % FRAME_BYTES
-            count = min(FRAME_BYTES - start, len(view) - position)
-            window.buffer[start : start + count] = view[position : position + count]
+            length = min(FRAME_BYTES - start, len(view) - position)
+            window.buffer[start : start + length] = view[position : position + length]
             first = start // BLOCK_BYTES
-            blocks = -(-count // BLOCK_BYTES)
+            blocks = -(-length // BLOCK_BYTES)
             window.received |= ((1 << blocks) - 1) << first
-            rest = (start + count) % BLOCK_BYTES
+            rest = (start + length) % BLOCK_BYTES
             if rest:
-                window.tail_block = (start + count) // BLOCK_BYTES
+                window.tail_block = (start + length) // BLOCK_BYTES
                 window.tail_length = rest
                 # the zero test looks at whole blocks
                 padding = BLOCK_BYTES - rest
-                window.buffer[start + count : start + count + padding] = bytes(padding)
-            position += count
+                window.buffer[start + length : start + length + padding] = bytes(padding)
+            position += length
 
     def zero(self, offset: int, length: int) -> None:
         """Say that ``[offset, offset + length)`` became zero. Raises: as `write`."""
@@ -145,11 +147,12 @@ class DiskWriter:
         self._renew_lease()
         if self._previous_digests is not None:
             window.previous_digests = self._previous_digests(window.number)
-        self._submitted.append(window.number)
+        ticket = next(self._tickets)
+        self._submitted.append(ticket)
 
         def task(worker: FrameWorker) -> None:
             try:
-                self._results[window.number] = worker.process(window)
+                self._results[ticket] = worker.process(window)
             finally:
                 self._pool.give_back(window)
                 self._arrived.set()

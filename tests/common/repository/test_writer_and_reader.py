@@ -156,6 +156,30 @@ def test_ranges_that_became_zero_leave_the_map(repository: Repository) -> None:
     assert repository.restored(second) == image
 
 
+@pytest.mark.timeout(60)
+def test_a_window_that_zeros_cut_in_two_is_written_by_several_workers(tmp_path: Path) -> None:
+    image = patterned(8 * MIB, "image")
+    with DirectoryStore.create(tmp_path / "repository") as made:
+        repository = new_repository(made, workers=3)
+        first = repository.backup(image)
+        with repository.writer() as writer:
+            disk = writer.begin_disk(disk_header(len(image)), previous=first.disks[0])
+            for window in range(8):
+                start = window * MIB
+                changed = patterned(MIB, f"changed {window}")
+                disk.write(start, changed[: 2 * BLOCK])
+                disk.zero(start + 2 * BLOCK, BLOCK)
+                disk.write(start + 3 * BLOCK, changed[3 * BLOCK : 5 * BLOCK])
+                image[start : start + 2 * BLOCK] = changed[: 2 * BLOCK]
+                image[start + 2 * BLOCK : start + 3 * BLOCK] = bytes(BLOCK)
+                image[start + 3 * BLOCK : start + 5 * BLOCK] = changed[3 * BLOCK : 5 * BLOCK]
+            disk.finish()
+            prepared = writer.prepare(ManifestFacts())
+            writer.publish(prepared, repository.grant(prepared))
+        with repository.reader() as reader:
+            assert repository.restored(reader.load_point(prepared.point_id)) == image
+
+
 def test_a_disk_of_zeros_has_no_map(repository: Repository, store: MemoryStore) -> None:
     point = repository.backup(bytes(3 * MIB))
     assert point.disks[0].summary.root is None
