@@ -1,0 +1,113 @@
+"""Restore in place: whatever call or write goes wrong, the VM has its old disks or its restored ones, whole."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from holdfast_common.job_spec import TransportKind
+from support.restoring import MODES, READING, Chance, InPlace, Tally, in_place_rig
+
+SEED = 7
+PARTS = 2  # of one sweep, so that two processes share it
+TRANSPORTS = (TransportKind.DIRECT, TransportKind.HOTADD, TransportKind.NFC)
+
+
+@pytest.fixture
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InPlace]:
+    with in_place_rig(tmp_path, monkeypatch) as ready:
+        yield ready
+
+
+def told(transport: TransportKind, tally: Tally) -> None:
+    print(
+        f"in place, {transport.value}: calls {tally.calls}, writes {tally.writes}, old {tally.old},"
+        f" restored {tally.restored}, broken {len(tally.broken)}"
+    )
+    assert not tally.broken, "\n".join(tally.broken)
+
+
+def counted(rig: InPlace, transport: TransportKind, chance: Chance) -> list[str]:
+    """What a run without faults does, in order."""
+    rig.guest_writes(0)
+    chance.arm(0, "")
+    assert rig.run(transport) == ""
+    return list(chance.seen)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_few_calls_and_writes_that_go_wrong_leave_old_disks_or_restored_ones(
+    rig: InPlace, transport: TransportKind
+) -> None:
+    chosen = random.Random(f"{SEED} {transport}")
+    tally = Tally()
+    calls = counted(rig, transport, rig.gate.calls)
+    changing = [at for at, call in enumerate(calls, 1) if call.split()[0] not in READING]
+    for number, mode in ((chosen.choice(changing), "lost"), (chosen.choice(changing), "refused")):
+        rig.gate.calls.arm(number, mode)
+        assert rig.once(number, transport, rig.gate.calls, tally)
+        tally.calls += 1
+    rig.writes.arm(1, chosen.choice(("refused", "lost")))
+    assert rig.once(1000, transport, rig.writes, tally)
+    tally.writes += 1
+    told(transport, tally)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("mode", MODES)
+def test_every_call_that_goes_wrong_leaves_old_disks_or_restored_ones(
+    rig: InPlace, transport: TransportKind, part: int, mode: str
+) -> None:
+    tally = Tally()
+    calls = counted(rig, transport, rig.gate.calls)
+    for number in itertools.count(1 + part, PARTS):
+        is_known = number <= len(calls)
+        if is_known and not is_tried(calls[number - 1], transport, mode, number):
+            continue
+        rig.gate.calls.arm(number, mode)
+        if not rig.once(number, transport, rig.gate.calls, tally):
+            break  # a run that made fewer calls than this: every one of them had its turn
+        tally.calls += 1
+    told(transport, tally)
+
+
+def is_tried(call: str, transport: TransportKind, mode: str, number: int) -> bool:
+    """A lost request and a lost reply of a call that only reads are the same; one of them is enough."""
+    del transport, number
+    return mode != "unreached" or call.split()[0] not in READING
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("mode", ["refused", "lost"])
+def test_every_write_that_goes_wrong_leaves_old_disks_or_restored_ones(
+    rig: InPlace, transport: TransportKind, mode: str
+) -> None:
+    tally = Tally()
+    for number in itertools.count(1):
+        rig.writes.arm(number, mode)
+        if not rig.once(number, transport, rig.writes, tally):
+            break
+        tally.writes += 1
+    told(transport, tally)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["unreached", "lost"])
+def test_every_lost_answer_about_a_task_leaves_old_disks_or_restored_ones(
+    rig: InPlace, mode: str
+) -> None:
+    """The loop that waits for tasks makes its calls when it likes, so their number differs a little."""
+    tally = Tally()
+    for number in itertools.count(1):
+        rig.gate.watching.arm(number, mode)
+        if not rig.once(number, TransportKind.DIRECT, rig.gate.watching, tally):
+            break
+        tally.calls += 1
+    told(TransportKind.DIRECT, tally)
