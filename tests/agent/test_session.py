@@ -207,8 +207,10 @@ def test_a_lease_counts_from_the_sending_of_its_heartbeat(tmp_path: Path) -> Non
         # Valid for 500 ms from a moment a second ago: it takes away the lease that was there.
         lease = session_pb2.JobLease(attempt=attempt_to_message(attempt), valid_ms=500)
         stream.say(heartbeat_ack=session_pb2.HeartbeatAck(number=first, leases=[lease]))
+        turns = made.pipeline.turns
         finished = stream.expect("job_finished")
         assert error_code(finished) == "lease_expired"
+        assert made.pipeline.turns - turns < 8  # it turns 25 times in half a second
 
 
 def test_an_agent_that_gets_no_answers_dials_again(tmp_path: Path) -> None:

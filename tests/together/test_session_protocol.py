@@ -354,6 +354,25 @@ def test_nobody_is_served_when_the_lease_is_over(
     assert (handler.losses, handler.grants) == (1, [])
 
 
+def test_nobody_is_served_between_the_leases_end_and_the_attempts(tmp_path: Path) -> None:
+    timing = replace(FAST, silence_heartbeats=200.0, job_lease=0.5, lost_after_lease=60.0)
+    with controller_rig(tmp_path / "controller", timing=timing) as controller:
+        enrolled = AgentRig(controller, tmp_path / "agent", done_at_once)
+        handler, attempt = RecordingHandler(), new_attempt()
+        disk = session_pb2.JobDisk(attempt=attempt_to_message(attempt), device_key=2000)
+        with driven(controller, enrolled) as agent:
+            agent.hello()
+            with started(controller, enrolled, attempt, handler):
+                agent.accept()
+            threading.Event().wait(0.6)
+            with pytest.raises(grpc.RpcError) as caught:
+                agent.stub.RenewTicket(disk, timeout=10)
+            assert error_of_call(caught.value).code == "lease_expired"
+            agent.heartbeat()
+            agent.stub.RenewTicket(disk, timeout=10)
+        assert handler.losses == 0
+
+
 @pytest.mark.parametrize(
     "nonsense",
     [

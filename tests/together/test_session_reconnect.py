@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_agent.pipelines.context import JobContext
-from holdfast_common.errors import Refused, TimedOut
+from holdfast_common.errors import HoldfastError, Refused, TimedOut
 from holdfast_common.extents import Extent
 from holdfast_common.job_result import JobResult, Outcome
 from holdfast_common.job_spec import JobSpec
@@ -180,8 +180,11 @@ def test_a_result_that_was_made_while_away_is_sent_at_the_next_welcome(tmp_path:
         patience(lambda: not agent.daemon.runner.results())
 
 
-def test_a_result_is_acknowledged_only_when_it_is_kept(link: Link) -> None:
-    handler = RecordingHandler(finish_error=TimedOut("the database is busy"))
+@pytest.mark.parametrize(
+    "error", [TimedOut("the database is busy"), HoldfastError("the database is broken")]
+)
+def test_a_result_is_acknowledged_only_when_it_is_kept(link: Link, error: HoldfastError) -> None:
+    handler = RecordingHandler(finish_error=error)
     link.controller.sessions.start(link.agent.agent_id, new_attempt(), check_spec(), handler)
     link.pipeline.gate.set()
     patience(link.agent.daemon.runner.results)
