@@ -30,12 +30,12 @@ READY_SECONDS_MAX: Final = 60.0
 WITHOUT_SOAP: Final = ("GET /folder", "PUT /folder")
 
 
-def judge_our_calls(program: Path) -> list[Verdict]:
-    """Run every case against the simulator and judge every call of the product."""
+def judge_our_calls(program: Path, *, single_host: bool = False) -> list[Verdict]:
+    """Run every case against the simulator of a vCenter or host; judge every call of the product."""
     logging.getLogger("holdfast_controller").setLevel(logging.ERROR)
     with (
         tempfile.TemporaryDirectory(prefix="holdfast-referee-") as folder,
-        _running(program, Path(folder)) as simulator,
+        _running(program, Path(folder), single_host=single_host) as simulator,
     ):
         results = [_run(each, simulator) for each in all_cases()]
         simulator.session.close()
@@ -53,10 +53,11 @@ def _run(case: Case, simulator: Simulator) -> CaseResult:
 
 
 @contextmanager
-def _running(program: Path, folder: Path) -> Iterator[Simulator]:
+def _running(program: Path, folder: Path, *, single_host: bool) -> Iterator[Simulator]:
     """The simulator until the block ends; it also ends by itself when we are gone."""
-    command = [str(program), "-user", USER, "-password", PASSWORD]
-    command += ["-machines", str(MACHINES_OF_A_POOL)]
+    machines = MACHINES_OF_A_POOL * (POOLS if single_host else 1)
+    command = [str(program), "-user", USER, "-password", PASSWORD, "-machines", str(machines)]
+    command += ["-esx"] if single_host else []
     with (folder / "vcsim.log").open("wb") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
@@ -70,14 +71,14 @@ def _running(program: Path, folder: Path) -> Iterator[Simulator]:
         if not line:
             raise RuntimeError(f"vcsim ended: {(folder / 'vcsim.log').read_text()[-1000:]}")
         host, _, port = json.loads(line)["address"].rpartition(":")
-        yield _simulator(host, int(port), folder)
+        yield _simulator(host, int(port), folder, single_host=single_host)
     finally:
         late.cancel()
         process.kill()
         process.communicate()
 
 
-def _simulator(host: str, port: int, folder: Path) -> Simulator:
+def _simulator(host: str, port: int, folder: Path, *, single_host: bool) -> Simulator:
     shown = fetch_certificate(host, port)
     address = VcenterAddress(host=host, port=port, certificate_sha256=shown.sha256)
     account = Account(user_name=USER, password=Secret(PASSWORD.encode()))
@@ -89,4 +90,5 @@ def _simulator(host: str, port: int, folder: Path) -> Simulator:
         outcomes=outcomes,
         folder=folder,
         machines=MACHINES_OF_A_POOL * POOLS,
+        single_host=single_host,
     )

@@ -38,6 +38,7 @@ class Simulator:
     outcomes: Outcomes
     folder: Path
     machines: int
+    single_host: bool
 
     @contextmanager
     def another_session(self, **options: Any) -> Iterator[VsphereSession]:

@@ -31,15 +31,20 @@ def main() -> int:
         return 0 if optional else 1
     print(f"referee: {referees.origin}, built in {time.monotonic() - started:.0f} s", flush=True)
     calls = judge_our_calls(referees.vcsim)
-    _show("our calls against the simulator", calls)
+    _show("our calls against the simulator of a vCenter", calls)
+    on_host = judge_our_calls(referees.vcsim, single_host=True)
+    _show("the same against the simulator of a single host", on_host)
     lab = judge_the_lab(referees)
     _show("stock clients against the lab", lab)
     if referees.govc is None:
         print("stock govc is missing: only its modules have it", file=sys.stderr)
     seconds = time.monotonic() - started
-    print(f"referee: stock clients {len(lab)} {_sum(lab)} ({seconds:.0f} s)")
+    print(f"referee: stock clients {len(lab)} {_sum(lab)}")
+    print(
+        f"referee: calls at a single host {len(on_host)} {_sum(on_host)} ({seconds:.0f} s in all)"
+    )
     print(f"referee: calls {len(calls)} {_sum(calls)}")
-    bad = any(each.ending is Ending.FAILED for each in (*calls, *lab))
+    bad = any(each.ending is Ending.FAILED for each in (*calls, *on_host, *lab))
     return 1 if bad or (referees.govc is None and not optional) else 0
 
 
