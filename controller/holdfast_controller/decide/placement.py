@@ -5,19 +5,25 @@ Pure: facts in, a choice with its reason out, or a refusal that names every reas
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from holdfast_common.errors import Refused, UsageError
 from holdfast_common.identity import AgentId, DatastoreId, RepositoryId
 from holdfast_common.job_spec import TransportKind
+from holdfast_controller.facts import DatastoreFacts, HostFacts, VmFacts
 
 PREFERENCE = (TransportKind.DIRECT, TransportKind.HOTADD, TransportKind.NFC)
+NFS_3 = "NFS"  # vSphere's name of it; version 4.1 is NFS41 and has other locks
+UPDATE_2, UPDATE_2B_BUILD = (8, 0, 2), 23305546  # ESXi 8.0 U2b
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentFacts:
-    """A connected proxy. ``vm_instance_uuid``: its own VM in this vCenter, None when it is none."""
+    """A connected proxy. ``vm_instance_uuid``: its own VM in this vCenter, None when it is none.
+
+    ``vm_host_moref``: the host on which that VM was seen last; empty when it is not known.
+    """
 
     agent_id: AgentId
     host_name: str
@@ -26,14 +32,19 @@ class AgentFacts:
     writable_datastores: tuple[DatastoreId, ...]
     repositories: tuple[RepositoryId, ...]
     vm_instance_uuid: str | None
+    vm_host_moref: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskPlace:
-    """Where one disk's files lie, and how it is connected (``ide`` disks cannot be hot-added)."""
+    """Where one disk's files lie, and how it is connected (``ide`` disks cannot be hot-added).
+
+    ``hot_add_host``: the one host whose proxies may hot-add it; empty when any may.
+    """
 
     datastores: tuple[DatastoreId, ...]
     bus: str
+    hot_add_host: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +98,33 @@ def place(
     )
 
 
+def disk_places(
+    vm: VmFacts, datastores: Iterable[DatastoreFacts], hosts: Iterable[HostFacts]
+) -> list[DiskPlace]:
+    """The places of a VM's protected disks, as its vCenter was seen last."""
+    nfs3 = {store.moref for store in datastores if store.kind.upper() == NFS_3}
+    host = next((each for each in hosts if each.moref == vm.host_moref), None)
+    # Detaching from a proxy on another host then keeps the NFS locks and stuns the VM for half a minute.
+    stuns = vm.power_state == "poweredOn" and not (host is not None and _releases_nfs_locks(host))
+    return [
+        DiskPlace(
+            datastores=tuple(dict.fromkeys(link.datastore_id for link in disk.chain)),
+            bus=disk.adapter,
+            hot_add_host=vm.host_moref
+            if stuns and any(link.datastore_moref in nfs3 for link in disk.chain)
+            else "",
+        )
+        for disk in vm.protected_disks
+    ]
+
+
+def _releases_nfs_locks(host: HostFacts) -> bool:
+    """Whether a host is 8.0 Update 2b or newer."""
+    numbers = tuple(int(part) for part in host.version.split(".") if part.isdigit())
+    build = int(host.build) if host.build.isdigit() else 0
+    return numbers > UPDATE_2 or (numbers == UPDATE_2 and build >= UPDATE_2B_BUILD)
+
+
 def _wanted(text: str) -> tuple[TransportKind, ...]:
     if not text:
         return PREFERENCE
@@ -130,6 +168,8 @@ def _problem(
             return "a proxy's disks are never attached to itself"
         if any(disk.bus == "ide" for disk in disks):
             return "IDE disks cannot be hot-added"
+        if any(disk.hot_add_host not in ("", agent.vm_host_moref) for disk in disks):
+            return "a disk lies on NFS 3 and the VM runs on another host than the proxy"
     return ""
 
 

@@ -35,7 +35,7 @@ from holdfast_controller.decide.level import (
     snapshot_tree_text,
     tracking_warning,
 )
-from holdfast_controller.decide.placement import DiskPlace, Placement, place
+from holdfast_controller.decide.placement import Placement, disk_places, place
 from holdfast_controller.facts import DiskFacts, SnapshotFacts, VmFacts
 from holdfast_controller.ledger import JobLedger, LedgerEntry
 from holdfast_controller.runs.agent_link import SignedGrant
@@ -191,15 +191,10 @@ class ImageBackup:
         ]
 
     def _place(self, vm: VmFacts) -> Placement:
+        around = self._world.vcenters.inventory.surroundings(self._vcenter_id)
         return place(
             agents=self._world.proxies(self._vcenter_id),
-            disks=[
-                DiskPlace(
-                    datastores=tuple(dict.fromkeys(link.datastore_id for link in disk.chain)),
-                    bus=disk.adapter,
-                )
-                for disk in vm.protected_disks
-            ],
+            disks=disk_places(vm, around.datastores, around.hosts),
             vm_instance_uuid=vm.instance_uuid,
             repository_id=self._world.keeper.repository_id,
             wanted_transport=self._request.transport,

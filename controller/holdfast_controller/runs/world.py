@@ -9,6 +9,7 @@ from holdfast_common.clock import Clock
 from holdfast_common.identity import LineageId
 from holdfast_controller.configuration import ControllerConfiguration
 from holdfast_controller.decide.placement import AgentFacts
+from holdfast_controller.facts import VmFacts
 from holdfast_controller.ledger import JobLedger
 from holdfast_controller.runs.agent_link import AgentLink
 from holdfast_controller.runs.key_keeper import KeyKeeper
@@ -62,23 +63,29 @@ class World:
 
     def proxies(self, vcenter_id: str = "") -> list[AgentFacts]:
         """Connected proxies, with their own VMs in that vCenter where they are known to be VMs."""
-        by_bios = {
-            known.vm.bios_uuid: known.vm.instance_uuid
-            for known in (self.vcenters.inventory.vms(vcenter_id) if vcenter_id else [])
-        }
-        return [
-            AgentFacts(
-                agent_id=agent.agent_id,
-                host_name=agent.host_name,
-                transports=agent.transports,
-                datastores=agent.datastores,
-                writable_datastores=agent.writable_datastores,
-                repositories=agent.repositories,
-                vm_instance_uuid=by_bios.get(agent.vm_bios_uuid) if agent.vm_bios_uuid else None,
+        by_bios: dict[str, list[VmFacts]] = {}
+        for known in self.vcenters.inventory.vms(vcenter_id) if vcenter_id else []:
+            by_bios.setdefault(known.vm.bios_uuid, []).append(known.vm)
+        agents = []
+        for agent in self.link.connected():
+            if agent.role != "proxy":
+                continue
+            named = by_bios.get(agent.vm_bios_uuid, []) if agent.vm_bios_uuid else []
+            # a clone of a proxy has its uuid: which of them runs the agent cannot be told
+            own = named[0] if len(named) == 1 else None
+            agents.append(
+                AgentFacts(
+                    agent_id=agent.agent_id,
+                    host_name=agent.host_name,
+                    transports=agent.transports,
+                    datastores=agent.datastores,
+                    writable_datastores=agent.writable_datastores,
+                    repositories=agent.repositories,
+                    vm_instance_uuid=own.instance_uuid if own is not None else None,
+                    vm_host_moref=own.host_moref if own is not None else "",
+                )
             )
-            for agent in self.link.connected()
-            if agent.role == "proxy"
-        ]
+        return agents
 
 
 def lineage_of(*, vcenter_instance_uuid: str, vm_instance_uuid: str) -> LineageId:

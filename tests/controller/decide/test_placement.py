@@ -1,9 +1,18 @@
+from dataclasses import replace
+
 import pytest
 
 from holdfast_common.errors import Refused, UsageError
 from holdfast_common.identity import AgentId, DatastoreId, RepositoryId
 from holdfast_common.job_spec import TransportKind
-from holdfast_controller.decide.placement import AgentFacts, DiskPlace, Placement, place
+from holdfast_controller.decide.placement import (
+    AgentFacts,
+    DiskPlace,
+    Placement,
+    disk_places,
+    place,
+)
+from holdfast_controller.facts import ChainLink, DatastoreFacts, DiskFacts, HostFacts, VmFacts
 
 REPOSITORY = RepositoryId("r1")
 NFS = DatastoreId("ds:///nfs/")
@@ -77,3 +86,119 @@ def test_no_agent_and_an_unknown_transport_are_told_apart() -> None:
         choose([], NFS)
     with pytest.raises(UsageError, match="unknown transport"):
         choose([agent()], NFS, wanted_transport="san")
+
+
+# -- rule 21: hot-add of a running VM's disk on NFS 3 only from its own host --------------------
+
+LINK = ChainLink(datastore_id=NFS, datastore_moref="ds-1", datastore_name="nfs", path="web/w.vmdk")
+NFS_STORE = DatastoreFacts(
+    moref="ds-1",
+    datastore_id=NFS,
+    name="nfs",
+    kind="NFS",
+    capacity_bytes=1,
+    free_bytes=1,
+    accessible=True,
+    datacenter_moref="dc-1",
+)
+HOST = HostFacts(
+    moref="host-1",
+    name="esx1",
+    connection_state="connected",
+    in_maintenance=False,
+    version="8.0.1",
+    build="21495797",
+    compute_moref="c-1",
+    hardware_uuid="",
+    certificate_sha256="",
+    datastore_morefs=("ds-1",),
+)
+
+
+WEB = VmFacts(
+    moref="vm-1",
+    name="web",
+    instance_uuid="vm",
+    bios_uuid="42aa",
+    place="/dc1",
+    folder_moref="group-v1",
+    host_moref="host-1",
+    host_name="esx1",
+    pool_moref="resgroup-1",
+    datacenter_moref="dc-1",
+    datastore_names=("nfs",),
+    power_state="poweredOn",
+    connection_state="connected",
+    template=False,
+    hardware_version=19,
+    guest_id="debian12_64Guest",
+    guest_name="Debian",
+    firmware="bios",
+    tools_running="",
+    tools_version_status="",
+    change_tracking_supported=True,
+    change_tracking_enabled=False,
+    consolidation_needed=False,
+    encrypted=False,
+    has_vtpm=False,
+    fault_tolerant=False,
+    memory_mb=512,
+    cpu_count=1,
+    vmx=None,
+    snapshots=(),
+    current_snapshot_moref="",
+    disks=(
+        DiskFacts(
+            device_key=2000,
+            backing_uuid="6000C29",
+            label="Hard disk 1",
+            capacity_bytes=1 << 30,
+            sector_bytes=512,
+            chain=(LINK,),
+            change_id="",
+            mode="persistent",
+            sharing="sharingNone",
+            thin=True,
+            raw_mapping="",
+            encrypted=False,
+            controller_key=1000,
+            bus_number=0,
+            unit_number=0,
+            adapter="pvscsi",
+            bus_sharing="noSharing",
+            unprotected_reason="",
+        ),
+    ),
+)
+
+
+def places(
+    vm: VmFacts, *, kind: str = "NFS", version: str = "8.0.1", build: str = "1"
+) -> list[str]:
+    found = disk_places(
+        vm, [replace(NFS_STORE, kind=kind)], [replace(HOST, version=version, build=build)]
+    )
+    return [each.hot_add_host for each in found]
+
+
+def test_rule_21_a_running_vms_disk_on_nfs_3_is_hot_added_on_its_own_host_only() -> None:
+    assert places(WEB) == ["host-1"]
+    disks = disk_places(WEB, [NFS_STORE], [HOST])
+    for proxy_host, wanted in (("host-1", TransportKind.HOTADD), ("host-2", TransportKind.NFC)):
+        placement = place(
+            agents=[agent(datastores=(), vm_host_moref=proxy_host)],
+            disks=disks,
+            vm_instance_uuid="vm",
+            repository_id=REPOSITORY,
+        )
+        assert placement.transport is wanted
+    assert "NFS 3" in placement.reason
+
+
+def test_rule_21_other_storage_newer_hosts_and_vms_that_are_off_may_be_anywhere() -> None:
+    assert places(WEB, kind="NFS41") == places(WEB, kind="VMFS") == [""]
+    assert places(replace(WEB, power_state="poweredOff")) == [""]
+    assert places(WEB, version="8.0.2", build="23305545") == ["host-1"]
+    assert places(WEB, version="8.0.2", build="23305546") == [""]
+    assert places(WEB, version="8.0.3") == places(WEB, version="9.0.0") == [""]
+    assert places(WEB, version="7.0.3", build="99999999") == ["host-1"]
