@@ -120,10 +120,9 @@ def added_disk(disk: NewDisk, *, controller_key: int, unit_number: int, device_k
         capacityInBytes=disk.capacity_bytes,
         capacityInKB=disk.capacity_bytes // KIB,
     )
-    change = Device.VirtualDeviceSpec(operation="add", device=device)
     if disk.create:
-        change.fileOperation = Device.VirtualDeviceSpec.FileOperation.create
-    return change
+        return Device.VirtualDeviceSpec(operation="add", fileOperation="create", device=device)
+    return Device.VirtualDeviceSpec(operation="add", device=device)
 
 
 def _devices(

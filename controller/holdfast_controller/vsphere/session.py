@@ -142,12 +142,14 @@ class VsphereSession:
     def login(self) -> Login:
         """The present login; logs in when there is none.
 
-        Raises: AuthenticationFailed, CertificateMismatch, VsphereUnavailable.
+        Raises: AuthenticationFailed, CertificateMismatch, VsphereUnavailable; Interrupted once closed.
         """
         with self._lock:
             if self._login is None:
+                if self.stop.is_set():
+                    raise Interrupted("the session at vSphere is closed")
                 self._login = self._log_in()
-                if self._keeper is None and not self.stop.is_set():
+                if self._keeper is None:
                     self._keeper = threading.Thread(
                         target=self._keep_alive, name="vSphere keep-alive", daemon=True
                     )

@@ -147,3 +147,5 @@ def test_after_a_crash_the_lease_ends_before_the_snapshot_goes(
         assert lease_states(lab) == ["error"]
         assert snapshot_names(lab, "web") == []
         assert not ledger.open_entries()
+        for context in (export, snapshot):
+            context.__exit__(None, None, None)
