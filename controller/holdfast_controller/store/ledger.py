@@ -111,11 +111,11 @@ class LedgerTable:
             self._write(connection, entry, EntryState.GONE, {"outcome": "kept"})
 
     def debt(self, entry_id: EntryId, error: str) -> None:
-        """Undoing it failed. Raises: NotFound, InvalidTransition when it is gone."""
+        """Undoing it failed; no debt when somebody else undid it meanwhile. Raises: NotFound."""
         with self._database.transaction() as connection:
             entry = _entry(connection, entry_id)
             if entry.state is EntryState.GONE:
-                raise InvalidTransition("a ledger entry that is gone is no debt", id=entry_id)
+                return
             self._write(connection, entry, EntryState.DEBT, {})
             connection.execute(
                 "UPDATE ledger SET attempts = attempts + 1, last_error = ? WHERE entry_id = ?",

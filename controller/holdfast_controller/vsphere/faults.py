@@ -38,7 +38,6 @@ _KINDS: Final[Mapping[str, type[HoldfastError]]] = {
     "HostCommunication": VsphereUnavailable,
     "HostNotConnected": VsphereUnavailable,
     "HostNotReachable": VsphereUnavailable,
-    "Timedout": VsphereUnavailable,
     "NotAuthenticated": VsphereUnavailable,
 }
 _ADVICE: Final[Mapping[str, str]] = {
