@@ -93,6 +93,7 @@ class AgentSession:
         self._boot_id = new_ulid()
         self._queue: queue.Queue[Posted] = queue.Queue(QUEUE_LENGTH_MAX)
         self._again = threading.Event()
+        self._welcomed = False  # by the present or last stream; the session's thread alone uses it
         self.connected = threading.Event()
 
     def post(self, posted: Posted) -> None:
@@ -113,22 +114,22 @@ class AgentSession:
         """Dial, keep, dial again, until ``stop`` is set and the last results are with the controller."""
         wait = self._timing.reconnect_min
         while not stop.is_set():
-            welcomed = False
+            self._welcomed = False
             try:
-                welcomed = self._one_session(runner, stop)
+                self._one_session(runner, stop)
             except HoldfastError as error:
                 log.warning("no session with the controller", extra={"error": error.line()})
-            if self._again.is_set() and welcomed:
+            if self._welcomed:  # however it ended: only dials in vain make the next wait longer
                 wait = self._timing.reconnect_min
-                continue
-            wait = self._timing.reconnect_min if welcomed else wait
+                if self._again.is_set():
+                    continue
             stop.wait(
                 random.uniform(self._timing.reconnect_min, max(wait, self._timing.reconnect_min))
             )
             wait = min(wait * 2, self._timing.reconnect_max)
 
-    def _one_session(self, runner: JobRunner, stop: threading.Event) -> bool:
-        """Whether the controller welcomed us. Raises: why the stream ended."""
+    def _one_session(self, runner: JobRunner, stop: threading.Event) -> None:
+        """Until the stream ends. Raises: why it ended, when it was not we who ended it."""
         dialled = self._dialled()
         self._again.clear()
         with open_agent_channel(
@@ -154,6 +155,7 @@ class AgentSession:
                 for message in stream:
                     if message.WhichOneof("message") == "welcome":
                         talk.welcomed(message.welcome)
+                        self._welcomed = True
                         self._calls.connected(stub)
                         self.connected.set()
                         log.info("session began", extra={"epoch": message.welcome.session_epoch})
@@ -170,7 +172,6 @@ class AgentSession:
                 talk.over.set()
                 stream.cancel()
                 watch.join()
-        return talk.welcome.is_set()
 
     def _received(self, runner: JobRunner, talk: _Talk, message: session_pb2.ToAgent) -> None:
         match message.WhichOneof("message"):
