@@ -219,6 +219,7 @@ def _exchange(
         changes.append(_added(swap, wanted, forward=forward))
     if not changes:
         return
+    _refuse_running(session, vm_moref)
 
     def landed() -> bool | None:
         now = _devices(session, vm_moref)
@@ -259,7 +260,7 @@ def _added(swap: _Swap, file: str, *, forward: bool) -> Foreign:
 
 def _delete_disk(session: VsphereSession, vm_moref: str, datastore: str, name: str) -> None:
     """Delete one disk by its name, never while the VM has it. Harmless when it is gone."""
-    if any(_file_of(device) == name for device in _devices(session, vm_moref)):
+    if name in _files_in_use(session, vm_moref):
         raise VsphereFailed("a disk that the VM has is not deleted", vm=vm_moref, file=name)
     place = place_of(inventory.read_surroundings(session), datastore)
     if not _is_there(session, place, name):
@@ -316,8 +317,35 @@ def _disk_at(devices: Sequence[Foreign], swap: _Swap) -> Foreign:
     return None
 
 
-def _file_of(device: Foreign) -> str:
-    return str(getattr(device.backing, "fileName", "") or "")
+def _refuse_running(session: VsphereSession, vm_moref: str) -> None:
+    """A running guest must not lose its disks, in neither direction. Raises: Refused."""
+    machine = reference(vim.VirtualMachine, vm_moref)
+    state = properties.read_one(session, machine, ["runtime.powerState"])
+    if str(state.get("runtime.powerState")) != "poweredOff":
+        raise Refused(
+            "the VM was started while its disks are being exchanged",
+            vm=vm_moref,
+            advice="shut it down; the exchange is then finished, or taken back, by itself",
+        )
+
+
+def _files_in_use(session: VsphereSession, vm_moref: str) -> set[str]:
+    """Every link of every disk of a VM, its snapshots included."""
+    machine = reference(vim.VirtualMachine, vm_moref)
+    values = properties.read_one(session, machine, ["snapshot"])
+    nodes = inventory.snapshot_nodes(values.get("snapshot"))
+    found = list(_devices(session, vm_moref))
+    for node in nodes:
+        snapshot = reference(vim.vm.Snapshot, node.moref)
+        shown = properties.read_one(session, snapshot, ["config.hardware.device"])
+        found += shown.get("config.hardware.device") or []
+    names: set[str] = set()
+    for device in found:
+        backing = device.backing
+        while backing is not None:
+            names.add(str(getattr(backing, "fileName", "") or ""))
+            backing = getattr(backing, "parent", None)
+    return names
 
 
 def _is_there(session: VsphereSession, place: DatastorePlace, name: str) -> bool:

@@ -59,6 +59,8 @@ def judge(
         refusals.append(f"the VM is {vm.connection_state or 'not reachable'}")
     if vm.consolidation_needed:
         refusals.append("a consolidation of its disks is pending: consolidate it first")
+    if vm.template:
+        refusals.append("it is a template, which vSphere does not snapshot: clone it to a VM first")
     if vm.fault_tolerant:
         refusals.append("it is protected by Fault Tolerance, which allows no snapshot")
     shared = [disk.label for disk in vm.disks if disk.bus_sharing not in ("", "noSharing")]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_common.errors import HoldfastError, IntegrityError, Refused
+from holdfast_common.errors import HoldfastError, IntegrityError, Refused, VsphereFailed
 from holdfast_controller.facts import VmFacts
 from holdfast_controller.ledger import JobLedger
 from holdfast_controller.vsphere import disk_swap, undo
@@ -208,3 +208,44 @@ def test_after_a_crash_a_swap_is_finished_in_the_direction_that_was_decided(
         for context in (swap, folder):
             context.__exit__(None, None, None)
         assert starts(off) == [RESTORED if committed else b"O" * 512] * 2
+
+
+def test_a_vm_that_was_started_in_the_middle_keeps_what_it_runs_on(
+    off: RunningLab, ledger: JobLedger
+) -> None:
+    def power(state: str) -> None:
+        with off.lab.lock:
+            off.lab.machine("db").power_state = state
+
+    with session_at(off) as session:
+        vm = vm_named(session, "db")
+        folder = new_folder(session, ledger, place=place_named(session, "nfs2"), wanted="ours")
+        disks = restored_disks(off, session, folder.__enter__(), vm)
+        with (
+            pytest.raises(IntegrityError),
+            swapped_disks(session, ledger, vm=vm, restored=disks),
+        ):
+            power("poweredOn")
+            raise IntegrityError("a byte differs")
+        (debt,) = [entry for entry in ledger.open_entries() if entry.kind == "disk_swap"]
+        assert "was started" in debt.last_error
+        assert starts(off) == [RESTORED] * 2
+        power("poweredOff")
+        assert undo.undo_entries(session, ledger.ledger, ledger.open_entries()) == []
+        folder.__exit__(None, None, None)
+    assert starts(off) == [b"O" * 512] * 2
+    assert len(disk_files(off)) == 2
+
+
+def test_an_old_disk_that_a_snapshot_still_names_is_never_deleted(
+    off: RunningLab, ledger: JobLedger
+) -> None:
+    """Somebody makes a snapshot between our look and our exchange."""
+    with session_at(off) as session:
+        vm = vm_named(session, "db")
+        take_snapshot(off.lab.machine("db"), name="mine", memory=False, quiesce=False)
+        for disk in vm.disks:
+            tip = disk.chain[-1]
+            with pytest.raises(VsphereFailed, match="is not deleted"):
+                disk_swap._delete_disk(session, vm.moref, tip.datastore_moref, tip.name)
+    assert {"db.vmdk", "db_1.vmdk"} <= set(disk_files(off))

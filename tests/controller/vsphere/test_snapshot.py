@@ -262,7 +262,9 @@ def test_rule_23_a_failed_quiesce_follows_the_policy(lab: RunningLab, ledger: Jo
     assert not ledger.open_entries()
 
 
-def test_a_vm_that_is_off_is_cold(lab: RunningLab, ledger: JobLedger) -> None:
+def test_rule_12_a_vm_that_is_off_is_read_through_a_snapshot_too(
+    lab: RunningLab, ledger: JobLedger
+) -> None:
     with lab.lab.lock:
         machine = lab.lab.machine("web")
         machine.power_state = "poweredOff"
@@ -270,6 +272,9 @@ def test_a_vm_that_is_off_is_cold(lab: RunningLab, ledger: JobLedger) -> None:
         wish = ConsistencyWish(asked="cold", lower_allowed=False)
         with temporary_snapshot(session, ledger, vm=vm_named(session, "web"), wish=wish) as made:
             assert made.reached == "cold"
+            assert (
+                made.disks[0].tip in inventory.read_vm(session, made.vm.moref).disks[0].chain[:-1]
+            )
 
 
 def test_rule_04_and_05_tracking_is_switched_on_only_without_snapshots_and_read_again(
