@@ -36,9 +36,11 @@ def read_with_agent(
     agent_id: AgentId,
     work: Work,
     renew_ticket: Callable[[int], DiskTicket] | None = None,
+    stopped: Callable[[], bool] | None = None,
 ) -> JobResult:
     """A restore, read-back, check or listing: it may open old data, and commits nothing.
 
+    ``stopped`` None: it is cancelled with its job.
     Raises: the agent's error when it did not end as done; LeaseExpired, Refused, TimedOut.
     """
     attempt = next_attempt(world, job)
@@ -59,7 +61,7 @@ def read_with_agent(
         attempt=attempt,
         spec=spec,
         answers=answers,
-        stopped=lambda: world.lifecycle.stopped(job.job_id),
+        stopped=stopped or (lambda: world.lifecycle.stopped(job.job_id)),
     )
 
 

@@ -15,9 +15,9 @@ from holdfast_common.identity import AgentId, JobId, LineageId
 from holdfast_common.job_result import ErrorReport, JobResult, Outcome
 from holdfast_common.job_spec import Attempt, ListPoints
 from holdfast_common.point_record import PointRecord
-from holdfast_controller.decide.job_state import JobEvent, JobState
+from holdfast_controller.decide.job_state import ENDED, JobEvent, JobState
 from holdfast_controller.ledger import EntryState, LedgerEntry
-from holdfast_controller.runs.agent_work import read_with_agent
+from holdfast_controller.runs.agent_work import raise_unless_done, read_with_agent
 from holdfast_controller.runs.check_points import proxy_with_repository
 from holdfast_controller.runs.results import add_to_catalogue, record_point
 from holdfast_controller.runs.world import World
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 AGENT_SETTLES_SECONDS = 2.0  # a reconnected agent was told to abort; its disks are closed by then
 LOST_AFTER_LEASE_SECONDS = 15.0
 UNSETTLED_RETRY_SECONDS = 10.0  # such a job keeps its VM from being backed up again
+# A job that waits for another attempt ends as interrupted, although an earlier one may have committed.
+_CAN_BE_DONE = frozenset(JobState) - ENDED - {JobState.PLANNED, JobState.QUEUED}
 
 
 class Orphans:
@@ -162,9 +164,8 @@ class Reconciler:
             by_vcenter.setdefault(entry.vcenter_id, []).append(entry)
         for vcenter_id, found in by_vcenter.items():
             self._undo(vcenter_id, found)
-        if job.kind == "backup" and self._was_committed(job):
-            world.jobs.note(job.job_id, "found", "its restore point was committed")
-            world.jobs.advance(job.job_id, JobEvent.END_DONE)
+        if job.kind == "backup" and self._was_committed(job) and job.state in _CAN_BE_DONE:
+            self._end_as_done(job)
             return
         report = ErrorReport(
             code="interrupted",
@@ -176,26 +177,42 @@ class Reconciler:
         world.jobs.set_result(job.job_id, error=report, disks=job.disks, warnings=job.warnings)
         world.jobs.advance(job.job_id, JobEvent.END_INTERRUPTED)
 
-    def _was_committed(self, job: JobRow) -> bool:
+    def _end_as_done(self, job: JobRow) -> None:
+        jobs = self._world.jobs
+        point = self._world.catalogue.of_job(job.job_id)
+        assert point is not None, "a committed point was catalogued"
+        jobs.note(job.job_id, "found", "its restore point was committed")
+        jobs.set_result(
+            job.job_id,
+            error=None,
+            disks=job.disks,
+            warnings=job.warnings,
+            point_id=point.point_id,
+        )
         if job.state not in (JobState.COMMITTING, JobState.CLEANING):
-            return False
+            jobs.advance(job.job_id, JobEvent.CLEAN)
+        jobs.advance(job.job_id, JobEvent.END_DONE)
+
+    def _was_committed(self, job: JobRow) -> bool:
         if self._world.catalogue.of_job(job.job_id) is not None:
             return True
-        if job.state is JobState.CLEANING:
-            return False
-        return self._found_in_repository(job)
+        story = {event.event for event in self._world.jobs.events(job.job_id)}
+        return JobState.COMMITTING in story and self._found_in_repository(job)
 
     def _found_in_repository(self, job: JobRow) -> bool:
-        """Look for the manifest: its name holds the job's id."""
+        """Look for the manifest: its name holds the job's id. Raises: when it cannot be looked for."""
         world = self._world
         agent = proxy_with_repository(world)
-        result = read_with_agent(
-            world,
-            job,
-            agent_id=AgentId(agent.agent_id),
-            work=ListPoints(
-                keys=(world.keeper.reader_keys(LineageId(job.lineage_id)),), job_id=job.job_id
-            ),
+        result = raise_unless_done(
+            read_with_agent(
+                world,
+                job,
+                agent_id=AgentId(agent.agent_id),
+                work=ListPoints(
+                    keys=(world.keeper.reader_keys(LineageId(job.lineage_id)),), job_id=job.job_id
+                ),
+                stopped=world.stopping.is_set,  # the job may have been cancelled: its point counts
+            )
         )
         for found in result.points:
             if found.job_id == job.job_id:

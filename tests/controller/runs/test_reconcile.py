@@ -1,0 +1,203 @@
+"""What a controller does about the jobs and the leftovers of an earlier life of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from holdfast_common.errors import RepositoryFailed
+from holdfast_common.identity import JobId
+from holdfast_common.job_result import ErrorReport, JobResult, Outcome
+from holdfast_common.job_spec import JobSpec, ListPoints
+from holdfast_controller.decide.job_state import JobEvent, JobState
+from holdfast_controller.ledger import EntryKind
+from holdfast_controller.runs.reconcile import Orphans, Reconciler
+from holdfast_controller.store.jobs import JobRow, NewJob
+from holdfast_controller.vsphere.snapshot import temporary_snapshot
+from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
+from holdfast_lab.server import RunningLab, running_lab
+from support.one_process import OneProcess, one_process
+from support.vms import CRASH, snapshot_names, vm_named
+
+TO_COMMITTING = (
+    JobEvent.QUEUE,
+    JobEvent.START,
+    JobEvent.QUIESCE,
+    JobEvent.SNAPSHOT,
+    JobEvent.TRANSFER,
+    JobEvent.COMMIT,
+)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[RunningLab]:
+    web = MachinePlan(name="web", datastore="nfs1", disks=(DiskPlan(size_bytes=1 << 20),))
+    proxy = MachinePlan(name="proxy", datastore="vmfs1", disks=())
+    with running_lab(tmp_path / "lab", inventory=InventoryPlan(machines=(web, proxy))) as running:
+        yield running
+
+
+@pytest.fixture
+def holdfast(tmp_path: Path, lab: RunningLab) -> Iterator[OneProcess]:
+    with one_process(tmp_path / "holdfast", lab) as ready:
+        yield ready
+
+
+def restarted(holdfast: OneProcess) -> Reconciler:
+    """The reconciler as a controller has it that starts now."""
+    orphans = Orphans()
+    orphans.attach(holdfast.world)
+    return Reconciler(holdfast.world, orphans)
+
+
+def left_at(holdfast: OneProcess, *events: JobEvent) -> JobId:
+    """A backup job that a controller left there."""
+    world = holdfast.world
+    run = world.jobs.create_run(
+        kind="backup",
+        request={},
+        jobs=[
+            NewJob(kind="backup", subject="web", vcenter_id=holdfast.vcenter_id, lineage_id="l/1")
+        ],
+    )
+    (row,) = world.jobs.jobs_of_run(run)
+    for event in events:
+        world.jobs.advance(row.job_id, event)
+    return row.job_id
+
+
+def state_of(holdfast: OneProcess, job_id: JobId) -> JobState:
+    return holdfast.world.jobs.job(job_id).state
+
+
+def committed_but_not_written_down(holdfast: OneProcess, state: JobState) -> JobRow:
+    """A job whose point is in the repository, and whose controller was killed right then."""
+    job = holdfast.back_up("web")
+    with holdfast.world.jobs._database.transaction() as connection:
+        connection.execute("DELETE FROM points WHERE job_id = ?", (job.job_id,))
+        connection.execute(
+            "UPDATE jobs SET state = ?, finished_at = '', point_id = '' WHERE job_id = ?",
+            (state, job.job_id),
+        )
+    return job
+
+
+def test_a_job_of_an_earlier_life_ends_as_interrupted_wherever_it_was(
+    holdfast: OneProcess,
+) -> None:
+    left = [left_at(holdfast, *TO_COMMITTING[:number]) for number in range(len(TO_COMMITTING) + 1)]
+    restarted(holdfast).after_restart()
+    for job_id in left:
+        job = holdfast.world.jobs.job(job_id)
+        assert job.state is JobState.INTERRUPTED
+        assert job.error is not None
+        assert job.error.exit_status == 130
+
+
+@pytest.mark.parametrize("state", [JobState.CLEANING, JobState.TRANSFERRING])
+def test_a_point_that_was_committed_is_found_and_its_job_is_done(
+    holdfast: OneProcess, state: JobState
+) -> None:
+    job = committed_but_not_written_down(holdfast, state)
+    restarted(holdfast).after_restart()
+    found = holdfast.world.jobs.job(job.job_id)
+    assert (found.state, found.point_id) == (JobState.DONE, job.point_id)
+    assert holdfast.world.catalogue.point(job.point_id).job_id == job.job_id
+
+
+def test_a_job_whose_repository_cannot_be_asked_is_settled_later(
+    holdfast: OneProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = committed_but_not_written_down(holdfast, JobState.COMMITTING)
+    reconciler = restarted(holdfast)
+    with monkeypatch.context() as away:
+        away.setattr(holdfast.agent, "agent", replace(holdfast.agent.agent, repositories=()))
+        reconciler.after_restart()
+        assert state_of(holdfast, job.job_id) is JobState.COMMITTING
+    reconciler._one_round()
+    assert state_of(holdfast, job.job_id) is JobState.DONE
+
+
+def test_a_listing_that_fails_never_means_that_there_is_no_point(holdfast: OneProcess) -> None:
+    job = committed_but_not_written_down(holdfast, JobState.COMMITTING)
+    failed = JobResult(
+        outcome=Outcome.FAILED, error=ErrorReport.of(RepositoryFailed("the disk is gone"))
+    )
+
+    def failing(spec: JobSpec, result: JobResult) -> JobResult:
+        return failed if isinstance(spec.work, ListPoints) else result
+
+    holdfast.agent.after = failing
+    reconciler = restarted(holdfast)
+    reconciler.after_restart()
+    assert state_of(holdfast, job.job_id) is JobState.COMMITTING
+    holdfast.agent.after = lambda _, result: result
+    reconciler._one_round()
+    assert state_of(holdfast, job.job_id) is JobState.DONE
+
+
+def test_a_job_that_was_cancelled_is_settled_all_the_same(holdfast: OneProcess) -> None:
+    job = committed_but_not_written_down(holdfast, JobState.COMMITTING)
+    holdfast.world.jobs.ask_cancel(job.job_id)
+    restarted(holdfast).after_restart()
+    assert state_of(holdfast, job.job_id) is JobState.DONE
+
+
+def test_a_job_of_this_life_is_left_alone(holdfast: OneProcess) -> None:
+    reconciler = restarted(holdfast)
+    job_id = left_at(holdfast, JobEvent.QUEUE)
+    reconciler.after_restart()
+    assert state_of(holdfast, job_id) is JobState.QUEUED
+
+
+def test_rule_17_what_a_crash_left_is_undone_before_the_job_ends(
+    lab: RunningLab, holdfast: OneProcess
+) -> None:
+    job_id = left_at(holdfast, *TO_COMMITTING[:4])
+    ledger = holdfast.world.job_ledger(holdfast.world.jobs.job(job_id))
+    vm = vm_named(holdfast.session, "web")
+    holdfast.crashed_in(temporary_snapshot(holdfast.session, ledger, vm=vm, wish=CRASH))
+    assert len(snapshot_names(lab, "web")) == 1
+    restarted(holdfast).after_restart()
+    assert snapshot_names(lab, "web") == []
+    assert state_of(holdfast, job_id) is JobState.INTERRUPTED
+
+
+def test_a_bug_in_settling_one_job_stops_neither_the_sweep_nor_the_thread(
+    lab: RunningLab, holdfast: OneProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_at(holdfast, JobEvent.QUEUE)
+    ledger = holdfast.forgotten_ledger()
+    vm = vm_named(holdfast.session, "web")
+    holdfast.crashed_in(temporary_snapshot(holdfast.session, ledger, vm=vm, wish=CRASH))
+    reconciler = restarted(holdfast)
+
+    def broken(_: JobRow) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(reconciler, "_settle", broken)
+    reconciler.after_restart()
+    assert snapshot_names(lab, "web") == []
+    assert not ledger.open_entries()
+
+
+def test_what_a_running_job_made_is_never_undone(lab: RunningLab, holdfast: OneProcess) -> None:
+    reconciler = restarted(holdfast)
+    job_id = left_at(holdfast, *TO_COMMITTING[:4])
+    ledger = holdfast.world.job_ledger(holdfast.world.jobs.job(job_id))
+    vm = vm_named(holdfast.session, "web")
+    with temporary_snapshot(holdfast.session, ledger, vm=vm, wish=CRASH):
+        reconciler.sweep()
+        assert len(snapshot_names(lab, "web")) == 1
+    assert snapshot_names(lab, "web") == []
+
+
+def test_a_vcenter_that_is_gone_makes_debts_and_stops_nothing(holdfast: OneProcess) -> None:
+    ledger = replace(holdfast.forgotten_ledger(), vcenter_id="no such vCenter")
+    ledger.intend(EntryKind.SNAPSHOT, {"vm": "vm-1", "nonce": "n"})
+    restarted(holdfast).sweep()
+    (debt,) = holdfast.world.ledger.debts()
+    assert debt.attempts == 1
