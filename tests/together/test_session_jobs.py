@@ -46,8 +46,8 @@ def test_a_job_is_carried_out_and_its_result_acknowledged(
         assert handler.has_finished.wait(30)
         assert [result.outcome for result in handler.results] == [Outcome.DONE]
         assert handler.results[0].started_at
-        patience(lambda: not agent.daemon.runner.results())
-        assert not list((agent.places.agent_state / "attempts").iterdir())
+        patience(lambda: not list((agent.places.agent_state / "attempts").iterdir()))
+        assert not agent.daemon.runner.results()
 
 
 def test_an_agent_that_is_away_gets_no_job(controller: ControllerRig) -> None:

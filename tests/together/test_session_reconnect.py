@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -264,8 +265,10 @@ def test_a_start_that_is_cut_off_is_sent_again(link: Link) -> None:
 def test_a_start_without_an_answer_fails_only_when_the_agent_cannot_be_at_work(link: Link) -> None:
     handler, attempt = RecordingHandler(), new_attempt()
     link.network.fall_silent()
+    began = time.monotonic()
     with pytest.raises(TimedOut, match="did not answer"):
         link.controller.sessions.start(link.agent.agent_id, attempt, check_spec(), handler)
+    assert time.monotonic() - began > FAST.job_lease + FAST.lost_after_lease - 0.1
     link.network.speak_again()
     link.agent.wait_connected()
     assert (link.pipeline.runs, handler.results, handler.losses) == (0, [], 0)
