@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from holdfast_lab.control_client import LabClient
 from support.waiting import wait_until
 
 BIN = Path(sys.executable).parent
@@ -125,6 +126,15 @@ class Installation:
         done = self.run("holdfast-lab", *arguments, "--state", str(self.lab_state), "--json")
         assert done.status == expect, self._told(arguments, done)
         return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def control(self, command: str, **arguments: object) -> Any:
+        """A command of the lab's control socket, without starting a program."""
+        return LabClient(self.lab_state).call(command, **arguments)
+
+    def misbehave(
+        self, kind: str, match: Mapping[str, str] | None = None, **parameters: object
+    ) -> None:
+        self.control("misbehave", kind=kind, match=dict(match or {}), parameters=parameters or None)
 
     def _told(self, arguments: tuple[str, ...], done: Done) -> str:
         logs = "".join(f"\n--- {key}\n{self.log(key)[-3000:]}" for key in ("controller", "agent"))
