@@ -61,6 +61,10 @@ from holdfast_controller.vsphere.still_frozen import check_still_frozen
 log = logging.getLogger(__name__)
 
 VMFS = "VMFS"
+VTPM = (
+    "the VM has a virtual TPM: its NVRAM is saved, but opens only with the key of its key provider,"
+    " which is not in the backup"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +172,8 @@ class ImageBackup:
         found = preflight.examine(session, vm.moref)
         found.check()
         warnings = [Warned(code="not_protected", message=text) for text in found.warnings]
+        if found.vm.has_vtpm:
+            warnings.append(Warned(code="vtpm", message=VTPM))
         warning = tracking_warning(found.vm)
         if warning and self._previous() is None:
             warnings.append(Warned(code="change_tracking", message=warning))
