@@ -115,6 +115,7 @@ def initialise(
 
     Raises: Refused when there is something already; NoRepository when the folder cannot be made.
     """
+    _check_fresh(places, folder)
     clock = SystemClock()
     private_folder(places.controller_state)
     trust = create_trust(places.trust, clock)
@@ -139,6 +140,23 @@ def initialise(
         places.controller_configuration, configuration_text(configuration).encode(), mode=0o644
     )
     return Initialised(repository_id=keys.repository_id, sheet=sheet, challenge=challenge)
+
+
+def _check_fresh(places: Places, folder: Path) -> None:
+    """Before anything is made: what is there already? Raises: Refused; nothing was changed."""
+    for left in (places.trust, places.database):
+        if left.exists():
+            raise Refused(
+                "an earlier set-up was never finished; nothing was changed",
+                found=str(left),
+                advice=f"nothing uses it: remove {places.controller_state} and run init again",
+            )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Refused(
+            "the folder for the repository is not empty; nothing was changed",
+            folder=str(folder),
+            advice="choose an empty folder with --repository",
+        )
 
 
 def _write_settings(
