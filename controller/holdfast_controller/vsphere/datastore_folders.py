@@ -7,7 +7,7 @@ from typing import Final
 
 from pyVmomi import vim
 
-from holdfast_common.errors import HoldfastError, VsphereFailed
+from holdfast_common.errors import HoldfastError, VsphereFailed, VsphereUnavailable
 from holdfast_controller.vsphere import faults, properties
 from holdfast_controller.vsphere.datastore_files import DatastorePlace
 from holdfast_controller.vsphere.effects import run_task
@@ -48,7 +48,10 @@ def list_folder(
             datastorePath=place.path(folder),
             searchSpec=spec,
         )
-        return session.wait_for_task(task, what=f"looking into {place.path(folder)}")
+        found = session.wait_for_task(task, what=f"looking into {place.path(folder)}")
+        if found is None:
+            raise VsphereUnavailable("a search ended without its answer", folder=place.path(folder))
+        return found
 
     try:
         # searching changes nothing: after a lost reply it is simply done again

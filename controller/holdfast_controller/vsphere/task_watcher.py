@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from pyVmomi import vim, vmodl
 
 from holdfast_common.errors import HoldfastError, SourceGone, TimedOut, VsphereUnavailable
-from holdfast_controller.vsphere.foreign import Foreign, Reference
+from holdfast_controller.vsphere.foreign import Foreign, Reference, moref_of
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +38,12 @@ class Caller(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class WatchedTask:
-    """What is known of a task so far; ``ended`` is set at its end or when watching failed."""
+    """What one waiter knows of a task; ``ended`` is set at its end or when watching failed.
+
+    Every waiter has a filter of its own: a new filter tells the present state, an old one only changes.
+    """
 
     task: Reference
     values: dict[str, Foreign] = field(default_factory=dict)
@@ -55,19 +58,17 @@ class TaskWatcher:
         self._caller = caller
         self._patience_seconds = patience_seconds
         self._lock = threading.Condition()
-        self._watched: dict[str, WatchedTask] = {}
-        self._filters: dict[str, Foreign] = {}
+        self._watched: set[WatchedTask] = set()
+        self._filters: dict[WatchedTask, Foreign] = {}
         self._collector: Foreign = None
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
 
     def wait(self, task: Reference, *, timeout_seconds: float) -> WatchedTask:
         """The task at its end. Raises: TimedOut (it goes on), SourceGone, VsphereUnavailable."""
-        moref = str(task._moId)
+        watched = WatchedTask(task)
         with self._lock:
-            watched = self._watched.get(moref)
-            if watched is None:
-                watched = self._watched[moref] = WatchedTask(task)
+            self._watched.add(watched)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="vSphere tasks", daemon=True)
                 self._thread.start()
@@ -79,12 +80,12 @@ class TaskWatcher:
             if not watched.ended.wait(timeout_seconds):
                 raise TimedOut(
                     "a task of vSphere did not end in time; it goes on",
-                    task=moref,
+                    task=str(task._moId),
                     timeout_seconds=timeout_seconds,
                 )
         finally:
             with self._lock:
-                self._watched.pop(moref, None)
+                self._watched.discard(watched)
         if watched.failure is not None:
             raise watched.failure
         return watched
@@ -158,7 +159,7 @@ class TaskWatcher:
 
     def _match_filters(self, collector: Reference) -> bool:
         with self._lock:
-            waiting = [each for each in self._watched.values() if not each.ended.is_set()]
+            waiting = [each for each in self._watched if not each.ended.is_set()]
             gone = [key for key in self._filters if key not in self._watched]
             dropped = [self._filters.pop(key) for key in gone]
         for old in dropped:
@@ -179,9 +180,9 @@ class TaskWatcher:
     def _add_filter(self, collector: Reference, watched: WatchedTask) -> None:
         moref = str(watched.task._moId)
         with self._lock:
-            if self._collector is not collector or moref in self._filters:
-                return  # the loop has started anew, or somebody was faster
-            self._filters[moref] = None
+            if self._collector is not collector or watched in self._filters:
+                return  # the loop has started anew, or was faster
+            self._filters[watched] = None
         spec = Query.FilterSpec(
             objectSet=[Query.ObjectSpec(obj=watched.task)],
             propSet=[Query.PropertySpec(type=vim.Task, all=False, pathSet=list(TASK_PATHS))],
@@ -193,7 +194,7 @@ class TaskWatcher:
         except HoldfastError as error:
             with self._lock:
                 if self._collector is collector:
-                    self._filters.pop(moref, None)
+                    self._filters.pop(watched, None)
             if not isinstance(error, SourceGone):
                 raise
             if error.facts.get("object") != moref:
@@ -203,24 +204,26 @@ class TaskWatcher:
             return
         with self._lock:
             if self._collector is collector:
-                self._filters[moref] = made
+                self._filters[watched] = made
 
     def _take(self, update: Foreign) -> None:
         for filter_set in update.filterSet or []:
             for changed in filter_set.objectSet or []:
-                with self._lock:
-                    watched = self._watched.get(str(changed.obj._moId))
-                if watched is None:
-                    continue
-                if changed.kind == "leave":
-                    watched.failure = SourceGone(
-                        "vSphere has forgotten a task", task=str(changed.obj._moId)
-                    )
-                    watched.ended.set()
-                for change in changed.changeSet or []:
-                    watched.values[str(change.name)] = change.val
-                if watched.values.get("info.state") in _ENDED:
-                    watched.ended.set()
+                for watched in self._concerned(filter_set.filter, changed):
+                    _note(watched, changed)
+
+    def _concerned(self, source: Reference, changed: Foreign) -> list[WatchedTask]:
+        """Who may take an update: it is of their filter (or that is not known yet), or it is complete."""
+        task, came_from = moref_of(changed.obj), moref_of(source)
+        with self._lock:
+            return [
+                each
+                for each in self._watched
+                if moref_of(each.task) == task
+                and (
+                    changed.kind == "enter" or moref_of(self._filters.get(each)) in ("", came_from)
+                )
+            ]
 
     def _forget_collector(self) -> None:
         with self._lock:
@@ -229,8 +232,18 @@ class TaskWatcher:
 
     def _fail_all(self, error: HoldfastError) -> None:
         with self._lock:
-            waiting = list(self._watched.values())
+            waiting = list(self._watched)
         for watched in waiting:
             if not watched.ended.is_set():
                 watched.failure = error
                 watched.ended.set()
+
+
+def _note(watched: WatchedTask, changed: Foreign) -> None:
+    if changed.kind == "leave":
+        watched.failure = SourceGone("vSphere has forgotten a task", task=str(changed.obj._moId))
+        watched.ended.set()
+    for change in changed.changeSet or []:
+        watched.values[str(change.name)] = change.val
+    if watched.values.get("info.state") in _ENDED:
+        watched.ended.set()

@@ -152,7 +152,7 @@ def one_import(lab: RunningLab, ledger: JobLedger, gate: CountingGate) -> tuple[
 def test_whichever_call_fails_or_loses_its_reply_the_vm_is_whole_or_gone(
     lab: RunningLab, tmp_path: Path, how: str, stride: int
 ) -> None:
-    lab.lab.lease_timeout_seconds = 1.0
+    lab.lab.lease_timeout_seconds = 4.0
     counted = CountingGate()
     ended, before = one_import(lab, job_ledger(tmp_path), counted)
     assert ended == ""
@@ -175,7 +175,7 @@ def test_whichever_call_fails_or_loses_its_reply_the_vm_is_whole_or_gone(
 def settle(lab: RunningLab, ledger: JobLedger) -> None:
     """What the reconciler does until nothing is left: a lost lease ends by its own timeout."""
     with session_at(lab) as session:
-        for _ in range(20):
+        for _ in range(60):
             undo.undo_entries(session, ledger.ledger, ledger.open_entries())
             if not ledger.open_entries():
                 return
@@ -200,3 +200,12 @@ def test_an_import_stands_beside_a_vm_with_snapshots(lab: RunningLab, ledger: Jo
         with importing(session, ledger, source, snapshot) as imported:
             fill(imported)
     assert machine_names(lab) == ["copy", "db", "proxy", "web"]
+
+
+def test_a_single_host_imports_too(host_lab: RunningLab, ledger: JobLedger) -> None:
+    with session_at(host_lab) as session:
+        source = vm_named(session, "db")
+        with importing(session, ledger, source, snapshot_of_db(host_lab)) as imported:
+            fill(imported)
+    assert machine_names(host_lab) == ["copy", "db", "proxy", "web"]
+    assert not ledger.open_entries()

@@ -173,3 +173,24 @@ def test_closing_logs_out(lab: RunningLab) -> None:
         session.login()
     with lab.lab.lock:
         assert not lab.lab.sessions.logged_in()
+
+
+def test_a_task_that_another_waiter_saw_end_is_known_at_once(lab: RunningLab) -> None:
+    with session_at(lab) as session:
+        machine = reference(vim.VirtualMachine, vm_named(session, "web").moref)
+        spec = vim.vm.ConfigSpec(annotation="x")
+        for _ in range(5):
+            task = session.call(machine, "ReconfigVM_Task", spec=spec)
+            for _ in range(4):
+                session.wait_for_task(task, what="a test", timeout_seconds=10)
+        waiters = [
+            threading.Thread(
+                target=session.wait_for_end, args=(task,), kwargs={"timeout_seconds": 10}
+            )
+            for _ in range(8)
+        ]
+        for each in waiters:
+            each.start()
+        for each in waiters:
+            each.join(10)
+            assert not each.is_alive()

@@ -342,3 +342,14 @@ def test_a_snapshot_that_freezes_nothing_is_no_snapshot(
             temporary_snapshot(session, ledger, vm=vm, wish=CRASH),
         ):
             raise AssertionError("the block must not run")
+
+
+def test_a_single_host_makes_and_removes_snapshots_as_a_vcenter_does(
+    host_lab: RunningLab, ledger: JobLedger
+) -> None:
+    with session_at(host_lab) as session:
+        vm = vm_named(session, "db")
+        with temporary_snapshot(session, ledger, vm=vm, wish=CRASH) as made:
+            assert [len(disk.chain) for disk in made.disks] == [2, 2]
+    assert snapshot_names(host_lab, "db") == ["before upgrade"]
+    assert not ledger.open_entries()
