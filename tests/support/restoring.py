@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from holdfast_common.job_spec import TransportKind
 from holdfast_common.retry import backoff_seconds
 from holdfast_controller.runs.reconcile import Orphans, Reconciler
 from holdfast_controller.runs.requests import RestoreVmRequest
-from holdfast_controller.vsphere import effects, hot_add, session, task_watcher
+from holdfast_controller.vsphere import effects, hot_add, session, task_watcher, transfer_leases
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab
 from support.one_process import OneProcess, one_process
@@ -33,6 +34,7 @@ from support.vsphere_sessions import UNCOUNTED
 MIB = 1 << 20
 # A call or write never arrives, arrives and is refused, or is made and its reply is lost.
 MODES = ("unreached", "refused", "lost")
+LEASE_SECONDS = 6.0  # 300 in earnest: so long a lease lives whose reply was lost
 DISK_ENDS = (".vmdk", "-flat.vmdk", "-ctk.vmdk")
 # They change nothing: whether the request or the reply was lost makes no difference.
 READING = frozenset({"RetrievePropertiesEx", "CreateContainerView", "DestroyView"})
@@ -190,9 +192,7 @@ class InPlace:
 
     def run(self, transport: TransportKind) -> str:
         """One restore; the error's code, or nothing when it is done."""
-        request = RestoreVmRequest(
-            point_id=self.point_id, in_place=True, transport=transport.value
-        )
+        request = RestoreVmRequest(point_id=self.point_id, in_place=True, transport=transport.value)
         try:
             started = self.holdfast.engine.start_restore_vm(request, dry_run=False)
         except HoldfastError as error:
@@ -201,8 +201,13 @@ class InPlace:
         return "" if str(job.state) == "done" else (job.error.code if job.error else str(job.state))
 
     def reconcile(self) -> None:
-        """What the controller does every two minutes."""
-        Reconciler(self.holdfast.world, Orphans()).sweep()
+        """What the controller does every two minutes: again while there are debts, as a lease may live on."""
+        end = time.monotonic() + 3 * LEASE_SECONDS
+        while True:
+            Reconciler(self.holdfast.world, Orphans()).sweep()
+            if not self.holdfast.world.ledger.open_entries() or time.monotonic() > end:
+                return
+            time.sleep(0.5)
 
     def guest_writes(self, number: int) -> None:
         """The present state becomes one that no other run had; it is marked ``before``-number."""
@@ -296,6 +301,7 @@ def in_place_rig(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[InPlace]:
         running_lab(folder / "lab", inventory=restoring_plan()) as lab,
         one_process(folder / "holdfast", lab, gate=gate) as holdfast,
     ):
+        lab.lab.lease_timeout_seconds = LEASE_SECONDS
         lab.control.call("mark", vm="web", name="point")
         job = holdfast.back_up("web")
         holdfast.record(job)
@@ -322,6 +328,6 @@ def _make_waits_short(patch: pytest.MonkeyPatch) -> None:
     def short(*, first: float, maximum: float, attempts: int) -> Iterator[float]:
         return backoff_seconds(first=first / 20, maximum=maximum / 20, attempts=attempts)
 
-    for module in (effects, hot_add, session):
+    for module in (effects, hot_add, session, transfer_leases):
         patch.setattr(module, "backoff_seconds", short)
     patch.setattr(task_watcher, "RETRY_SECONDS", 0.05)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 
 from holdfast_agent.pipelines.context import JobContext
 from holdfast_agent.pipelines.progress import Progress
@@ -14,11 +15,13 @@ from holdfast_common.blocks.stream import UNIT_BYTES, random_stream, whole
 from holdfast_common.blocks.verify import compare
 from holdfast_common.blocks.wanted import CompactExtents, ascending
 from holdfast_common.clock import SystemClock
-from holdfast_common.errors import IntegrityError
+from holdfast_common.errors import FormatError, IntegrityError
 from holdfast_common.extents import Extent, merged
 from holdfast_common.job_result import DiskResult, ErrorReport, JobResult, Outcome
 from holdfast_common.job_spec import DiskToRestore, JobSpec, VerifyDisks
 from holdfast_common.repository.disk_reader import PointDiskSource
+
+log = logging.getLogger(__name__)
 
 
 def verify_disks(spec: JobSpec, context: JobContext) -> JobResult:
@@ -58,9 +61,7 @@ def _verify_disk(
     capacity = point_disk(opened.point, disk).header.capacity_bytes
     with (
         closing(opened.reader.open_disk(opened.point, disk.device_key)) as expected,
-        opened_disk(
-            disk.ticket, context.configuration, capacity_bytes=capacity, check=context.check
-        ) as actual,
+        _opened_again(disk, context, capacity_bytes=capacity) as actual,
     ):
         parts = _parts(expected, actual)
         with (
@@ -68,6 +69,8 @@ def _verify_disk(
             actual.stream(parts, check=context.check) as other,
         ):
             found = compare(one, other, progressed=progress.add)
+    if found.damage:
+        log.warning("a restored disk cannot be decoded", extra={"damage": found.damage})
     return DiskResult(
         device_key=disk.device_key,
         transport=disk.ticket.kind.value,
@@ -76,6 +79,33 @@ def _verify_disk(
         differing=found.differing,
         duration_seconds=clock.monotonic_seconds() - started,
     )
+
+
+@contextmanager
+def _opened_again(
+    disk: DiskToRestore, context: JobContext, *, capacity_bytes: int
+) -> Iterator[OpenedDisk]:
+    """Raises: IntegrityError, when what was written is no disk of this size any more."""
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(
+                opened_disk(
+                    disk.ticket,
+                    context.configuration,
+                    capacity_bytes=capacity_bytes,
+                    check=context.check,
+                )
+            )
+        except FormatError as error:
+            raise IntegrityError(
+                "a restored disk cannot be opened again",
+                advice="do not use this disk; restore it again",
+                device_key=disk.device_key,
+                offset=0,
+                length=capacity_bytes,
+                cause=str(error),
+            ) from error
+        yield opened
 
 
 def _parts(expected: PointDiskSource, actual: OpenedDisk) -> CompactExtents:

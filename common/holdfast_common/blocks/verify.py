@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from holdfast_common.blocks.read_ahead import Block
 from holdfast_common.blocks.stream import BlockStream
+from holdfast_common.errors import FormatError
 from holdfast_common.extents import Extent
 from holdfast_common.units import SECTOR_BYTES
 
@@ -24,12 +25,14 @@ DIFFERING_MAX: Final = 100  # ranges that are named; all are counted
 class Comparison:
     """``differing``: the first ranges that differ, in whole sectors, at most `DIFFERING_MAX`.
 
-    ``compared_bytes`` counts where at least one of the two disks holds data.
+    ``compared_bytes`` counts where at least one of the two disks holds data. ``damage``: why the
+    second disk cannot be decoded from its last differing range on; empty: it was read whole.
     """
 
     compared_bytes: int
     differing_bytes: int
     differing: tuple[Extent, ...]
+    damage: str = ""
 
 
 def compare(
@@ -40,22 +43,37 @@ def compare(
 ) -> Comparison:
     """Compare all blocks of two running streams over the same wanted parts of disks of one size.
 
-    ``progressed`` is told the bytes of each piece that should hold data.
-    Raises: what either source raises.
+    ``progressed`` is told the bytes of each piece that should hold data. A piece of the second disk
+    that is so damaged that it cannot be decoded differs, and ends the comparison.
+    Raises: what either source raises, but no FormatError of the second.
     """
     found = _Found()
-    for one, other in _side_by_side(expected, actual):
-        progressed(one.length if one.data is not None else 0)
-        if one.data is None and other.data is None:
-            continue
-        found.compared_bytes += one.length
-        for extent in _differing_sectors(one, other):
-            found.add(extent)
+    damage = ""
+    try:
+        for one, other in _side_by_side(expected, actual):
+            progressed(one.length if one.data is not None else 0)
+            if one.data is None and other.data is None:
+                continue
+            found.compared_bytes += one.length
+            for extent in _differing_sectors(one, other):
+                found.add(extent)
+    except _Undecodable as error:
+        found.add(error.extent)
+        damage = str(error)
     return Comparison(
         compared_bytes=found.compared_bytes,
         differing_bytes=found.differing_bytes,
         differing=tuple(found.extents),
+        damage=damage,
     )
+
+
+class _Undecodable(Exception):
+    """The second disk cannot be decoded here."""
+
+    def __init__(self, message: str, extent: Extent) -> None:
+        super().__init__(message)
+        self.extent = extent
 
 
 class _Found:
@@ -78,15 +96,26 @@ class _Found:
 def _side_by_side(expected: BlockStream, actual: BlockStream) -> Iterator[tuple[Block, Block]]:
     """Both streams cut to the same offsets and lengths."""
     left, right = iter(expected), iter(actual)
-    one, other = next(left, None), next(right, None)
+    one = next(left, None)
+    other = _decoded(right, one)
     while one is not None and other is not None:
         assert one.offset == other.offset, "two streams over different parts were compared"
         length = min(one.length, other.length)
         yield _head(one, length), _head(other, length)
         one = _tail(one, length) or next(left, None)
-        other = _tail(other, length) or next(right, None)
+        other = _tail(other, length) or _decoded(right, one)
     assert one is None, "the first stream has more parts"
     assert other is None, "the second stream has more parts"
+
+
+def _decoded(right: Iterator[Block], expected: Block | None) -> Block | None:
+    try:
+        return next(right, None)
+    except FormatError as error:
+        if expected is None:
+            raise
+        here = Extent(offset=expected.offset, length=expected.length)
+        raise _Undecodable(str(error), here) from error
 
 
 def _head(block: Block, length: int) -> Block:

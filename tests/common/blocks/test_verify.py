@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from holdfast_common.blocks.read_ahead import WINDOW_BYTES
 from holdfast_common.blocks.stream import UNIT_BYTES, random_stream, sequential_stream, whole
 from holdfast_common.blocks.verify import DIFFERING_MAX, Comparison, compare
+from holdfast_common.errors import FormatError
 from holdfast_common.extents import Extent, merged
 from support.memory_disks import MemorySequentialSource, MemorySource
 
@@ -76,3 +77,21 @@ def test_at_most_a_hundred_ranges_are_named_and_all_are_counted() -> None:
     result = compared(bytes(CAPACITY), MemorySource(bytes(actual)))
     assert len(result.differing) == DIFFERING_MAX
     assert result.differing_bytes == 200 * 512
+
+
+class DamagedSource(MemorySource):
+    """From an offset on it cannot be decoded."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        if offset + len(buffer) > WINDOW_BYTES:
+            raise FormatError("a grain cannot be inflated")
+        super().read_into(offset, buffer)
+
+
+def test_a_disk_that_cannot_be_decoded_differs_from_there_on() -> None:
+    content = b"a" * CAPACITY
+    result = compared(content, DamagedSource(content))
+    assert result.damage == "a grain cannot be inflated"
+    (extent,) = result.differing
+    assert extent.offset == WINDOW_BYTES
+    assert result.compared_bytes == WINDOW_BYTES
