@@ -283,9 +283,9 @@ class InPlace:
         problem = self.judge(number, before, ended)
         if problem:
             tally.broken.append(f"{chance.mode} {bit or 'nothing'} ({ended or 'done'}): {problem}")
-        elif ended:
+        elif bit and ended:
             tally.old += 1
-        else:
+        elif bit:
             tally.restored += 1
         return bit
 

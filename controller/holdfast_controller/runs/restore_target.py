@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from holdfast_common.errors import NotFound, Refused
@@ -155,11 +155,7 @@ def _folder(
     home: DatastoreFacts,
 ) -> PlaceFacts:
     if request.folder:
-        wanted = "/" + request.folder.strip("/")
-        for place in around.places.values():
-            if place.kind == "Folder" and place.path == wanted:
-                return place
-        raise NotFound("there is no such folder", folder=request.folder)
+        return _named_folder(around, request.folder)
     if original is not None and original.folder_moref in around.places:
         found = around.places[original.folder_moref]
         if found.kind == "Folder":
@@ -168,3 +164,33 @@ def _folder(
     if datacenter is None or datacenter.vm_folder_moref not in around.places:
         raise Refused("the datacenter's folder of VMs is not known", advice="add --folder")
     return around.places[datacenter.vm_folder_moref]
+
+
+def _named_folder(around: Surroundings, text: str) -> PlaceFacts:
+    """A folder of VMs, as the inventory shows its path, or with the ``vm`` that vSphere's own paths have."""
+    path = "/" + text.strip("/")
+    tops = {place.vm_folder_moref for place in around.places.values() if place.vm_folder_moref}
+    wanted = [path]
+    for place in around.places.values():
+        hidden = f"{place.path}/vm"
+        if place.vm_folder_moref and (path == hidden or path.startswith(hidden + "/")):
+            wanted.append(place.path + path.removeprefix(hidden))
+    folders = [place for place in around.places.values() if _is_below(around, place, tops)]
+    for each in wanted:
+        for place in folders:
+            if place.path == each:
+                return place
+    known = ", ".join(sorted(place.path for place in folders))
+    raise NotFound("there is no such folder of VMs", folder=text, known=known[:500])
+
+
+def _is_below(around: Surroundings, place: PlaceFacts, tops: Collection[str]) -> bool:
+    """Whether a folder is one of ``tops`` or below one: hosts and datastores have folders too."""
+    while place.kind == "Folder":
+        if place.moref in tops:
+            return True
+        above = around.places.get(place.parent_moref)
+        if above is None:
+            return False
+        place = above
+    return False

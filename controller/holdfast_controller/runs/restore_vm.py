@@ -32,7 +32,7 @@ from holdfast_controller.vsphere.configuration import parse_configuration
 from holdfast_controller.vsphere.datastore_files import place_of, upload
 from holdfast_controller.vsphere.inventory import Surroundings, find_vm, read_surroundings, read_vm
 from holdfast_controller.vsphere.session import VsphereSession
-from holdfast_controller.vsphere.virtual_machines import power_on
+from holdfast_controller.vsphere.virtual_machines import has_vm_named, power_on
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class RestoreVm:
         target = choose_target(
             around, self._request, self._record, original=self._original(session)
         )
-        self._check_name(around, target)
+        self._check_name(session, around, target)
         placement = self._place(around, target)
         where = ", ".join(
             f"disk {key} on {store.name}" for key, store in sorted(target.disks.items())
@@ -94,7 +94,7 @@ class RestoreVm:
         target = choose_target(
             around, self._request, self._record, original=self._original(session)
         )
-        self._check_name(around, target)
+        self._check_name(session, around, target)
         placement = self._place(around, target)
         wish = VmWish(
             name=self._request.name,
@@ -149,17 +149,21 @@ class RestoreVm:
             wanted_agent=self._request.agent,
         )
 
-    def _check_name(self, around: Surroundings, target: RestoreTarget) -> None:
-        world = self._world
-        for known in world.vcenters.inventory.vms(self._vcenter.vcenter_id):
-            vm = known.vm
-            if vm.name == self._request.name and vm.folder_moref == target.folder.moref:
-                raise Refused(
-                    "there is a VM of this name in that folder",
-                    name=self._request.name,
-                    folder=target.folder.path,
-                    advice="choose another --name or --folder",
-                )
+    def _check_name(
+        self, session: VsphereSession, around: Surroundings, target: RestoreTarget
+    ) -> None:
+        """Asked of vSphere itself: a stored inventory may be old, and all data would be moved first."""
+        name, folder = self._request.name, target.folder
+        if has_vm_named(session, folder.moref, name) or any(
+            place.name == name and place.parent_moref == folder.moref
+            for place in around.places.values()
+        ):
+            raise Refused(
+                "there is a VM or a folder of this name in that folder",
+                name=name,
+                folder=folder.path,
+                advice="choose another --name or --folder",
+            )
 
 
 class DiskMover:

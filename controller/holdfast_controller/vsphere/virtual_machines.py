@@ -19,13 +19,14 @@ from holdfast_controller.facts import DiskFacts, VmFacts
 from holdfast_controller.ledger import (
     EntryId,
     EntryKind,
+    EntryState,
     JobLedger,
     LedgerEntry,
     check_undo_order,
 )
 from holdfast_controller.vsphere import inventory, properties
 from holdfast_controller.vsphere.effects import run_task, wait_until_idle
-from holdfast_controller.vsphere.foreign import Foreign, Reference, reference
+from holdfast_controller.vsphere.foreign import Foreign, Reference, moref_of, reference
 from holdfast_controller.vsphere.new_vm_spec import NONCE_KEY, NewVmSpec
 from holdfast_controller.vsphere.session import VsphereSession
 
@@ -85,9 +86,26 @@ def new_vm(
         give_up_vm(session, ledger, entry_id)
         raise
     if keep:
-        ledger.ledger.kept(entry_id)
+        keep_vm(ledger, entry_id)
     else:
         give_up_vm(session, ledger, entry_id)
+
+
+def keep_vm(ledger: JobLedger, entry_id: EntryId) -> None:
+    """The VM of an entry stays, and with it, in the same act, the folders that were made for it.
+
+    Were its folders kept a moment later, a crash in between would have them deleted below the VM.
+    """
+    folders = json.loads(ledger.ledger.entry(entry_id).fact("own_folders") or "[]")
+    paths = {str(each).partition("] ")[2] for each in folders}
+    kept = [
+        each.entry_id
+        for each in ledger.open_entries()
+        if each.kind is EntryKind.FOLDER
+        and each.state is EntryState.MADE
+        and each.fact("path") in paths
+    ]
+    ledger.ledger.kept(entry_id, *kept)
 
 
 def give_up_vm(session: VsphereSession, ledger: JobLedger, entry_id: EntryId) -> None:
@@ -200,6 +218,11 @@ def power_on(session: VsphereSession, vm: VmFacts) -> None:
     )
 
 
+def has_vm_named(session: VsphereSession, folder_moref: str, name: str) -> bool:
+    """Whether a VM in a folder has this name now. Raises: SourceGone, VsphereFailed and its kin."""
+    return bool(_vms_named(session, folder_moref, name))
+
+
 def network_names(session: VsphereSession, host_moref: str) -> dict[str, str]:
     """Networks that a host reaches: name -> moref."""
     host = reference(vim.HostSystem, host_moref)
@@ -210,19 +233,25 @@ def network_names(session: VsphereSession, host_moref: str) -> dict[str, str]:
 
 def _find_by_nonce(session: VsphereSession, folder_moref: str, name: str, nonce: str) -> str | None:
     """The VM in a folder that has this name and our nonce; None: there is none."""
-    folder = reference(vim.Folder, folder_moref)
-    children = properties.read_one(session, folder, ["childEntity"]).get("childEntity") or []
-    machines = [each for each in children if isinstance(each, vim.VirtualMachine)]
-    for found in properties.read_many(session, machines, ["name"]):
-        if str(found.values.get("name")) != name:
-            continue
-        values = properties.read_one(session, found.reference, ["config.extraConfig"])
+    for found in _vms_named(session, folder_moref, name):
+        values = properties.read_one(session, found, ["config.extraConfig"])
         settings = {
             str(each.key): str(each.value) for each in values.get("config.extraConfig") or []
         }
         if settings.get(NONCE_KEY) == nonce:
-            return found.moref
+            return moref_of(found)
     return None
+
+
+def _vms_named(session: VsphereSession, folder_moref: str, name: str) -> list[Reference]:
+    folder = reference(vim.Folder, folder_moref)
+    children = properties.read_one(session, folder, ["childEntity"]).get("childEntity") or []
+    machines = [each for each in children if isinstance(each, vim.VirtualMachine)]
+    return [
+        found.reference
+        for found in properties.read_many(session, machines, ["name"])
+        if str(found.values.get("name")) == name
+    ]
 
 
 def _exists(session: VsphereSession, machine: Reference) -> bool:
