@@ -1,3 +1,12 @@
 """For all tests: our packages are loaded before any test's own imports. See holdfast_common/__init__.py."""
 
+import pytest
+
 import holdfast_common  # noqa: F401 - before grpc, whichever test is collected first
+from support.planting_summary import PlantingSummary
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Only the process that sees all reports tells what they come to."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(PlantingSummary())

@@ -41,6 +41,7 @@ from holdfast_controller.ledger import JobLedger, LedgerEntry
 from holdfast_controller.runs.agent_link import SignedGrant
 from holdfast_controller.runs.agent_work import next_attempt, progress_to_table
 from holdfast_controller.runs.attempt import AttemptAnswers, run_attempt
+from holdfast_controller.runs.committed_points import unless_committed
 from holdfast_controller.runs.point_facts import PointFacts, previous_point
 from holdfast_controller.runs.requests import BackupRequest
 from holdfast_controller.runs.results import record_point
@@ -108,6 +109,9 @@ class ImageBackup:
 
     def __call__(self, job: JobRow) -> JobResult:
         """One attempt. Raises: errors of ours; whatever was made outside is given back or a debt."""
+        return unless_committed(self._world, job, self._attempt)
+
+    def _attempt(self, job: JobRow) -> JobResult:
         world = self._world
         session = world.vcenters.session(self._vcenter_id)
         ledger = world.job_ledger(job)
@@ -156,17 +160,18 @@ class ImageBackup:
 
     def _preflight(self, session: VsphereSession) -> tuple[VmFacts, list[Warned]]:
         vm = find_vm(session, instance_uuid=self._known.vm.instance_uuid)
-        debts = [
+        # not only debts: what a crash left, or another job holds of this VM, is in the way as well
+        left = [
             entry
-            for entry in self._world.ledger.debts()
-            if entry.vcenter_id == self._vcenter_id and _is_of(entry, vm)
+            for entry in self._world.ledger.open_entries(vcenter_id=self._vcenter_id)
+            if _is_of(entry, vm)
         ]
-        if debts:
+        if left:
             raise Refused(
-                "something of an earlier backup could not be given back yet",
+                "something of another job was not given back yet",
                 vm=vm.name,
-                debt=debts[0].kind,
-                since=debts[0].created_at,
+                kind=left[0].kind,
+                since=left[0].created_at,
                 advice="see `holdfast status`; it is tried again by itself",
             )
         found = preflight.examine(session, vm.moref)
