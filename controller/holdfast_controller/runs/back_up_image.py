@@ -168,7 +168,7 @@ class ImageBackup:
         ]
         if left:
             raise Refused(
-                "something of another job was not given back yet",
+                "something of another job could not be given back yet",
                 vm=vm.name,
                 kind=left[0].kind,
                 since=left[0].created_at,
