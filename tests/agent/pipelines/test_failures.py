@@ -20,8 +20,8 @@ from holdfast_common.blocks.sink import BlockSink
 from holdfast_common.blocks.source import BlockSource
 from holdfast_common.errors import (
     Cancelled,
-    FormatError,
     HoldfastError,
+    IntegrityError,
     LeaseExpired,
     NoRepository,
     Refused,
@@ -174,7 +174,7 @@ def test_a_disk_of_another_size_cannot_be_read_back(site: Site) -> None:
     path = site.root / "restores/disk.vmdk"
     path.write_text(path.read_text().replace(f"RW {CAPACITY // 512}", f"RW {CAPACITY // 512 - 8}"))
     work = site.verify_work(point, {2000: site.file_ticket("disk.vmdk")})
-    with pytest.raises(FormatError):
+    with pytest.raises(IntegrityError, match="cannot be opened again"):
         verify_disks(site.spec(work), site.context())
 
 
