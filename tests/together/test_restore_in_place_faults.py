@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from holdfast_common.job_spec import TransportKind
 from support.restoring import MODES, READING, Chance, InPlace, Tally, in_place_rig
+from support.restoring_summary import PROPERTY
 
 SEED = 7
 PARTS = 2  # of one sweep, so that two processes share it
@@ -23,12 +24,17 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InPlace]:
         yield ready
 
 
-def told(transport: TransportKind, tally: Tally) -> None:
-    print(
-        f"in place, {transport.value}: calls {tally.calls}, writes {tally.writes}, old {tally.old},"
-        f" restored {tally.restored}, broken {len(tally.broken)}"
-    )
+@pytest.fixture
+def tally(record_property: Callable[[str, object], None]) -> Iterator[Tally]:
+    """How the test's runs ended; told with all others' at the end."""
+    found = Tally()
+    yield found
+    record_property(PROPERTY, found.facts())
+
+
+def assert_whole(tally: Tally) -> None:
     assert not tally.broken, "\n".join(tally.broken)
+    assert tally.calls + tally.writes == tally.old + tally.restored > 0
 
 
 def counted(rig: InPlace, transport: TransportKind, chance: Chance) -> list[str]:
@@ -41,10 +47,9 @@ def counted(rig: InPlace, transport: TransportKind, chance: Chance) -> list[str]
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_few_calls_and_writes_that_go_wrong_leave_old_disks_or_restored_ones(
-    rig: InPlace, transport: TransportKind
+    rig: InPlace, tally: Tally, transport: TransportKind
 ) -> None:
     chosen = random.Random(f"{SEED} {transport}")
-    tally = Tally()
     calls = counted(rig, transport, rig.gate.calls)
     changing = [at for at, call in enumerate(calls, 1) if call.partition(" ")[0] not in READING]
     for number, mode in ((chosen.choice(changing), "lost"), (chosen.choice(changing), "refused")):
@@ -54,17 +59,17 @@ def test_a_few_calls_and_writes_that_go_wrong_leave_old_disks_or_restored_ones(
     rig.writes.arm(1, chosen.choice(("refused", "lost")))
     assert rig.once(1000, transport, rig.writes, tally)
     tally.writes += 1
-    told(transport, tally)
+    assert_whole(tally)
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)  # hundreds of whole restores, on a machine that may be busy
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("mode", MODES)
 def test_every_call_that_goes_wrong_leaves_old_disks_or_restored_ones(
-    rig: InPlace, transport: TransportKind, part: int, mode: str
+    rig: InPlace, tally: Tally, transport: TransportKind, part: int, mode: str
 ) -> None:
-    tally = Tally()
     calls = counted(rig, transport, rig.gate.calls)
     for number in itertools.count(1 + part, PARTS):
         is_known = number <= len(calls)
@@ -74,7 +79,7 @@ def test_every_call_that_goes_wrong_leaves_old_disks_or_restored_ones(
         if not rig.once(number, transport, rig.gate.calls, tally):
             break  # a run that made fewer calls than this: every one of them had its turn
         tally.calls += 1
-    told(transport, tally)
+    assert_whole(tally)
 
 
 def is_tried(call: str, mode: str) -> bool:
@@ -83,30 +88,30 @@ def is_tried(call: str, mode: str) -> bool:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)  # hundreds of whole restores, on a machine that may be busy
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("mode", ["refused", "lost"])
 def test_every_write_that_goes_wrong_leaves_old_disks_or_restored_ones(
-    rig: InPlace, transport: TransportKind, mode: str
+    rig: InPlace, tally: Tally, transport: TransportKind, mode: str
 ) -> None:
-    tally = Tally()
     for number in itertools.count(1):
         rig.writes.arm(number, mode)
         if not rig.once(number, transport, rig.writes, tally):
             break
         tally.writes += 1
-    told(transport, tally)
+    assert_whole(tally)
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)  # hundreds of whole restores, on a machine that may be busy
 @pytest.mark.parametrize("mode", ["unreached", "lost"])
 def test_every_lost_answer_about_a_task_leaves_old_disks_or_restored_ones(
-    rig: InPlace, mode: str
+    rig: InPlace, tally: Tally, mode: str
 ) -> None:
     """The loop that waits for tasks makes its calls when it likes, so their number differs a little."""
-    tally = Tally()
     for number in itertools.count(1):
         rig.gate.watching.arm(number, mode)
         if not rig.once(number, TransportKind.DIRECT, rig.gate.watching, tally):
             break
         tally.calls += 1
-    told(TransportKind.DIRECT, tally)
+    assert_whole(tally)
