@@ -17,6 +17,7 @@ from holdfast_common.errors import Locked
 from holdfast_common.identity import JobId, RunId
 
 EntryId = NewType("EntryId", str)
+KEPT: Final = "kept"  # the fact ``outcome`` of an entry that was wanted and stays
 
 
 class EntryKind(StrEnum):
@@ -59,6 +60,11 @@ class LedgerEntry:
         """A fact; empty when it was not known when the entry was last written."""
         return self.facts.get(name, "")
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether it was wanted in the end, and stays."""
+        return self.fact("outcome") == KEPT
+
 
 class Ledger(Protocol):
     """Every method returns when its change is durable. Thread-safe."""
@@ -87,8 +93,8 @@ class Ledger(Protocol):
         """Nothing is left of it. Saying so twice is harmless."""
         ...
 
-    def kept(self, entry_id: EntryId) -> None:
-        """It is what was wanted in the end, and stays: there is nothing to undo any more."""
+    def kept(self, *entry_ids: EntryId) -> None:
+        """They are what was wanted in the end, and stay, all at once: nothing to undo any more."""
         ...
 
     def debt(self, entry_id: EntryId, error: str) -> None:

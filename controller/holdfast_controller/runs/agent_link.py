@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from holdfast_common.extents import Extent
-from holdfast_common.identity import AgentId, DatastoreId, RepositoryId
+from holdfast_common.identity import AgentId, DatastoreId, JobId, RepositoryId
 from holdfast_common.job_result import JobResult, ProgressReport
 from holdfast_common.job_spec import Attempt, DiskTicket, JobSpec, TransportKind
 
@@ -102,4 +102,11 @@ class AgentLink(Protocol):
 
     def cancel(self, attempt: Attempt) -> None:
         """Ask the agent to stop; harmless when it has ended."""
+        ...
+
+    def may_be_at_work(self, job_id: JobId) -> bool:
+        """Whether a connected agent may still be at work on an attempt that nobody here waits for.
+
+        That is one that it was told to abort, or may still end its commit of.
+        """
         ...

@@ -11,22 +11,21 @@ import logging
 import threading
 
 from holdfast_common.errors import FormatError, HoldfastError, NotFound
-from holdfast_common.identity import AgentId, JobId, LineageId
-from holdfast_common.job_result import ErrorReport, JobResult, Outcome
-from holdfast_common.job_spec import Attempt, ListPoints
-from holdfast_common.point_record import PointRecord
+from holdfast_common.identity import JobId
+from holdfast_common.job_result import ErrorReport, JobResult, Outcome, Warned
+from holdfast_common.job_spec import Attempt
 from holdfast_controller.decide.job_state import ENDED, JobEvent, JobState
-from holdfast_controller.ledger import EntryState, LedgerEntry
-from holdfast_controller.runs.agent_work import raise_unless_done, read_with_agent
-from holdfast_controller.runs.check_points import proxy_with_repository
-from holdfast_controller.runs.results import add_to_catalogue, record_point
+from holdfast_controller.ledger import EntryKind, EntryState, LedgerEntry
+from holdfast_controller.runs.committed_points import committed_point, look_for_late_points
+from holdfast_controller.runs.results import record_point
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.jobs import JobRow
+from holdfast_controller.vsphere.disk_swap import is_committed
 from holdfast_controller.vsphere.undo import undo_entries
 
 log = logging.getLogger(__name__)
 
-AGENT_SETTLES_SECONDS = 2.0  # a reconnected agent was told to abort; its disks are closed by then
+AGENT_SETTLES_SECONDS = 0.5  # for a reconnected agent to say what it is at work on
 LOST_AFTER_LEASE_SECONDS = 15.0
 UNSETTLED_RETRY_SECONDS = 10.0  # such a job keeps its VM from being backed up again
 # A job that waits for another attempt ends as interrupted, although an earlier one may have committed.
@@ -87,7 +86,7 @@ class Reconciler:
             self._one_round()
 
     def _one_round(self) -> None:
-        for work in (self._settle_left, self.sweep):
+        for work in (self._settle_left, self.sweep, self._look_for_late_points):
             try:
                 work()
             except Exception:
@@ -109,6 +108,9 @@ class Reconciler:
             )
             return False
         return True
+
+    def _look_for_late_points(self) -> None:
+        look_for_late_points(self._world)
 
     def sweep(self) -> None:
         """Undo what is open in the ledger although its job has ended."""
@@ -139,7 +141,7 @@ class Reconciler:
                     self._world.ledger.debt(entry.entry_id, error.line())
 
     def _wait_for_agent(self, job: JobRow, started: float) -> None:
-        """Until the job's agent was told to stop, or can no longer hold its lease."""
+        """Until the job's agent has stopped its work on it, or can no longer hold its lease."""
         if not job.agent_id:
             return
         lease = self._world.configuration.job_lease_seconds + LOST_AFTER_LEASE_SECONDS
@@ -149,10 +151,12 @@ class Reconciler:
             if self._orphans.result(job.job_id) is not None:
                 return
             connected = {agent.agent_id for agent in self._world.link.connected()}
-            if job.agent_id in connected:
+            if job.agent_id in connected and not self._world.link.may_be_at_work(job.job_id):
                 seen = seen if seen is not None else clock.monotonic_seconds()
                 if clock.monotonic_seconds() - seen > AGENT_SETTLES_SECONDS:
                     return
+            else:
+                seen = None
             if self._world.stopping.wait(0.1):
                 return
 
@@ -164,7 +168,7 @@ class Reconciler:
             by_vcenter.setdefault(entry.vcenter_id, []).append(entry)
         for vcenter_id, found in by_vcenter.items():
             self._undo(vcenter_id, found)
-        if job.kind == "backup" and self._was_committed(job) and job.state in _CAN_BE_DONE:
+        if self._has_reached_its_aim(job) and job.state in _CAN_BE_DONE:
             self._end_as_done(job)
             return
         report = ErrorReport(
@@ -177,45 +181,34 @@ class Reconciler:
         world.jobs.set_result(job.job_id, error=report, disks=job.disks, warnings=job.warnings)
         world.jobs.advance(job.job_id, JobEvent.END_INTERRUPTED)
 
+    def _has_reached_its_aim(self, job: JobRow) -> bool:
+        """Whether all that a job was for had happened. Raises: when it cannot be known yet."""
+        if job.kind == "backup":
+            return committed_point(self._world, job) is not None
+        return any(_is_a_restored_vm(entry) for entry in self._world.ledger.of_job(job.job_id))
+
     def _end_as_done(self, job: JobRow) -> None:
         jobs = self._world.jobs
         point = self._world.catalogue.of_job(job.job_id)
-        assert point is not None, "a committed point was catalogued"
-        jobs.note(job.job_id, "found", "its restore point was committed")
+        warnings = job.warnings
+        if (
+            point is None
+        ):  # a restore: its disks had been read back, or it would not have come so far
+            missed = "the controller was stopped at the very end: if the VM was to be started, it was not"
+            warnings = (*warnings, Warned(code="interrupted", message=missed))
         jobs.set_result(
             job.job_id,
             error=None,
             disks=job.disks,
-            warnings=job.warnings,
-            point_id=point.point_id,
+            warnings=warnings,
+            point_id=None if point is None else point.point_id,
         )
         if job.state not in (JobState.COMMITTING, JobState.CLEANING):
             jobs.advance(job.job_id, JobEvent.CLEAN)
         jobs.advance(job.job_id, JobEvent.END_DONE)
 
-    def _was_committed(self, job: JobRow) -> bool:
-        if self._world.catalogue.of_job(job.job_id) is not None:
-            return True
-        story = {event.event for event in self._world.jobs.events(job.job_id)}
-        return JobState.COMMITTING in story and self._found_in_repository(job)
 
-    def _found_in_repository(self, job: JobRow) -> bool:
-        """Look for the manifest: its name holds the job's id. Raises: when it cannot be looked for."""
-        world = self._world
-        agent = proxy_with_repository(world)
-        result = raise_unless_done(
-            read_with_agent(
-                world,
-                job,
-                agent_id=AgentId(agent.agent_id),
-                work=ListPoints(
-                    keys=(world.keeper.reader_keys(LineageId(job.lineage_id)),), job_id=job.job_id
-                ),
-                stopped=world.stopping.is_set,  # the job may have been cancelled: its point counts
-            )
-        )
-        for found in result.points:
-            if found.job_id == job.job_id:
-                add_to_catalogue(world, PointRecord.decode(found.record))
-                return True
-        return False
+def _is_a_restored_vm(entry: LedgerEntry) -> bool:
+    """A new VM that was to stay, or one whose disks were exchanged for good."""
+    kept = entry.kind is EntryKind.NEW_VM and entry.is_kept
+    return kept or (entry.kind is EntryKind.DISK_SWAP and is_committed(entry))

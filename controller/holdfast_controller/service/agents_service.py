@@ -167,6 +167,8 @@ class AgentsService(session_pb2_grpc.AgentsServicer):
         desk, timing = self._sessions.desk, self._sessions.timing
         now = asyncio.get_running_loop().time()
         known: list[Attempt] = [attempt_from_message(message) for message in hello.results]
+        for attempt in known:
+            desk.routes.result_is_due(attempt)
         verdicts = []
         for running in hello.running:
             attempt = attempt_from_message(running.attempt)

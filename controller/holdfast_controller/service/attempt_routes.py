@@ -84,6 +84,10 @@ class AttemptRoutes:
             raise LeaseExpired("the lease of this attempt has ended", job=attempt.job_id)
         return route
 
+    def result_is_due(self, attempt: Attempt) -> None:
+        """The agent has a result that it will tell at once: until then it is not settled."""
+        self._winding_up.add(attempt)
+
     def settled(self, attempt: Attempt) -> None:
         """The agent has told the result: it is no longer at work on it."""
         self._winding_up.discard(attempt)

@@ -313,6 +313,19 @@ class JobTable:
         )
         return found[0] if found else None
 
+    def ended_in_doubt(self, *, settled_by: tuple[str, ...]) -> list[JobRow]:
+        """Backups that ended without a point although leave to publish one was given.
+
+        An event of ``settled_by`` after that leave says that the doubt is settled.
+        """
+        marks = ",".join("?" * len(settled_by))
+        newest = "SELECT max(event_id) FROM job_events e WHERE e.job_id = jobs.job_id AND e.event"
+        return self._select(
+            "WHERE kind = 'backup' AND finished_at != '' AND point_id = '' AND state != ?"
+            f" AND ({newest} = ?) > coalesce(({newest} IN ({marks})), 0) ORDER BY job_id",
+            (JobState.DONE, JobState.COMMITTING, *settled_by),
+        )
+
     def events(self, job_id: JobId) -> list[JobEventRow]:
         """In order."""
         rows = self._database.execute(

@@ -13,7 +13,7 @@ from sqlite_utils import Migrations
 from holdfast_common.clock import Clock, utc_text
 from holdfast_common.errors import InvalidTransition, NotFound
 from holdfast_common.identity import JobId, RunId, new_ulid
-from holdfast_controller.ledger import EntryId, EntryKind, EntryState, LedgerEntry
+from holdfast_controller.ledger import KEPT, EntryId, EntryKind, EntryState, LedgerEntry
 from holdfast_controller.store.database import Database
 
 MIGRATIONS = Migrations("ledger")
@@ -104,11 +104,12 @@ class LedgerTable:
         with self._database.transaction() as connection:
             self._write(connection, _entry(connection, entry_id), EntryState.GONE, {})
 
-    def kept(self, entry_id: EntryId) -> None:
-        """It was wanted and stays. Raises: NotFound."""
+    def kept(self, *entry_ids: EntryId) -> None:
+        """They were wanted and stay: all of them from one moment on. Raises: NotFound."""
         with self._database.transaction() as connection:
-            entry = _entry(connection, entry_id)
-            self._write(connection, entry, EntryState.GONE, {"outcome": "kept"})
+            for entry_id in entry_ids:
+                entry = _entry(connection, entry_id)
+                self._write(connection, entry, EntryState.GONE, {"outcome": KEPT})
 
     def debt(self, entry_id: EntryId, error: str) -> None:
         """Undoing it failed; no debt when somebody else undid it meanwhile. Raises: NotFound."""

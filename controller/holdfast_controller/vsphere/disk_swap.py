@@ -120,12 +120,17 @@ def swapped_disks(
     _settle(session, ledger, entry_id)
 
 
+def is_committed(entry: LedgerEntry) -> bool:
+    """Whether the restored disks were read back in their places, and stay."""
+    return entry.fact("phase") == COMMITTED
+
+
 def settle_swap(session: VsphereSession, entry: LedgerEntry) -> None:
     """Finish a swap in the direction that its entry decided: committed, forward; else back.
 
     Harmless when it is done. Raises: VsphereFailed and its kin; SourceGone when the VM is gone.
     """
-    forward = entry.fact("phase") == COMMITTED
+    forward = is_committed(entry)
     swaps = [_Swap(**each) for each in json.loads(entry.fact("disks"))]
     moref = _present_moref(session, entry)
     machine = reference(vim.VirtualMachine, moref)

@@ -22,7 +22,7 @@ from holdfast_controller.vsphere import inventory, transfer_leases
 from holdfast_controller.vsphere.foreign import Reference, moref_of, reference
 from holdfast_controller.vsphere.new_vm_spec import NewVmSpec
 from holdfast_controller.vsphere.session import VsphereSession
-from holdfast_controller.vsphere.virtual_machines import give_up_vm
+from holdfast_controller.vsphere.virtual_machines import give_up_vm, keep_vm
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def imported_vm(
         _give_up(session, ledger, lease_entry, vm_entry)
         raise
     if keep:
-        ledger.ledger.kept(vm_entry)
+        keep_vm(ledger, vm_entry)
     else:
         give_up_vm(session, ledger, vm_entry)
 
