@@ -16,7 +16,7 @@ from holdfast_agent.pipelines.pipeline_table import PIPELINES
 from holdfast_common.clock import SystemClock
 from holdfast_common.errors import Cancelled, HoldfastError
 from holdfast_common.extents import Extent
-from holdfast_common.identity import AgentId, DatastoreId, RepositoryId, new_ulid
+from holdfast_common.identity import AgentId, DatastoreId, JobId, RepositoryId, new_ulid
 from holdfast_common.job_result import ErrorReport, JobResult, Outcome, Warned
 from holdfast_common.job_spec import Attempt, BackUpDisks, DiskTicket, JobSpec, TransportKind
 from holdfast_controller.runs.agent_link import AttemptHandler, ConnectedAgent
@@ -69,6 +69,10 @@ class AgentInThisProcess:
 
     def cancel(self, attempt: Attempt) -> None:
         self._stops[attempt].set()
+
+    def may_be_at_work(self, job_id: JobId) -> bool:
+        del job_id
+        return False
 
     def lose(self) -> None:
         """Called by ``before``: nobody ever hears of this attempt again, and its lease ends."""

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from holdfast_agent.pipelines.context import JobContext
+from holdfast_agent.pipelines.pipeline_table import PIPELINES
 from holdfast_common.errors import RepositoryFailed
 from holdfast_common.identity import JobId
-from holdfast_common.job_result import ErrorReport, JobResult, Outcome
+from holdfast_common.job_result import JobResult
 from holdfast_common.job_spec import JobSpec, ListPoints
 from holdfast_controller.decide.job_state import JobEvent, JobState
 from holdfast_controller.ledger import EntryKind
@@ -19,6 +21,7 @@ from holdfast_controller.store.jobs import JobRow, NewJob
 from holdfast_controller.vsphere.snapshot import temporary_snapshot
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab
+from support import agent_in_this_process
 from support.one_process import OneProcess, one_process
 from support.vms import CRASH, snapshot_names, vm_named
 
@@ -121,20 +124,20 @@ def test_a_job_whose_repository_cannot_be_asked_is_settled_later(
     assert state_of(holdfast, job.job_id) is JobState.DONE
 
 
-def test_a_listing_that_fails_never_means_that_there_is_no_point(holdfast: OneProcess) -> None:
+def test_a_listing_that_fails_never_means_that_there_is_no_point(
+    holdfast: OneProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = committed_but_not_written_down(holdfast, JobState.COMMITTING)
-    failed = JobResult(
-        outcome=Outcome.FAILED, error=ErrorReport.of(RepositoryFailed("the disk is gone"))
-    )
 
-    def failing(spec: JobSpec, result: JobResult) -> JobResult:
-        return failed if isinstance(spec.work, ListPoints) else result
+    def failing(spec: JobSpec, context: JobContext) -> JobResult:
+        raise RepositoryFailed("the disk is gone")
 
-    holdfast.agent.after = failing
     reconciler = restarted(holdfast)
-    reconciler.after_restart()
-    assert state_of(holdfast, job.job_id) is JobState.COMMITTING
-    holdfast.agent.after = lambda _, result: result
+    with monkeypatch.context() as broken:
+        pipelines = {**PIPELINES, ListPoints: failing}
+        broken.setattr(agent_in_this_process, "PIPELINES", pipelines)
+        reconciler.after_restart()
+        assert state_of(holdfast, job.job_id) is JobState.COMMITTING
     reconciler._one_round()
     assert state_of(holdfast, job.job_id) is JobState.DONE
 
