@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 from pyVmomi import vim
 
-from holdfast_common.errors import NotFound, NothingProtected
+from holdfast_common.errors import NotFound, NothingProtected, RepositoryFull
 from holdfast_common.identity import DatastoreId
 from holdfast_common.job_spec import AreaSource, BackUpDisks, JobSpec
+from holdfast_common.repository.writer import PointWriter
 from holdfast_controller.decide.level import PreviousDisk, PreviousPoint, decide_level
 from holdfast_controller.facts import ChainLink, DiskFacts, VmFacts
 from holdfast_controller.runs.requests import BackupRequest
@@ -212,3 +213,35 @@ def test_rule_27_every_disk_of_a_vm_comes_back_as_itself(
     assert len({disk.backing_uuid for disk in work.disks}) == 2
     for number, key in enumerate((2000, 2001)):
         assert disk_content(holdfast, job, key) == disk_truth(lab, "db", number)
+
+
+def test_rule_34_a_job_is_done_only_when_its_point_is_in_the_repository(
+    holdfast: OneProcess, lab: RunningLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise RepositoryFull("there is no room for the manifest")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PointWriter, "publish", full)
+        job = holdfast.back_up("web")
+    assert str(job.state) == "failed"
+    assert job.error is not None
+    assert job.error.code == "repository_full"
+    assert not job.point_id
+    assert not holdfast.world.catalogue.points()
+    assert disk_content(holdfast, holdfast.back_up("web")) == disk_truth(lab, "web")
+
+
+def test_rule_35_what_lowers_a_backup_is_counted_with_its_job_and_on_its_point(
+    holdfast: OneProcess, lab: RunningLab
+) -> None:
+    lab.lab.misbehaviour.arm(
+        "fail_task",
+        match={"description": "*Snapshot.remove"},
+        parameters={"fault": "FileLocked"},
+        times=None,
+    )
+    with lab.lab.lock:
+        lab.lab.machine("web").tools.running = False
+    job = holdfast.back_up("web", consistency="filesystem")
+    assert [warned.code for warned in job.warnings] == ["consistency", "left_behind"]
