@@ -82,7 +82,10 @@ class SnapshotNode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmFacts:
-    """One VM. ``folder``, ``host``, ``pool`` are morefs; ``place`` is the folder's path."""
+    """One VM. ``folder``, ``host``, ``pool`` are morefs; ``place`` is the folder's path.
+
+    ``configuration_version`` is another one after every change of its configuration or snapshots.
+    """
 
     moref: str
     name: str
@@ -116,6 +119,7 @@ class VmFacts:
     snapshots: tuple[SnapshotNode, ...]
     current_snapshot_moref: str
     disks: tuple[DiskFacts, ...]
+    configuration_version: str = ""
 
     @property
     def protected_disks(self) -> tuple[DiskFacts, ...]:

@@ -17,6 +17,8 @@ from holdfast_common.errors import Locked
 from holdfast_common.identity import JobId, RunId
 
 EntryId = NewType("EntryId", str)
+# The fact of a removed snapshot: which version of its VM's configuration the removal left.
+LEFT_VERSION: Final = "left_version"
 KEPT: Final = "kept"  # the fact ``outcome`` of an entry that was wanted and stays
 
 

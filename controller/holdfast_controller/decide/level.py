@@ -151,7 +151,9 @@ def _one_disk(
             since=before.change_id,
             reason="changes since the previous point",
         )
-    trusted = bool(disk.change_id) and knows_allocation and not disk.raw_mapping
+    # Under snapshots that tracking may be younger than, what is "allocated" may be wrong, without a fault.
+    alone = len(disk.chain) == 1
+    trusted = bool(disk.change_id) and knows_allocation and alone and not disk.raw_mapping
     return DiskDecision(
         device_key=disk.device_key,
         areas=AreaSource.ALLOCATED if trusted else AreaSource.EVERYTHING,

@@ -42,7 +42,7 @@ from holdfast_controller.runs.agent_link import SignedGrant
 from holdfast_controller.runs.agent_work import next_attempt, progress_to_table
 from holdfast_controller.runs.attempt import AttemptAnswers, run_attempt
 from holdfast_controller.runs.committed_points import unless_committed
-from holdfast_controller.runs.point_facts import PointFacts, previous_point
+from holdfast_controller.runs.point_facts import PointFacts, doubt_of_history, previous_point
 from holdfast_controller.runs.requests import BackupRequest
 from holdfast_controller.runs.results import record_point
 from holdfast_controller.runs.source_tickets import source_tickets
@@ -129,9 +129,7 @@ class ImageBackup:
             temporary_snapshot(session, ledger, vm=vm, wish=wish) as snapshot,
             world.lifecycle.cleaning(job.job_id),
         ):
-            # where the VM stood in its own snapshots before ours
-            tree = snapshot_tree_text(snapshot.vm.snapshots, vm.current_snapshot_moref)
-            frozen = self._freeze(session, snapshot, tree)
+            frozen = self._freeze(session, snapshot, vm)
             with (
                 source_tickets(
                     session,
@@ -231,11 +229,13 @@ class ImageBackup:
 
     # -- with the snapshot ----------------------------------------------------------------------
 
-    def _freeze(self, session: VsphereSession, snapshot: SnapshotFacts, tree: str) -> Frozen:
+    def _freeze(self, session: VsphereSession, snapshot: SnapshotFacts, before: VmFacts) -> Frozen:
         if not snapshot.protected_disks:
             raise NothingProtected("the snapshot froze no disk", vm=snapshot.vm.name)
         around = read_surroundings(session)
         previous = self._previous()
+        # where the VM stood in its own snapshots before ours
+        tree = snapshot_tree_text(snapshot.vm.snapshots, before.current_snapshot_moref)
         decision = decide_level(
             disks=snapshot.disks,
             snapshot_tree=tree,
@@ -247,7 +247,8 @@ class ImageBackup:
             },
             previous=None if previous is None else previous_point(previous.decoded()),
             level_asked=self._request.level,
-            full_needed=self._world.catalogue.full_needed(self._lineage_id),
+            full_needed=self._world.catalogue.full_needed(self._lineage_id)
+            or doubt_of_history(self._world, previous, before),
         )
         decided = {each.device_key: each for each in decision.disks}
         return Frozen(

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from holdfast_common.errors import FormatError
 from holdfast_common.point_record import PointRecord
 from holdfast_controller.decide.level import PreviousDisk, PreviousPoint
+from holdfast_controller.facts import VmFacts
+from holdfast_controller.ledger import LEFT_VERSION, EntryKind
+from holdfast_controller.runs.world import World
+from holdfast_controller.store.catalogue import PointRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,28 @@ class PointFacts:
             )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FormatError("a point's facts of its VM cannot be read") from error
+
+
+def doubt_of_history(world: World, previous: PointRow | None, vm: VmFacts) -> str:
+    """Why a VM may have been reverted since the previous point although its snapshots stand as then.
+
+    ``vm`` as it is before our snapshot. A revert to the snapshot on which it stands leaves the same
+    tree, and after a second one the same file names; only the configuration's version differs.
+    Empty: it was not reverted.
+    """
+    if previous is None or not vm.snapshots:
+        return ""
+    left = [
+        entry.fact(LEFT_VERSION)
+        for entry in world.ledger.of_job(previous.job_id)
+        if entry.kind is EntryKind.SNAPSHOT
+    ]
+    if left and left[-1] and left[-1] == vm.configuration_version:
+        return ""
+    return (
+        "the VM stands on its users' snapshots and was changed since the previous point:"
+        " it may have been reverted"
+    )
 
 
 def previous_point(record: PointRecord) -> PreviousPoint:

@@ -27,6 +27,7 @@ from holdfast_controller.vsphere.foreign import Foreign, moref_of, reference
 from holdfast_controller.vsphere.properties import ObjectProperties
 from holdfast_controller.vsphere.session import VsphereSession
 
+CONFIGURATION_VERSION: Final = "config.changeVersion"
 VM_PATHS: Final = (
     "name",
     "parent",
@@ -50,6 +51,7 @@ VM_PATHS: Final = (
     "config.guestFullName",
     "config.firmware",
     "config.changeTrackingEnabled",
+    CONFIGURATION_VERSION,
     "config.keyId",
     "config.files.vmPathName",
     "config.hardware.numCPU",
@@ -232,6 +234,7 @@ class Surroundings:
             snapshots=snapshot_nodes(snapshot),
             current_snapshot_moref=moref_of(snapshot.currentSnapshot) if snapshot else "",
             disks=disk_facts(devices, self.names),
+            configuration_version=str(values.get(CONFIGURATION_VERSION) or ""),
         )
 
     def _datacenter(self, folder: str, host: HostFacts | None) -> str:

@@ -19,9 +19,11 @@ from holdfast_common.clock import utc_text
 from holdfast_common.errors import HoldfastError, QuiesceFailed, SourceGone, VsphereFailed
 from holdfast_controller.facts import DiskFacts, SnapshotFacts, SnapshotNode, VmFacts
 from holdfast_controller.ledger import (
+    LEFT_VERSION,
     EntryId,
     EntryKind,
     JobLedger,
+    LedgerEntry,
     check_undo_order,
     new_nonce,
 )
@@ -269,4 +271,17 @@ def _remove(session: VsphereSession, ledger: JobLedger, entry_id: EntryId) -> No
         )
         ledger.ledger.debt(entry_id, error.line())
     else:
+        _note_version(session, ledger, entry)
         ledger.ledger.gone(entry_id)
+
+
+def _note_version(session: VsphereSession, ledger: JobLedger, entry: LedgerEntry) -> None:
+    """How the VM was left; not known is harmless, it makes a full of the next backup at worst."""
+    machine = reference(vim.VirtualMachine, entry.fact("vm"))
+    try:
+        found = properties.read_one(session, machine, [inventory.CONFIGURATION_VERSION])
+    except HoldfastError as error:
+        log.info("a VM could not be looked at after its backup", extra={"error": str(error)})
+        return
+    version = str(found.get(inventory.CONFIGURATION_VERSION) or "")
+    ledger.ledger.note(entry.entry_id, {LEFT_VERSION: version})

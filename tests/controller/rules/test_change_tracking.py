@@ -14,6 +14,7 @@ from holdfast_controller.vsphere import change_tracking
 from holdfast_lab.machine import Machine
 from holdfast_lab.server import RunningLab
 from holdfast_lab.snapshot_revert import revert
+from holdfast_lab.snapshots import take_snapshot
 from support.one_process import OneProcess, disk_content, disk_truth, guest_writes
 from support.vms import vm_named
 from support.vsphere_sessions import CountingGate
@@ -138,14 +139,32 @@ def test_rule_06_a_failed_query_makes_a_full_that_says_why(
     assert disk_content(holdfast, job) == disk_truth(lab, "web")
 
 
-def test_rule_07_a_reverted_vm_is_read_whole(holdfast: OneProcess, lab: RunningLab) -> None:
+@pytest.mark.parametrize("reverts", [1, 2, 3])
+def test_rule_07_a_vm_that_was_reverted_to_where_it_stands_is_read_whole(
+    holdfast: OneProcess, lab: RunningLab, reverts: int
+) -> None:
+    """The snapshots stand as before, and after every second revert the files have the same names."""
     guest_writes(lab, "db", 5 * UNIT)
     holdfast.back_up("db")
     machine = lab.lab.machine("db")
-    revert(machine.snapshots()[0])
+    for number in range(reverts):
+        revert(machine.snapshots()[0])
+        guest_writes(lab, "db", (7 + number) * UNIT)
     job = holdfast.back_up("db")
-    assert job.level == "full"
     assert disk_content(holdfast, job) == disk_truth(lab, "db")
+    assert job.level == "full"
+    assert holdfast.back_up("db").level == "incremental"
+
+
+def test_rule_04_under_snapshots_a_full_leaves_nothing_out(
+    holdfast: OneProcess, lab: RunningLab
+) -> None:
+    guest_writes(lab, "app", 3 * UNIT)
+    take_snapshot(lab.lab.machine("app"), name="mine", memory=False, quiesce=False)
+    job = holdfast.back_up("app")
+    assert job.level == "full"
+    assert last_work(holdfast).disks[0].areas is AreaSource.EVERYTHING
+    assert disk_content(holdfast, job) == disk_truth(lab, "app")
 
 
 def test_rule_09_a_full_of_allocated_blocks_is_the_whole_disk(
