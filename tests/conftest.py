@@ -3,6 +3,7 @@
 import pytest
 
 import holdfast_common  # noqa: F401 - before grpc, whichever test is collected first
+from support.killing_summary import KillSummary
 from support.planting_summary import PlantingSummary
 from support.restoring_summary import RestoringSummary
 
@@ -10,5 +11,6 @@ from support.restoring_summary import RestoringSummary
 def pytest_configure(config: pytest.Config) -> None:
     """Only the process that sees all reports tells what they come to."""
     if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(KillSummary())
         config.pluginmanager.register(PlantingSummary())
         config.pluginmanager.register(RestoringSummary())
