@@ -11,7 +11,7 @@ import re
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from support.waiting import wait_until
 TESTS = Path(__file__).parents[1]
 ENDED = ("done", "partial", "failed", "cancelled", "interrupted")
 JOB_SECONDS = 60.0
+JUDGE = "judge@vsphere.local"  # not the product's account: misbehaviour is for that one
 LEASE_SECONDS = 6  # a transfer lease whose id nobody knows ends by itself after so long
 SETTLE_SECONDS = 60.0
 FOREIGN_SNAPSHOT = "holdfast 01FOREIGN000000000000000000"
@@ -137,13 +138,23 @@ class KillRig:
         rows = self._rows("SELECT run_id FROM runs ORDER BY run_id DESC LIMIT 1")
         return str(rows[0][0]) if rows else ""
 
-    def wait_for_step(self, last: str) -> bool:
-        """Whether a program came to stand at its step; False: a run after ``last`` has ended before."""
+    def wait_for_step_or_peace(self, seconds: float) -> bool:
+        """Whether a program came to stand at its step, before all was settled or the time over."""
+        until = time.monotonic() + seconds
+        while not self.plan.reached() and not self.settled() and time.monotonic() < until:
+            time.sleep(0.02)
+        return self.plan.reached()
+
+    def wait_for_step(self, last: str, *, or_else: Callable[[], bool]) -> bool:
+        """Whether a program came to stand at its step.
+
+        False: a run after ``last`` has ended before, or ``or_else`` says that there will be none.
+        """
 
         def happened() -> bool:
-            return self.plan.reached() or (
-                self.last_run() != last and self.job(self.last_run()).ended
-            )
+            run = self.last_run()
+            ended = self.job(run).ended if run != last else or_else()
+            return self.plan.reached() or ended
 
         wait_until(happened, seconds=JOB_SECONDS, what="a step is reached")
         return self.plan.reached()
@@ -170,11 +181,15 @@ class KillRig:
 
     def restart(self, *programs: str) -> None:
         """Start again, and wait until the controller answers and the agent is connected."""
+        self.start(*programs)
+        self.wait_connected()
+
+    def start(self, *programs: str) -> None:
+        """Start again; a controller answers when this returns."""
         if "controller" in programs:
             self.installation.start_controller()
         if "agent" in programs:
             self.installation.start("agent", "holdfast-agent", "run")
-        self.wait_connected()
 
     def wait_connected(self) -> None:
         wait_until(self._agent_is_connected, what="the agent connects")
@@ -328,7 +343,10 @@ def kill_rig(folder: Path) -> Iterator[KillRig]:
     plan = TracePlan(folder / "trace")
     try:
         facts = installation.start_lab()
-        judge = SoapJudge(facts)
+        lab = LabClient(installation.lab_state)
+        lab.call("settings", lease_timeout_seconds=LEASE_SECONDS)
+        lab.call("user-add", name=JUDGE, password=facts["password"])
+        judge = SoapJudge({**facts, "user": JUDGE})
         foreign = {
             "snapshot": judge.make_snapshot(
                 "web", name=FOREIGN_SNAPSHOT, description=f"somebody else's {FOREIGN_NONCE}"
@@ -337,13 +355,12 @@ def kill_rig(folder: Path) -> Iterator[KillRig]:
                 judge.attach_new_disk("proxy", file=FOREIGN_DISK, capacity_bytes=1 << 20)
             ),
         }
-        LabClient(installation.lab_state).call("settings", lease_timeout_seconds=LEASE_SECONDS)
         installation.init()
         installation.configure(**FAST)
         installation.start_controller()
         installation.add_vcenter()
         installation.enrol_agent()
         installation.start_agent()
-        yield KillRig(installation, plan, LabClient(installation.lab_state), judge, foreign)
+        yield KillRig(installation, plan, lab, judge, foreign)
     finally:
         installation.stop()

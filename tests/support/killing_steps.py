@@ -7,7 +7,7 @@ import json
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ BOTH = ("agent", "controller")
 READS = ("RetrieveProperties", "ContainerView", "DestroyView", "SearchDatastore", "QueryChanged")
 RESTLESS = ("Filter", "WaitForUpdates", "PropertyCollector", "CurrentTime", "LeaseProgress")
 REPEATED = ("disk write", *READS)
+SECOND_SECONDS_MAX = 20.0
 OTHER_ONE_IN = 4  # of the steps with effects, so many are also met by the other program's death
 
 
@@ -49,12 +50,20 @@ class Starting:
     """A start that may not come back: the controller can be killed while it plans."""
 
     def __init__(self, start: Callable[[], str]) -> None:
+        self._refused = threading.Event()
+
         def work() -> None:
-            with suppress(HoldfastError):
+            try:
                 start()
+            except HoldfastError:
+                self._refused.set()
 
         self._thread = threading.Thread(target=work, daemon=True)
         self._thread.start()
+
+    def refused(self) -> bool:
+        """Whether there will be no run."""
+        return self._refused.is_set()
 
     def wait(self) -> None:
         self._thread.join(JOB_SECONDS)
@@ -77,19 +86,34 @@ def traced(rig: KillRig, scenario: Scenario) -> list[Step]:
     return steps
 
 
-def cut_off(rig: KillRig, scenario: Scenario, kill: Kill) -> CutOff:
-    """Kill when the step is reached, start again, look at everything, and run the next job."""
+def cut_off(
+    rig: KillRig,
+    scenario: Scenario,
+    kill: Kill,
+    *,
+    again: Kill | None = None,
+    peace: Callable[[], object] = bool,
+) -> CutOff:
+    """Kill when the step is reached, start again, look at everything, and run the next job.
+
+    ``again``: a second kill, while what the first one left is looked after. ``peace``: called before
+    the look, to end whatever else goes wrong.
+    """
     scenario.prepare(rig)
     before, since, last = rig.look(), rig.lab_events(), rig.last_run()
     rig.plan.arm(kill.step)
     starting = Starting(lambda: scenario.start(rig))
-    reached = rig.wait_for_step(last)
+    reached = rig.wait_for_step(last, or_else=starting.refused)
     rig.plan.disarm()
     if reached:
         rig.kill(*kill.victims)
         rig.plan.let_go()
-        rig.restart(*kill.victims)
+        if again is not None:
+            _kill_again(rig, kill, again)
+        else:
+            rig.restart(*kill.victims)
     starting.wait()
+    peace()
     left = rig.left(before, since=since, exchanged=scenario.exchanged, made=scenario.restored)
     run = rig.last_run()
     job = rig.job(run) if run != last else None
@@ -97,6 +121,18 @@ def cut_off(rig: KillRig, scenario: Scenario, kill: Kill) -> CutOff:
         scenario.after(rig, job)
     scenario.next_run(rig)
     return CutOff(reached=reached, state="" if job is None else job.state, left=left)
+
+
+def _kill_again(rig: KillRig, first: Kill, again: Kill) -> None:
+    rig.plan.arm(again.step)
+    rig.start(*first.victims)
+    reached = rig.wait_for_step_or_peace(SECOND_SECONDS_MAX)
+    rig.plan.disarm()
+    if reached:
+        rig.kill(*again.victims)
+        rig.plan.let_go()
+        rig.start(*again.victims)
+    rig.wait_connected()
 
 
 def planned_kills(steps: Sequence[Step], *, known: frozenset[str]) -> list[Kill]:

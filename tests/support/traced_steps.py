@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 PLAN = "plan.json"
+ANY = "*"  # as a step's name: the how manieth step of all, whatever it is
 STOP_SECONDS_MAX = 600.0  # nobody stands still for longer: whoever should have killed us is dead
 POLL_SECONDS = 0.01
 
@@ -43,6 +44,7 @@ class Tracer:
         self._stamp: tuple[int, int] = (0, 0)
         self._plan: dict[str, object] = {}
         self._counts: Counter[str] = Counter()
+        self._total = 0
 
     def step(self, name: str) -> None:
         """Count one step; stand still when it is the one."""
@@ -51,10 +53,12 @@ class Tracer:
             if not plan_id:
                 return
             self._counts[name] += 1
+            self._total += 1
             step = Step(self._program, name, self._counts[name])
             with (self._folder / f"{plan_id}.steps").open("a") as file:
                 file.write(json.dumps(asdict(step)) + "\n")
-            stop = self._plan.get("stop") == asdict(step)
+            counted = Step(self._program, ANY, self._total)
+            stop = self._plan.get("stop") in (asdict(step), asdict(counted))
         if stop:
             self._stand_still(plan_id)
 
@@ -69,6 +73,7 @@ class Tracer:
             self._stamp = stamp
             self._plan = json.loads(path.read_text())
             self._counts.clear()
+            self._total = 0
         return str(self._plan["id"])
 
     def _stand_still(self, plan_id: str) -> None:
