@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from holdfast_common.errors import HoldfastError, IntegrityError, NotFound, Noth
 from holdfast_common.identity import PointId
 from holdfast_common.job_result import DiskResult, JobResult, Outcome
 from holdfast_common.job_spec import AreaSource, BackUpDisks, DiskToBackUp, JobSpec
+from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.disk_writer import DiskWriter
 from holdfast_common.repository.key_sets import ReaderKeys, WriterKeys
 from holdfast_common.repository.manifest import DiskSummary, PointDisk
@@ -34,6 +36,8 @@ from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.points import Point, find_job_point, list_points
 from holdfast_common.repository.writer import PointWriter
 from holdfast_common.units import round_up
+
+log = logging.getLogger(__name__)
 
 _ZEROS = memoryview(bytes(WINDOW_BYTES))
 
@@ -63,6 +67,7 @@ def back_up_disks(spec: JobSpec, context: JobContext) -> JobResult:
     keys = WriterKeys.from_bytes(work.keys.reveal())
     check_lineage(keys.reader, work.lineage_id)
     with opened_store(context, spec.repository_id) as store:
+        _sweep(store)
         previous = _previous_point(store, keys.reader, work.previous_point_id)
         plans = [_plan(disk, previous, context) for disk in work.disks]
         total = sum(_reach_bytes(plan) for plan in plans)
@@ -95,6 +100,17 @@ def back_up_disks(spec: JobSpec, context: JobContext) -> JobResult:
         point_id=point_id,
         record=point_record(prepared.manifest).encode(),
     )
+
+
+def _sweep(store: DirectoryStore) -> None:
+    """What killed writers left half written, once no writer can be at it any more."""
+    try:
+        removed = store.sweep_temporary(now=SystemClock().now())
+    except HoldfastError as error:  # the backup itself may well succeed
+        log.warning("temporary files could not be removed", extra={"error": error.line()})
+        return
+    if removed:
+        log.info("temporary files of earlier writers removed", extra={"count": removed})
 
 
 @contextmanager

@@ -192,11 +192,14 @@ class DirectoryStore:
             try:
                 with os.scandir(directory) as entries:
                     names = [entry.name for entry in entries]
+                oldest = now.timestamp() - TEMPORARY_AGE_MAX.total_seconds()
                 for name in names:
-                    changed = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime
-                    if now.timestamp() - changed > TEMPORARY_AGE_MAX.total_seconds():
-                        os.unlink(name, dir_fd=directory)
-                        removed += 1
+                    # it may have become an object meanwhile, or another one sweeps as well
+                    with contextlib.suppress(FileNotFoundError):
+                        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                        if status.st_mtime < oldest:
+                            os.unlink(name, dir_fd=directory)
+                            removed += 1
             finally:
                 os.close(directory)
         except OSError as error:
