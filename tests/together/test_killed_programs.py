@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,14 +16,17 @@ from pathlib import Path
 import pytest
 
 from support.killing import KillRig, kill_rig
+from support.killing_judge import differences
 from support.killing_scenarios import Scenario, all_scenarios
 from support.killing_steps import Kill, cut_off, planned_kills, shared_trace, some_kills
 from support.killing_summary import PROPERTY, KillTally
+from support.traced_steps import Step
 
 SEED = os.environ.get("HOLDFAST_KILL_SEED", "1")
 # The whole sweep takes long: `HOLDFAST_EVERY_STEP=1 make test-long`. Otherwise a choice by seed, from every part of it.
 EVERY_STEP = os.environ.get("HOLDFAST_EVERY_STEP", "") not in ("", "0")
 CHOSEN_PER_PART = 3
+HELD_LOOKS = 6  # half a second apart: a reconciler that did not wait would be through by then
 TRIES = 3  # a step that depends on timing is not reached every time
 SCENARIOS = {scenario.name: scenario for scenario in all_scenarios()}
 FEW = ("backup, hotadd", "new VM, direct", "in place, direct")  # for the short test
@@ -122,6 +126,32 @@ def test_a_few_steps_killed_leave_nothing(
     tally.traced = len(steps)
     chance = random.Random(f"{SEED} {name}")
     assert_nothing_is_left(rigs, name, some_kills(steps, chance=chance, count=2), tally)
+
+
+@pytest.mark.long
+def test_nothing_is_given_back_while_an_agent_that_was_told_to_stop_still_has_its_disks(
+    rigs: Rigs, traces: Path
+) -> None:
+    rig = rigs.ready()
+    scenario = rigs.scenarios["backup, hotadd"]
+    shared_trace(rig, scenario, traces)
+    scenario.prepare(rig)
+    before, since, last = rig.look(), rig.lab_events(), rig.last_run()
+    rig.plan.arm(Step("agent", "put packs, before", 1))
+    scenario.start(rig)
+    assert rig.wait_for_step(last, or_else=lambda: False)
+    rig.plan.disarm()
+    lent = rig.look()
+    assert differences(before, lent)
+    rig.kill("controller")
+    rig.restart("controller")
+    for _ in range(HELD_LOOKS):
+        time.sleep(0.5)
+        assert not differences(lent, rig.look())
+    rig.plan.let_go()
+    assert not rig.left(before, since=since)
+    assert rig.job(rig.last_run()).state == "interrupted"
+    scenario.next_run(rig)
 
 
 @pytest.mark.long
