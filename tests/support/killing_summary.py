@@ -12,9 +12,13 @@ PROPERTY = "killed steps"
 
 @dataclass
 class KillTally:
-    """``traced``: all steps, of which ``steps`` were chosen. ``left``: kills after which something was wrong."""
+    """``planned``: what a whole sweep kills, of which ``steps`` were tried. ``left``: something was wrong afterwards.
+
+    ``traced``: all steps of the traced jobs, the many that repeat included.
+    """
 
     traced: int = 0
+    planned: int = 0
     steps: int = 0
     killed: int = 0
     left: int = 0
@@ -23,9 +27,12 @@ class KillTally:
         return asdict(self)
 
     def text(self) -> str:
+        sums = f"steps {self.steps} killed {self.killed} left {self.left}"
+        if self.steps < self.planned:
+            return f"{sums} (a choice by seed of {self.planned}; all: HOLDFAST_EVERY_STEP=1)"
         return (
-            f"steps {self.steps} killed {self.killed} left {self.left}"
-            f" (of {self.traced} traced; reads and writes that repeat: first, second and last)"
+            f"{sums} (of {self.traced} traced: reads and disk writes that repeat at their first, second"
+            " and last, calls about tasks at their first, of further transports what they add)"
         )
 
 

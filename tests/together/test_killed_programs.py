@@ -124,6 +124,7 @@ def test_a_few_steps_killed_leave_nothing(
     rig = rigs.ready()
     steps = shared_trace(rig, rigs.scenarios[name], traces)
     tally.traced = len(steps)
+    tally.planned = len(planned_kills(steps, known=frozenset()))
     chance = random.Random(f"{SEED} {name}")
     assert_nothing_is_left(rigs, name, some_kills(steps, chance=chance, count=2), tally)
 
@@ -176,6 +177,7 @@ def test_every_step_killed_leaves_nothing(
     parts = PARTS.get(name, 1)
     tally.traced = len(steps[part::parts])
     kills = planned_kills(steps, known=frozenset(known))[part::parts]
+    tally.planned = len(kills)
     if not EVERY_STEP:
         chance = random.Random(f"{SEED} {name} {part}")
         kills = chance.sample(kills, min(CHOSEN_PER_PART, len(kills)))
