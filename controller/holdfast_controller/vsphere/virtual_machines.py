@@ -26,8 +26,9 @@ from holdfast_controller.ledger import (
 )
 from holdfast_controller.vsphere import inventory, properties
 from holdfast_controller.vsphere.effects import run_task, wait_until_idle
-from holdfast_controller.vsphere.foreign import Foreign, Reference, moref_of, reference
-from holdfast_controller.vsphere.new_vm_spec import NONCE_KEY, NewVmSpec
+from holdfast_controller.vsphere.foreign import Foreign, Reference, reference
+from holdfast_controller.vsphere.marked_vms import find_made_vm
+from holdfast_controller.vsphere.new_vm_spec import NewVmSpec
 from holdfast_controller.vsphere.session import VsphereSession
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def new_vm(
         folder = reference(vim.Folder, folder_moref)
 
         def landed() -> str | None:
-            return _find_by_nonce(session, folder_moref, name, nonce)
+            return find_made_vm(session, ledger.ledger.entry(entry_id))
 
         moref = run_task(
             session,
@@ -124,17 +125,13 @@ def give_up_vm(session: VsphereSession, ledger: JobLedger, entry_id: EntryId) ->
 def destroy_own_vm(session: VsphereSession, entry: LedgerEntry) -> None:
     """Destroy the VM of a ledger entry with its own disks; one that is gone is done.
 
-    A disk that does not lie in a folder of ours is detached first, and stays.
-    Raises: Refused when it runs; VsphereFailed and its kin.
+    It is found wherever somebody moved it, and whatever its name is now. A disk that does not lie in
+    a folder of ours is detached first, and stays.
+    Raises: Refused when it runs, or may be somebody's copy of ours; VsphereFailed and its kin.
     """
     folder = reference(vim.Folder, entry.fact("folder"))
-    try:
-        wait_until_idle(session, folder, timeout_seconds=CHANGE_TIMEOUT_SECONDS)
-        moref = _find_by_nonce(
-            session, entry.fact("folder"), entry.fact("vm_name"), entry.fact("nonce")
-        )
-    except SourceGone:
-        return
+    wait_until_idle(session, folder, timeout_seconds=CHANGE_TIMEOUT_SECONDS)
+    moref = find_made_vm(session, entry)
     if moref is None:
         return
     vm = inventory.read_vm(session, moref)
@@ -229,18 +226,6 @@ def network_names(session: VsphereSession, host_moref: str) -> dict[str, str]:
     found = properties.read_one(session, host, ["network"]).get("network") or []
     named = properties.read_many(session, list(found), ["name"])
     return {str(each.values.get("name")): each.moref for each in named}
-
-
-def _find_by_nonce(session: VsphereSession, folder_moref: str, name: str, nonce: str) -> str | None:
-    """The VM in a folder that has this name and our nonce; None: there is none."""
-    for found in _vms_named(session, folder_moref, name):
-        values = properties.read_one(session, found, ["config.extraConfig"])
-        settings = {
-            str(each.key): str(each.value) for each in values.get("config.extraConfig") or []
-        }
-        if settings.get(NONCE_KEY) == nonce:
-            return moref_of(found)
-    return None
 
 
 def _vms_named(session: VsphereSession, folder_moref: str, name: str) -> list[Reference]:
