@@ -1,11 +1,15 @@
 """For all tests: our packages are loaded before any test's own imports. See holdfast_common/__init__.py."""
 
 import pytest
+from hypothesis import settings
 
 import holdfast_common  # noqa: F401 - before grpc, whichever test is collected first
 from support.killing_summary import KillSummary
 from support.planting_summary import PlantingSummary
 from support.restoring_summary import RestoringSummary
+
+settings.register_profile("holdfast", deadline=None)  # on a busy machine any example may be slow
+settings.load_profile("holdfast")
 
 
 def pytest_configure(config: pytest.Config) -> None:

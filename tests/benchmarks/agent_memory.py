@@ -1,10 +1,11 @@
 """How much memory one stream takes of an agent, above idle: for a small disk and for a large sparse one.
 
-Run: .venv/bin/python tests/benchmarks/agent_memory.py [--folder FOLDER] [--data-mib N]
+Run: .venv/bin/python tests/benchmarks/agent_memory.py [--folder FOLDER] [--data-mib N] [--way WAY]…
 
-Each step (full backup, incremental, restore, read-back) runs in a child process with all of the agent's
-code loaded. Idle is its resident memory before the step; printed is the peak (VmHWM) above that. The
-exit code is 0 when no peak is above 100 MiB, the goal for any size of disk.
+For every way to reach a disk (direct, hotadd, nfc, and files to restore to): full backup, incremental,
+restore, read-back, each in a child process with all of the agent's code loaded. Idle is its resident
+memory before the step; printed is the peak (VmHWM) above that. The exit code is 0 when no peak is above
+100 MiB, the goal for any size of disk.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from multiprocessing.connection import Connection
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, ParamSpec, TypeVar
 
 TESTS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TESTS))
@@ -29,8 +31,10 @@ from holdfast_agent.pipelines.restore_disks import restore_disks  # noqa: E402 -
 from holdfast_agent.pipelines.verify_disks import verify_disks  # noqa: E402 - as above
 from holdfast_agent.transports import direct_datastore  # noqa: E402 - as above
 from holdfast_common.blocks.sink import NewDisk  # noqa: E402 - as above
+from holdfast_common.extents import Extent  # noqa: E402 - as above
 from holdfast_common.identity import PointId  # noqa: E402 - as above
 from holdfast_common.job_result import Outcome  # noqa: E402 - as above
+from holdfast_common.job_spec import AreaSource, DiskTicket  # noqa: E402 - as above
 from holdfast_common.units import GIB, KIB, MIB, TIB  # noqa: E402 - as above
 from support.backup_jobs import (  # noqa: E402 - the path comes first
     Site,
@@ -40,64 +44,115 @@ from support.backup_jobs import (  # noqa: E402 - the path comes first
     make_site,
     point_of,
 )
+from support.disk_ways import DiskWay, disk_ways  # noqa: E402 - as above
 
 GOAL_BYTES = 100 * MIB
 DISKS = {"1 GiB": GIB, "sparse 1 TiB": TIB}
 PIECE_BYTES = 256 * KIB
 CHANGES = 1000
 KEY = 2000
-Step = Callable[[Site, PointId], PointId]
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Done(Generic[Result]):
+    """What a child returned, and its peak above idle."""
+
+    result: Result
+    peak_bytes: int
+    seconds: float
 
 
 def main() -> int:
-    """Measure all steps with each disk."""
+    """Measure all steps of all ways with each disk."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="where the disks and repositories are made")
     parser.add_argument("--data-mib", type=int, default=512, help="data in each disk")
+    parser.add_argument("--way", action="append", help="only this one; may be given again")
     chosen = parser.parse_args()
-    peaks: list[int] = []
+    peaks: dict[str, int] = {}
     for name, capacity in DISKS.items():
         with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
             site = make_site(Path(folder) / "site")
-            step_bytes = make_disk(site, capacity, chosen.data_mib * MIB)
-            point = PointId("")
-            for label, step in steps(step_bytes).items():
-                started = time.monotonic()
-                point, peak = in_child(step, site, point)
-                seconds = time.monotonic() - started
-                print(
-                    f"{name:>12}  {label:<12} {peak / MIB:6.1f} MiB  {seconds:5.1f} s", flush=True
-                )
-                peaks.append(peak)
-    print(json.dumps({"goal_mib": GOAL_BYTES // MIB, "peak_mib": round(max(peaks) / MIB, 1)}))
-    return 0 if max(peaks) <= GOAL_BYTES else 1
+            distance = in_child(make_disk, site, capacity, chosen.data_mib * MIB).result
+            site.disks[KEY] = capacity
+            with disk_ways(site, KEY) as ways:
+                unknown = set(chosen.way or ()) - set(ways)
+                if unknown:
+                    parser.error(f"ways are: {', '.join(ways)}")
+                for label, way in ways.items():
+                    if not chosen.way or label in chosen.way:
+                        peak = max(measure(f"{name:>12}  {label:<21}", site, way, distance))
+                        peaks[label] = max(peaks.get(label, 0), peak)
+    figures = {label: round(peak / MIB, 1) for label, peak in peaks.items()}
+    print(json.dumps({"goal_mib": GOAL_BYTES // MIB, "peak_mib": figures}))
+    return 0 if max(peaks.values()) <= GOAL_BYTES else 1
 
 
-def steps(step_bytes: int) -> dict[str, Step]:
-    """What is measured, in order; each gets the last point and returns the next one's."""
+def measure(label: str, site: Site, way: DiskWay, distance: int) -> Iterator[int]:
+    """The peak of each step, also printed. What only takes restores gets a point of another way.
 
-    def full(site: Site, _: PointId) -> PointId:
-        return point_of(site.back_up())
+    What is no agent's work is done in children too: this process stays as it was.
+    """
+    source = in_child(way.source).result
+    if source is None:
+        point = in_child(full, site, direct_ticket(f"web/disk-{KEY}.vmdk"), PointId("")).result
+    else:
+        done = in_child(full, site, source, PointId(""))
+        yield printed(f"{label} full", done)
+        change(site, distance)
+        source = in_child(way.source).result
+        assert source is not None
+        done = in_child(incremental, site, source, done.result, distance)
+        yield printed(f"{label} incremental", done)
+        point = done.result
+    yield printed(f"{label} restore", in_child(restore, site, in_child(way.target).result, point))
+    ticket = in_child(way.restored).result
+    yield printed(f"{label} read back", in_child(read_back, site, ticket, point))
 
-    def incremental(site: Site, point: PointId) -> PointId:
-        changes = [
-            site.write(KEY, number * step_bytes % site.disks[KEY], b"changed" * 100)
-            for number in range(CHANGES)
-            if number * step_bytes < site.disks[KEY]
-        ]
-        return point_of(site.incremental(point, {KEY: changes}))
 
-    def restore(site: Site, point: PointId) -> PointId:
-        work = site.restore_work(point, {KEY: site.file_ticket("back.vmdk")})
-        restore_disks(site.spec(work), site.context())
-        return point
+def full(site: Site, ticket: DiskTicket, _: PointId) -> PointId:
+    """Everything of the disk."""
+    return point_of(site.back_up([site.disk_to_back_up(KEY, ticket=ticket)]))
 
-    def read_back(site: Site, point: PointId) -> PointId:
-        work = site.verify_work(point, {KEY: site.file_ticket("back.vmdk")})
-        assert verify_disks(site.spec(work), site.context()).outcome is Outcome.DONE
-        return point
 
-    return {"full": full, "incremental": incremental, "restore": restore, "read back": read_back}
+def incremental(site: Site, ticket: DiskTicket, point: PointId, distance: int) -> PointId:
+    """What `change` wrote."""
+    disk = site.disk_to_back_up(
+        KEY, ticket=ticket, areas=AreaSource.CHANGED, areas_reason="changes"
+    )
+    context = site.context(extents={KEY: changed_extents(site, distance)})
+    return point_of(site.back_up([disk], previous=point, context=context, level="incremental"))
+
+
+def restore(site: Site, ticket: DiskTicket, point: PointId) -> PointId:
+    """To a new disk."""
+    restore_disks(site.spec(site.restore_work(point, {KEY: ticket})), site.context())
+    return point
+
+
+def read_back(site: Site, ticket: DiskTicket, point: PointId) -> PointId:
+    """The new disk, compared with the point."""
+    work = site.verify_work(point, {KEY: ticket})
+    assert verify_disks(site.spec(work), site.context()).outcome is Outcome.DONE
+    return point
+
+
+def changed_extents(site: Site, distance: int) -> list[Extent]:
+    """Where the guest writes."""
+    return [
+        Extent(offset=number * distance, length=700)
+        for number in range(CHANGES)
+        if number * distance < site.disks[KEY]
+    ]
+
+
+def change(site: Site, distance: int) -> None:
+    """As the guest."""
+    stamp = random.Random(time.monotonic_ns()).randbytes(700)
+    for extent in changed_extents(site, distance):
+        site.write(KEY, extent.offset, stamp)
 
 
 def make_disk(site: Site, capacity: int, data_bytes: int) -> int:
@@ -114,30 +169,37 @@ def make_disk(site: Site, capacity: int, data_bytes: int) -> int:
             half = chance.randbytes(PIECE_BYTES // 2)
             sink.write(number * distance, memoryview(half + half[:1024] * (PIECE_BYTES // 2048)))
         sink.finish()
-    site.disks[KEY] = capacity
     return distance
 
 
-def in_child(step: Step, site: Site, point: PointId) -> tuple[PointId, int]:
-    """A step's result and its peak above idle, in bytes."""
+def in_child(
+    work: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs
+) -> Done[Result]:
+    """Do it in a child process."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=measured, args=(step, site, point, sender))
+
+    def measured() -> None:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        idle = resident("VmRSS")
+        started = time.monotonic()
+        result = work(*args, **kwargs)
+        sender.send(Done(result, resident("VmHWM") - idle, time.monotonic() - started))
+        sender.close()
+
+    child = context.Process(target=measured)
     child.start()
     sender.close()
     with receiver:
-        found: tuple[PointId, int] = receiver.recv()
+        found: Done[Result] = receiver.recv()
     child.join(60)
     return found
 
 
-def measured(step: Step, site: Site, point: PointId, sender: Connection) -> None:
-    """In the child."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    idle = resident("VmRSS")
-    result = step(site, point)
-    sender.send((result, resident("VmHWM") - idle))
-    sender.close()
+def printed(label: str, done: Done[PointId]) -> int:
+    """Its peak."""
+    print(f"{label:<48}{done.peak_bytes / MIB:6.1f} MiB  {done.seconds:5.1f} s", flush=True)
+    return done.peak_bytes
 
 
 def resident(field: str) -> int:

@@ -6,7 +6,8 @@ begin at multiples of 64 KiB and never cross a multiple of 1 MiB, unless they ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from types import TracebackType
 from typing import Final, Self
 
@@ -20,6 +21,7 @@ from holdfast_common.errors import FormatError, HoldfastError
 from holdfast_common.extents import Extent, split
 
 UNIT_BYTES: Final = 64 * 1024  # the least that an incremental stores, and that has a digest
+_ZEROS_AT_ONCE: Final = 256  # blocks of 100 bytes; as many pieces wait as the reader may be ahead
 
 
 class BlockStream:
@@ -96,18 +98,15 @@ def sequential_stream(
         parts = _Parts(ascending(wanted, unit=UNIT_BYTES, capacity_bytes=capacity))
         done = 0
         for offset, buffer, length, read_bytes in _windows(source, pool):
-            if offset > done:
-                yield Piece(_zeros(parts.take(done, offset)))
-            inside = parts.take(offset, offset + length)
+            yield from _zeros(parts.take(done, offset))
             blocks: list[Block] = []
-            for part in inside:
+            for part in parts.take(offset, offset + length):
                 start = part.offset - offset
                 view = buffer[start : start + part.length]
                 blocks += _told_apart_by_unit(part.offset, view)
             yield Piece(blocks, buffer, read_bytes)
             done = offset + length
-        if done < capacity:
-            yield Piece(_zeros(parts.take(done, capacity)))
+        yield from _zeros(parts.take(done, capacity))
 
     return BlockStream(produce, check=check)
 
@@ -124,22 +123,23 @@ class _Parts:
         self._parts = parts
         self._current = next(parts, None)
 
-    def take(self, start: int, end: int) -> Sequence[Extent]:
-        """The parts within ``[start, end)``."""
-        result: list[Extent] = []
+    def take(self, start: int, end: int) -> Iterator[Extent]:
+        """The parts within ``[start, end)``; all of them are taken before others are asked for."""
         while self._current is not None and self._current.offset < end:
             low = max(self._current.offset, start)
             high = min(self._current.end, end)
             if high > low:
-                result.append(Extent(offset=low, length=high - low))
+                yield Extent(offset=low, length=high - low)
             if self._current.end > end:
-                break
+                return
             self._current = next(self._parts, None)
-        return result
 
 
-def _zeros(parts: Iterable[Extent]) -> list[Block]:
-    return [Block(part.offset, part.length, None) for part in parts]
+def _zeros(parts: Iterable[Extent]) -> Iterator[Piece]:
+    """Some at a time: a hole of the stream may hold millions of wanted parts."""
+    remaining = iter(parts)
+    while some := [Block(p.offset, p.length, None) for p in islice(remaining, _ZEROS_AT_ONCE)]:
+        yield Piece(some)
 
 
 def _windows(

@@ -10,15 +10,15 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "agent_memory.py"
 
 
 @pytest.mark.long
-def test_a_stream_takes_at_most_100_mib_above_idle_for_a_small_and_a_huge_disk(
+def test_a_stream_takes_at_most_100_mib_above_idle_for_a_small_and_a_huge_disk_by_every_way(
     tmp_path: Path,
 ) -> None:
     done = subprocess.run(
-        [sys.executable, str(BENCHMARK), "--folder", str(tmp_path), "--data-mib", "256"],
+        [sys.executable, str(BENCHMARK), "--folder", str(tmp_path), "--data-mib", "128"],
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=600,
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -18,7 +19,7 @@ from holdfast_common.blocks.stream import (
 )
 from holdfast_common.errors import Cancelled, FormatError, SourceFailed
 from holdfast_common.extents import Extent, merged
-from holdfast_common.units import TIB
+from holdfast_common.units import MIB, TIB
 from support.memory_disks import MemorySequentialSource, MemorySource
 
 CAPACITY = 3 * WINDOW_BYTES + 5 * UNIT_BYTES + 512
@@ -210,6 +211,32 @@ def test_reading_ahead_is_bounded() -> None:
     with random_stream(source, whole(capacity), check=goes_on) as stream:
         for count, _block in enumerate(stream, start=1):
             assert len(source.reads) <= count + READ_AHEAD_WINDOWS
+
+
+class EndlessZeros:
+    """A stream of a disk of a tebibyte without any data."""
+
+    capacity_bytes = TIB
+
+    def blocks(self) -> Iterator[tuple[int, memoryview]]:
+        return iter(())
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_a_hole_with_very_many_wanted_parts_takes_no_memory() -> None:
+    parts = 200_000
+    wanted = (Extent(offset=2 * at * UNIT_BYTES, length=UNIT_BYTES) for at in range(parts))
+    source = EndlessZeros()
+    tracemalloc.start()
+    try:
+        with sequential_stream(source, wanted, check=goes_on) as stream:
+            assert sum(block.length for block in stream) == parts * UNIT_BYTES
+        _now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * MIB  # all blocks at once would be some 30 MiB
 
 
 def test_a_stop_is_heard_before_the_next_block() -> None:
