@@ -20,6 +20,7 @@ from holdfast_common.errors import (
     VsphereUnavailable,
 )
 from holdfast_common.formats.vmx import parse_vmx
+from holdfast_common.identity import DatastoreId
 from holdfast_common.units import MIB
 from holdfast_controller.facts import ChainLink, VmFacts
 from holdfast_controller.vsphere import faults, inventory, properties
@@ -47,10 +48,14 @@ class VmFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatastorePlace:
-    """A datastore as files are asked for: by name within a datacenter's inventory path."""
+    """A datastore as files are asked for: by name within a datacenter's inventory path.
+
+    ``datastore_id`` stays the same when it is mounted anew; ``moref`` may not.
+    """
 
     name: str
     moref: str
+    datastore_id: DatastoreId
     datacenter_moref: str
     datacenter_path: str
 
@@ -68,6 +73,7 @@ def place_of(around: Surroundings, datastore_moref: str) -> DatastorePlace:
     return DatastorePlace(
         name=store.name,
         moref=store.moref,
+        datastore_id=store.datastore_id,
         datacenter_moref=store.datacenter_moref,
         datacenter_path=datacenter.path.strip("/") if datacenter else "",
     )

@@ -7,7 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from holdfast_common.errors import HoldfastError, Refused, SourceGone, VsphereUnavailable
+from pyVmomi import vim
+
+from holdfast_common.errors import (
+    CapabilityAbsent,
+    HoldfastError,
+    Refused,
+    SourceGone,
+    VsphereUnavailable,
+)
 from holdfast_controller.ledger import (
     EntryId,
     EntryKind,
@@ -15,6 +23,7 @@ from holdfast_controller.ledger import (
     LedgerEntry,
     check_undo_order,
 )
+from holdfast_controller.vsphere import properties
 from holdfast_controller.vsphere.datastore_files import DatastorePlace, place_of
 from holdfast_controller.vsphere.datastore_folders import (
     already_exists,
@@ -23,6 +32,7 @@ from holdfast_controller.vsphere.datastore_folders import (
     list_folder,
     make_folder,
 )
+from holdfast_controller.vsphere.foreign import reference
 from holdfast_controller.vsphere.inventory import read_surroundings
 from holdfast_controller.vsphere.session import VsphereSession
 
@@ -45,7 +55,10 @@ def new_folder(
     It stays when the block ends well (and ``keep``). Raises: Refused, VsphereFailed and its kin.
     """
     folder = _free_name(session, place, wanted)
-    entry_id = ledger.intend(EntryKind.FOLDER, {"datastore": place.moref, "path": folder})
+    entry_id = ledger.intend(
+        EntryKind.FOLDER,
+        {"datastore": place.moref, "datastore_id": place.datastore_id, "path": folder},
+    )
     try:
         _make(session, place, folder)
         ledger.ledger.made(entry_id, {"made": "yes"})
@@ -63,17 +76,50 @@ def delete_own_folder(session: VsphereSession, entry: LedgerEntry) -> None:
     """Delete the folder of a ledger entry with what is in it; harmless when it is gone.
 
     One that was only intended (a debt may be, too) is deleted only when it is empty: it may be
-    somebody else's.
+    somebody else's. A folder on a datastore that the vCenter no longer has is gone; on one that
+    cannot be reached now it is not. Raises: VsphereUnavailable, CapabilityAbsent, VsphereFailed.
     """
-    try:
-        place = place_of(read_surroundings(session), entry.fact("datastore"))
-    except SourceGone:
+    place = _place_today(session, entry)
+    if place is None:
+        log.info(
+            "a folder of ours went with its datastore",
+            extra={"datastore": entry.fact("datastore"), "path": entry.fact("path")},
+        )
         return
     path = entry.fact("path")
     if not entry.fact("made") and list_folder(session, place, path):
         return
     if exists(session, place, path):
         delete_path(session, place, path)
+
+
+def _place_today(session: VsphereSession, entry: LedgerEntry) -> DatastorePlace | None:
+    """Where an entry's datastore is now, also when it was mounted anew; None: there is none any more.
+
+    Raises: VsphereUnavailable when it is there and cannot be reached; CapabilityAbsent when it is
+    hidden from us.
+    """
+    around = read_surroundings(session)
+    moref, lasting_id = entry.fact("datastore"), entry.fact("datastore_id")
+    store = around.names.by_moref.get(moref)
+    if store is None and lasting_id:
+        same = [each for each in around.names.by_moref.values() if each.datastore_id == lasting_id]
+        store = same[0] if same else None
+    if store is None:
+        try:
+            properties.read_one(session, reference(vim.Datastore, moref), ["name"])
+        except SourceGone:
+            return None
+        raise CapabilityAbsent(
+            "a datastore with a folder of ours is not shown to the account",
+            datastore=moref,
+            advice="give the account back its rights on it",
+        )
+    if not store.accessible:
+        raise VsphereUnavailable(
+            "a datastore with a folder of ours cannot be reached", datastore=store.name
+        )
+    return place_of(around, store.moref)
 
 
 def _free_name(session: VsphereSession, place: DatastorePlace, wanted: str) -> str:

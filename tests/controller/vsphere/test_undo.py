@@ -16,10 +16,11 @@ from holdfast_controller.ledger import (
     check_undo_order,
 )
 from holdfast_controller.vsphere import undo
-from holdfast_controller.vsphere.datastore_files import place_of, upload
+from holdfast_controller.vsphere.datastore_files import DatastorePlace, place_of, upload
 from holdfast_controller.vsphere.datastore_folders import exists, make_folder
 from holdfast_controller.vsphere.inventory import read_surroundings
 from holdfast_controller.vsphere.session import VsphereSession
+from holdfast_lab.inventory import Folder
 from holdfast_lab.server import RunningLab
 from support.vms import vm_named
 from support.vsphere_sessions import job_ledger, session_at
@@ -210,3 +211,66 @@ def test_a_folder_of_ours_goes_with_what_is_in_it(
     assert undo.undo_entries(session, ledger.ledger, ledger.open_entries()) == []
     assert not exists(session, place, "ours")
     assert not ledger.open_entries()
+
+
+DATASTORE_GONE = "datastore-99999"
+
+
+def made_folder(session: VsphereSession, ledger: JobLedger) -> tuple[EntryId, DatastorePlace]:
+    """A folder of ours with a file in it, on nfs1."""
+    entry_id = folder_entry(session, ledger, "ours")
+    place = place_of(read_surroundings(session), ledger.ledger.entry(entry_id).fact("datastore"))
+    make_folder(session, place, "ours")
+    upload(session, place, "ours/half a disk", b"ours")
+    ledger.ledger.made(entry_id, {"made": "yes"})
+    return entry_id, place
+
+
+def test_a_folder_on_a_datastore_that_the_vcenter_no_longer_has_is_gone(
+    session: VsphereSession, ledger: JobLedger, caplog: pytest.LogCaptureFixture
+) -> None:
+    entry_id = folder_entry(session, ledger, "ours")
+    ledger.ledger.made(entry_id, {"made": "yes", "datastore": DATASTORE_GONE})
+    with caplog.at_level("INFO"):
+        assert undo.undo_entries(session, ledger.ledger, ledger.open_entries()) == []
+    assert not ledger.open_entries()
+    assert "a folder of ours went with its datastore" in caplog.messages
+
+
+def test_a_folder_on_a_datastore_that_was_mounted_anew_is_deleted(
+    session: VsphereSession, ledger: JobLedger
+) -> None:
+    entry_id, place = made_folder(session, ledger)
+    facts = {"datastore": DATASTORE_GONE, "datastore_id": place.datastore_id}
+    ledger.ledger.note(entry_id, facts)
+    assert undo.undo_entries(session, ledger.ledger, ledger.open_entries()) == []
+    assert not exists(session, place, "ours")
+
+
+def test_a_folder_on_a_datastore_that_cannot_be_reached_stays_a_debt_until_it_can(
+    lab: RunningLab, session: VsphereSession, ledger: JobLedger
+) -> None:
+    _, place = made_folder(session, ledger)
+    lab.control.call("datastore-set", name="nfs1", accessible=False)
+    (debt,) = undo.undo_entries(session, ledger.ledger, ledger.open_entries())
+    assert "cannot be reached" in debt.last_error
+    lab.control.call("datastore-set", name="nfs1", accessible=True)
+    assert exists(session, place, "ours/half a disk")
+    assert undo.undo_entries(session, ledger.ledger, ledger.open_entries()) == []
+    assert not exists(session, place, "ours")
+
+
+def test_a_folder_on_a_datastore_that_is_hidden_from_us_stays_a_debt(
+    lab: RunningLab, session: VsphereSession, ledger: JobLedger
+) -> None:
+    _, place = made_folder(session, ledger)
+    with lab.lab.lock:
+        store = lab.lab.datastore("nfs1")
+        folder = store.parent
+        assert isinstance(folder, Folder)
+        folder.detach_child(store)
+    (debt,) = undo.undo_entries(session, ledger.ledger, ledger.open_entries())
+    assert "not shown to the account" in debt.last_error
+    with lab.lab.lock:
+        folder.attach_child(store)
+    assert exists(session, place, "ours/half a disk")
