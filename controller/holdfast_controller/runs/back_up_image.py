@@ -23,7 +23,6 @@ from holdfast_common.job_spec import (
     BackUpDisks,
     Consistency,
     DiskTicket,
-    DiskToBackUp,
     JobSpec,
     VmIdentity,
 )
@@ -36,7 +35,7 @@ from holdfast_controller.decide.level import (
     tracking_warning,
 )
 from holdfast_controller.decide.placement import Placement, disk_places, place
-from holdfast_controller.facts import DiskFacts, SnapshotFacts, VmFacts
+from holdfast_controller.facts import SnapshotFacts, VmFacts
 from holdfast_controller.ledger import JobLedger, LedgerEntry
 from holdfast_controller.runs.agent_link import SignedGrant
 from holdfast_controller.runs.agent_work import next_attempt, progress_to_table
@@ -45,8 +44,8 @@ from holdfast_controller.runs.committed_points import unless_committed
 from holdfast_controller.runs.point_facts import PointFacts, doubt_of_history, previous_point
 from holdfast_controller.runs.requests import BackupRequest
 from holdfast_controller.runs.results import record_point
-from holdfast_controller.runs.source_tickets import source_tickets
-from holdfast_controller.runs.vm_blobs import VmBlobs, read_blobs
+from holdfast_controller.runs.source_tickets import disk_to_back_up, source_tickets
+from holdfast_controller.runs.vm_blobs import VmBlobs, read_blobs, with_ovf
 from holdfast_controller.runs.world import World, lineage_of
 from holdfast_controller.store.catalogue import PointRow
 from holdfast_controller.store.inventory import KnownVm
@@ -262,7 +261,7 @@ class ImageBackup:
                 disk.device_key: areas_of_disk(session, snapshot, disk, decided[disk.device_key])
                 for disk in snapshot.protected_disks
             },
-            vm_files=read_blobs(session, snapshot.vm),
+            vm_files=with_ovf(read_blobs(session, snapshot.vm), snapshot),
         )
 
     def _work(
@@ -301,7 +300,7 @@ class ImageBackup:
             configuration=facts.encode(),
             blobs=frozen.vm_files.blobs,
             disks=tuple(
-                _disk(disk, frozen.areas[disk.device_key], tickets[disk.device_key])
+                disk_to_back_up(disk, frozen.areas[disk.device_key], tickets[disk.device_key])
                 for disk in snapshot.protected_disks
             ),
             keys=self._world.keeper.writer_keys(self._lineage_id),
@@ -380,20 +379,3 @@ def _lowered(snapshot: SnapshotFacts) -> list[Warned]:
         return []
     text = f"{snapshot.asked} was asked, {snapshot.reached} was reached: {snapshot.evidence}"
     return [Warned(code="consistency", message=text)]
-
-
-def _disk(disk: DiskFacts, areas: DiskAreas, ticket: DiskTicket) -> DiskToBackUp:
-    return DiskToBackUp(
-        device_key=disk.device_key,
-        backing_uuid=disk.backing_uuid,
-        label=disk.label,
-        capacity_bytes=disk.capacity_bytes,
-        sector_bytes=disk.sector_bytes,
-        storage_policy="",
-        chain=tuple(link.location for link in disk.chain),
-        change_id=disk.change_id,
-        adapter=f"{disk.adapter} {disk.bus_number}:{disk.unit_number}",
-        areas=areas.source,
-        areas_reason=areas.reason,
-        ticket=ticket,
-    )

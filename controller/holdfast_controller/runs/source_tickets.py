@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from holdfast_common.errors import Refused
-from holdfast_common.job_spec import DiskTicket, TransportKind
-from holdfast_controller.facts import SnapshotFacts
+from holdfast_common.job_spec import DiskTicket, DiskToBackUp, TransportKind
+from holdfast_controller.facts import DiskFacts, SnapshotFacts
 from holdfast_controller.ledger import JobLedger
+from holdfast_controller.vsphere.changed_areas import DiskAreas
 from holdfast_controller.vsphere.disk_tickets import direct_ticket
 from holdfast_controller.vsphere.hot_add import hot_added
 from holdfast_controller.vsphere.session import VsphereSession
@@ -50,6 +51,24 @@ def source_tickets(
     )
     with lend(loan) as tickets:
         yield tickets
+
+
+def disk_to_back_up(disk: DiskFacts, areas: DiskAreas, ticket: DiskTicket) -> DiskToBackUp:
+    """One disk's part of the agent's work."""
+    return DiskToBackUp(
+        device_key=disk.device_key,
+        backing_uuid=disk.backing_uuid,
+        label=disk.label,
+        capacity_bytes=disk.capacity_bytes,
+        sector_bytes=disk.sector_bytes,
+        storage_policy="",
+        chain=tuple(link.location for link in disk.chain),
+        change_id=disk.change_id,
+        adapter=f"{disk.adapter} {disk.bus_number}:{disk.unit_number}",
+        areas=areas.source,
+        areas_reason=areas.reason,
+        ticket=ticket,
+    )
 
 
 @contextmanager

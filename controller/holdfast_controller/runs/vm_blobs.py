@@ -1,4 +1,4 @@
-"""The files of a VM that are no disks, for its restore point: what cannot be read is a warning, never silence.
+"""What a restore point holds of a VM besides disks; what cannot be had is a warning, never silence.
 
 After the snapshot, before the agent's job. The files are the live ones: vSphere keeps no frozen ones.
 """
@@ -6,14 +6,15 @@ After the snapshot, before the agent's job. The files are the live ones: vSphere
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from holdfast_common.errors import CapabilityAbsent, FormatError, NotFound, VsphereFailed
 from holdfast_common.job_result import Warned
 from holdfast_common.job_spec import Blob
 from holdfast_common.units import MIB, size_text
-from holdfast_controller.facts import VmFacts
+from holdfast_controller.facts import SnapshotFacts, VmFacts
+from holdfast_controller.runs.vm_ovf import KIND, ovf_blob
 from holdfast_controller.vsphere import datastore_files, inventory
 from holdfast_controller.vsphere.datastore_files import VmFile, VmFileName
 from holdfast_controller.vsphere.inventory import Surroundings
@@ -46,6 +47,18 @@ def read_blobs(session: VsphereSession, vm: VmFacts) -> VmBlobs:
         else:
             blobs.append(Blob(kind=found.kind, data=found.data, note=NOTE))
     return VmBlobs(blobs=tuple(blobs), warnings=tuple(warnings))
+
+
+def with_ovf(found: VmBlobs, snapshot: SnapshotFacts) -> VmBlobs:
+    """The same and the VM's OVF descriptor; that a VM cannot be described is a warning."""
+    try:
+        blob = ovf_blob(snapshot)
+    except FormatError as error:
+        return replace(found, warnings=(*found.warnings, _lacking(KIND, str(error))))
+    if sum(len(each.data) for each in found.blobs) + len(blob.data) > BLOBS_BYTES_MAX:
+        lacking = _lacking(KIND, f"it is too large: {size_text(len(blob.data))}")
+        return replace(found, warnings=(*found.warnings, lacking))
+    return replace(found, blobs=(*found.blobs, blob))
 
 
 def _found(session: VsphereSession, vm: VmFacts) -> Iterator[VmFile | Warned]:

@@ -139,7 +139,7 @@ def test_rule_26_configuration_firmware_and_nvram_are_in_the_point_and_nothing_i
     marker = b"in the clear on the datastore   " * 16
     lab.lab.machine("web").disks()[0].disk.guest_write(2 * UNIT, marker)
     record = holdfast.record(holdfast.back_up("web"))
-    assert set(record.blob_kinds) == {"vmx", "nvram"}
+    assert set(record.blob_kinds) == {"vmx", "nvram", "ovf"}
     assert '"firmware": "bios"' in record.configuration
     files = [path for path in (holdfast.folder / "repository").rglob("*") if path.is_file()]
     assert files
