@@ -207,6 +207,13 @@ def _world(
     )
 
 
+def one_round(reconciler: Reconciler) -> None:
+    """Everything looked after once, to the end."""
+    for worker in reconciler.begin_round():
+        worker.join(JOB_SECONDS)
+        assert not worker.is_alive(), f"{worker.name} does not end"
+
+
 def disk_content(holdfast: OneProcess, job: JobRow, device_key: int = 2000) -> str:
     """The digest of one disk of the point that a backup made, restored to a file."""
     record = holdfast.record(job)

@@ -204,7 +204,7 @@ class InPlace:
         """What the controller does every two minutes: again while there are debts, as a lease may live on."""
         end = time.monotonic() + 3 * LEASE_SECONDS
         while True:
-            Reconciler(self.holdfast.world, Orphans()).sweep()
+            Reconciler(self.holdfast.world, Orphans()).sweep(self.holdfast.vcenter_id)
             if not self.holdfast.world.ledger.open_entries() or time.monotonic() > end:
                 return
             time.sleep(0.5)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from holdfast_common.errors import NothingProtected, Refused, UsageError
 from holdfast_common.identity import JobId
@@ -31,6 +32,15 @@ from holdfast_controller.store.jobs import JobRow, NewJob
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A job that is to be begun."""
+
+    vcenter_id: str
+    job_id: JobId
+    work: JobWork
+
+
 class Engine:
     """Runs. Thread-safe; ended once."""
 
@@ -39,11 +49,23 @@ class Engine:
         self._threads = ThreadPoolExecutor(
             max_workers=world.configuration.jobs_at_once_max, thread_name_prefix="job"
         )
-        self._reconciled = threading.Event()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._unreconciled: frozenset[str] | None = None  # None: all vCenters, known or not
+        self._held: list[_Held] = []
 
-    def reconciled(self) -> None:
-        """What an earlier life of this controller left has been looked after: jobs may start."""
-        self._reconciled.set()
+    def reconciled(self, but: Collection[str] = ()) -> None:
+        """What an earlier life of this controller left was looked after, ``but`` at these vCenters.
+
+        Jobs elsewhere may start; an empty id stands for jobs that concern no vCenter.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._unreconciled = frozenset(but)
+            held, self._held = self._held, []
+            for each in held:
+                self._begin_or_hold(each)
 
     def start_backup(self, request: BackupRequest, *, dry_run: bool) -> Started:
         """Raises: NothingProtected, NotFound, Refused, NoRepository; nothing was started then."""
@@ -104,7 +126,9 @@ class Engine:
     def close(self) -> None:
         """Stop cleanly: running jobs give everything back and end as interrupted."""
         self._world.stopping.set()
-        self._reconciled.set()
+        self.reconciled()  # what is held ends as well: nothing starts any more
+        with self._lock:
+            self._closed = True
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _check_ready(self) -> None:
@@ -146,12 +170,19 @@ class Engine:
         rows = self._world.jobs.jobs_of_run(run_id)
         for row, work in zip(rows, works, strict=True):
             self._world.jobs.advance(row.job_id, JobEvent.QUEUE)
-            self._threads.submit(self._carry_out, row.job_id, work)
+            with self._lock:
+                self._begin_or_hold(_Held(row.vcenter_id, row.job_id, work))
         return Started(run_id=run_id, job_ids=tuple(row.job_id for row in rows), plan=tuple(plan))
+
+    def _begin_or_hold(self, job: _Held) -> None:
+        """A job that has to wait takes no thread from those that have not."""
+        if self._unreconciled is None or job.vcenter_id in self._unreconciled:
+            self._held.append(job)
+        elif not self._closed:
+            self._threads.submit(self._carry_out, job.job_id, job.work)
 
     def _carry_out(self, job_id: JobId, work: JobWork) -> None:
         try:
-            self._reconciled.wait()
             if self._world.jobs.job(job_id).state is JobState.QUEUED:
                 self._world.lifecycle.carry_out(job_id, work)
         except Exception:

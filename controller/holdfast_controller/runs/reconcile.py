@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
+from functools import partial
 
 from holdfast_common.errors import FormatError, HoldfastError, NotFound
 from holdfast_common.identity import JobId
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 
 AGENT_SETTLES_SECONDS = 0.5  # for a reconnected agent to say what it is at work on
 LOST_AFTER_LEASE_SECONDS = 15.0
+WORKERS_MAX = 64  # threads, which mostly wait for their vCenter
+LATE_POINTS = "late points"  # the one worker that is no vCenter's: it asks agents only
 UNSETTLED_RETRY_SECONDS = 10.0  # such a job keeps its VM from being backed up again
 # A job that waits for another attempt ends as interrupted, although an earlier one may have committed.
 _CAN_BE_DONE = frozenset(JobState) - ENDED - {JobState.PLANNED, JobState.QUEUED}
@@ -62,39 +66,124 @@ class Orphans:
 
 
 class Reconciler:
-    """One thread of its own; `stop` ends it."""
+    """Gives back what is left, with one thread for each vCenter: one that hangs delays no other's.
+
+    The thread that calls `run` only looks where there is something to do; it asks no vCenter anything.
+    """
 
     def __init__(self, world: World, orphans: Orphans) -> None:
         self._world = world
         self._orphans = orphans
+        self._started = world.clock.monotonic_seconds()
+        self._lock = threading.Lock()
+        self._workers: dict[str, threading.Thread] = {}
+        self._tell: Callable[[frozenset[str]], None] = lambda _: None
         # read before anybody can ask for a new job: those are none of an earlier life
-        self._unsettled = world.jobs.unfinished()
+        self._unsettled = {job.job_id: job for job in world.jobs.unfinished()}
+        left = {entry.vcenter_id for entry in world.ledger.open_entries()}
+        self._unreconciled = left | {job.vcenter_id for job in self._unsettled.values()}
 
-    def after_restart(self) -> None:
-        """Settle everything that an earlier life of this controller left unfinished."""
-        started = self._world.clock.monotonic_seconds()
-        for job in self._unsettled:
-            self._wait_for_agent(job, started)
-        self._one_round()
+    def run(self, reconciled: Callable[[frozenset[str]], None]) -> None:
+        """Look after everything until the controller stops.
 
-    def run(self) -> None:
-        """Sweep until the controller stops; what could not be settled is tried again sooner."""
+        ``reconciled`` is told at which vCenters (empty: jobs that concern none) the first round has not
+        ended yet, at once and whenever one ends: what an earlier life left elsewhere was looked after.
+        """
+        with self._lock:
+            self._tell = reconciled
+            self._tell(frozenset(self._unreconciled))
+        while not self._world.stopping.is_set():
+            try:
+                self.begin_round()
+            except Exception:
+                # A bug must not end the thread that has everything given back.
+                log.exception("the reconciler failed; it goes on")
+            self._world.stopping.wait(self._pause_seconds())
+
+    def join(self, seconds: float) -> None:
+        """Wait for the workers that are left, so long at most, after the controller was told to stop."""
+        deadline = self._world.clock.monotonic_seconds() + seconds
+        with self._lock:
+            workers = list(self._workers.values())
+        for worker in workers:
+            worker.join(max(0.0, deadline - self._world.clock.monotonic_seconds()))
+
+    def begin_round(self) -> list[threading.Thread]:
+        """Start a worker wherever something is to be done and none is at work yet; those at work."""
+        wanted = sorted(self._vcenters_with_work())
+        with self._lock:
+            free = [each for each in wanted if each not in self._workers]
+            if LATE_POINTS not in self._workers:
+                self._begin(LATE_POINTS, lambda: look_for_late_points(self._world))
+            for vcenter_id in free[: max(0, WORKERS_MAX - len(self._workers))]:
+                self._begin(vcenter_id, partial(self._vcenter_round, vcenter_id))
+            return list(self._workers.values())
+
+    def sweep(self, vcenter_id: str) -> None:
+        """Undo what is open in the ledger at one vCenter although its job has ended."""
+        open_entries = self._world.ledger.open_entries(vcenter_id=vcenter_id)
+        self._undo(vcenter_id, [entry for entry in open_entries if self._is_over(entry)])
+
+    def _vcenters_with_work(self) -> set[str]:
+        over = {
+            each.vcenter_id for each in self._world.ledger.open_entries() if self._is_over(each)
+        }
+        with self._lock:
+            unsettled = {job.vcenter_id for job in self._unsettled.values()}
+            return over | unsettled | self._unreconciled
+
+    def _pause_seconds(self) -> float:
         every = self._world.configuration.reconcile_seconds
-        while not self._world.stopping.wait(
-            min(every, UNSETTLED_RETRY_SECONDS) if self._unsettled else every
-        ):
-            self._one_round()
+        with self._lock:
+            soon = bool(self._unsettled or self._unreconciled)
+        return min(every, UNSETTLED_RETRY_SECONDS) if soon else every
 
-    def _one_round(self) -> None:
-        for work in (self._settle_left, self.sweep, self._look_for_late_points):
+    def _begin(self, name: str, work: Callable[[], None]) -> None:
+        def carry_out() -> None:
             try:
                 work()
             except Exception:
-                # A bug must not end the only thread that gives back what crashes leave behind.
-                log.exception("the reconciler failed; it goes on")
+                # A bug must not keep what crashes leave behind from being given back later.
+                log.exception("the reconciler failed; it goes on", extra={"vcenter": name})
+            finally:
+                with self._lock:
+                    del self._workers[name]
 
-    def _settle_left(self) -> None:
-        self._unsettled = [job for job in self._unsettled if not self._settled(job)]
+        self._workers[name] = threading.Thread(
+            target=carry_out, name=f"reconciler {name}", daemon=True
+        )
+        self._workers[name].start()
+
+    def _vcenter_round(self, vcenter_id: str) -> None:
+        try:
+            self._settle_left(vcenter_id)
+        except Exception:
+            # As above, and a job that cannot be settled must not keep other leftovers.
+            log.exception("the reconciler failed; it goes on", extra={"vcenter": vcenter_id})
+        if self._world.stopping.is_set():
+            return
+        try:
+            self.sweep(vcenter_id)
+        finally:
+            with self._lock:
+                self._unreconciled.discard(vcenter_id)
+                # under the lock, so that an older answer never comes after a newer one
+                self._tell(frozenset(self._unreconciled))
+
+    def _settle_left(self, vcenter_id: str) -> None:
+        """Jobs of an earlier life at one vCenter, as far as they can be settled now."""
+        with self._lock:
+            left = [job for job in self._unsettled.values() if job.vcenter_id == vcenter_id]
+            is_first = vcenter_id in self._unreconciled
+        for job in left:
+            if is_first:
+                self._wait_for_agent(job, self._started)
+        for job in left:
+            if self._world.stopping.is_set():
+                return
+            if self._settled(job):
+                with self._lock:
+                    del self._unsettled[job.job_id]
 
     def _settled(self, job: JobRow) -> bool:
         """Whether a job of an earlier life has ended now; what hinders it is logged."""
@@ -109,18 +198,6 @@ class Reconciler:
             return False
         return True
 
-    def _look_for_late_points(self) -> None:
-        look_for_late_points(self._world)
-
-    def sweep(self) -> None:
-        """Undo what is open in the ledger although its job has ended."""
-        by_vcenter: dict[str, list[LedgerEntry]] = {}
-        for entry in self._world.ledger.open_entries():
-            if self._is_over(entry):
-                by_vcenter.setdefault(entry.vcenter_id, []).append(entry)
-        for vcenter_id, entries in by_vcenter.items():
-            self._undo(vcenter_id, entries)
-
     def _is_over(self, entry: LedgerEntry) -> bool:
         try:
             return self._world.jobs.job(entry.job_id).ended
@@ -128,6 +205,8 @@ class Reconciler:
             return True  # a database was put back: the job is not there, the entry is
 
     def _undo(self, vcenter_id: str, entries: list[LedgerEntry]) -> None:
+        if not entries:
+            return
         try:
             session = self._world.vcenters.session(vcenter_id)
             undo_entries(session, self._world.ledger, entries)
@@ -162,12 +241,8 @@ class Reconciler:
 
     def _settle(self, job: JobRow) -> None:
         world = self._world
-        entries = world.ledger.open_entries(job_id=job.job_id)
-        by_vcenter: dict[str, list[LedgerEntry]] = {}
-        for entry in entries:
-            by_vcenter.setdefault(entry.vcenter_id, []).append(entry)
-        for vcenter_id, found in by_vcenter.items():
-            self._undo(vcenter_id, found)
+        # a job writes of its own vCenter only
+        self._undo(job.vcenter_id, world.ledger.open_entries(job_id=job.job_id))
         if self._has_reached_its_aim(job) and job.state in _CAN_BE_DONE:
             self._end_as_done(job)
             return

@@ -21,6 +21,7 @@ from holdfast_controller.vsphere.session import (
 )
 
 HTTPS_PORT = 443
+CLOSE_SECONDS = 10.0  # for logging out everywhere
 
 
 class Vcenters:
@@ -122,12 +123,16 @@ class Vcenters:
             session.close()
 
     def close(self) -> None:
-        """Close all sessions."""
+        """Close all sessions; one whose vCenter hangs is left to end with the program."""
         with self._lock:
             sessions = list(self._sessions.values())
             self._sessions.clear()
-        for session in sessions:
-            session.close()
+        closing = [threading.Thread(target=each.close, daemon=True) for each in sessions]
+        for thread in closing:
+            thread.start()
+        deadline = time.monotonic() + CLOSE_SECONDS
+        for thread in closing:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def host_and_port(url: str) -> tuple[str, int]:

@@ -46,6 +46,7 @@ from holdfast_controller.vsphere.session import CallGate
 log = logging.getLogger(__name__)
 
 OPERATOR_THREADS = 16
+RECONCILER_STOP_SECONDS = 10.0  # a thread that hangs at its vCenter ends with the program
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,14 +113,9 @@ async def run_daemon(
         operators=operators,
     )
 
-    def reconcile() -> None:
-        try:
-            reconciler.after_restart()
-        finally:
-            engine.reconciled()
-        reconciler.run()
-
-    reconciling = threading.Thread(target=reconcile, name="reconciler", daemon=True)
+    reconciling = threading.Thread(
+        target=reconciler.run, args=(engine.reconciled,), name="reconciler", daemon=True
+    )
 
     def started(ports: BoundPorts) -> None:
         reconciling.start()
@@ -145,7 +141,8 @@ async def run_daemon(
         await asyncio.to_thread(engine.close)
         await asyncio.to_thread(world.vcenters.close)
         if reconciling.is_alive():
-            await asyncio.to_thread(reconciling.join, 10)
+            await asyncio.to_thread(reconciling.join, RECONCILER_STOP_SECONDS)
+        await asyncio.to_thread(reconciler.join, RECONCILER_STOP_SECONDS)
         database.close()
 
 

@@ -43,7 +43,12 @@ class Database:
             ) from error
 
     def connection(self) -> sqlite3.Connection:
-        """This thread's connection, in autocommit; opened when first asked for."""
+        """This thread's connection, in autocommit; opened when first asked for.
+
+        Raises: ConfigurationError when the database was closed.
+        """
+        if self._closed:
+            raise ConfigurationError("the database is closed", file=str(self.path))
         found: sqlite3.Connection | None = getattr(self._threads, "connection", None)
         if found is None:
             found = self._opened()
@@ -77,11 +82,15 @@ class Database:
                 connection.execute("ROLLBACK")
 
     def close(self) -> None:
-        """Close the connections of all threads; no thread may use the database any more."""
+        """No thread may use the database from now on; a thread that still does so gets an error.
+
+        A connection goes with its thread: closing it below a statement that runs crashes the program.
+        """
         with self._lock:
             self._closed = True
-            for _thread, connection in self._open_connections:
-                connection.close()
+            for thread, connection in self._open_connections:
+                if thread is threading.current_thread() or not thread.is_alive():
+                    connection.close()
             self._open_connections.clear()
 
     def _opened(self) -> sqlite3.Connection:

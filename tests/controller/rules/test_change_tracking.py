@@ -197,7 +197,7 @@ def test_rule_10_our_old_snapshot_goes_before_a_new_one_is_made_and_asked(
     assert refused.error.code == "refused"
     assert len(lab.lab.machine("web").snapshots()) == 1
     lab.lab.misbehaviour.disarm()
-    holdfast.reconciler.sweep()
+    holdfast.reconciler.sweep(holdfast.vcenter_id)
     assert not lab.lab.machine("web").snapshots()
     del gate.calls[:]
     holdfast.agent.before = lambda _: gate.calls.append("the agent reads")

@@ -187,7 +187,7 @@ def test_rule_17_after_a_crash_a_job_waits_until_everything_of_ours_is_gone(
         assert not threading.Event().wait(0.5)
         assert str(holdfast.world.jobs.job(job_id).state) == "queued"
         del gate.calls[:]
-        holdfast.reconciler.sweep()
+        holdfast.reconciler.sweep(holdfast.vcenter_id)
         assert snapshot_names(lab, "web") == []
         assert not lab.lab.host_devices.attached()
         tasks = [call.split()[0] for call in gate.calls if "_Task" in call]
@@ -204,7 +204,7 @@ def test_rule_17_no_new_run_on_a_vm_before_its_leftovers_are_gone(
     assert refused.error is not None
     assert refused.error.code == "refused"
     assert str(holdfast.back_up("db").state) == "done", "another VM is not concerned"
-    holdfast.reconciler.sweep()
+    holdfast.reconciler.sweep(holdfast.vcenter_id)
     assert str(holdfast.back_up("web").state) == "done"
 
 

@@ -14,7 +14,7 @@ from holdfast_common.job_spec import JobSpec
 from holdfast_controller.runs.reconcile import Orphans, Reconciler
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab
-from support.one_process import OneProcess, one_process
+from support.one_process import OneProcess, one_process, one_round
 
 
 @pytest.fixture
@@ -58,13 +58,13 @@ def test_a_point_that_could_not_be_looked_for_is_found_later(holdfast: OneProces
     orphans = Orphans()
     orphans.attach(holdfast.world)
     reconciler = Reconciler(holdfast.world, orphans)
-    reconciler._one_round()
+    one_round(reconciler)
     assert holdfast.world.catalogue.of_job(job.job_id) is None
     holdfast.agent.agent = there
-    reconciler._one_round()
+    one_round(reconciler)
     point = holdfast.world.catalogue.of_job(job.job_id)
     assert point is not None
     assert holdfast.world.jobs.job(job.job_id).point_id == point.point_id
     asked = len(holdfast.agent.specs)
-    reconciler._one_round()
+    one_round(reconciler)
     assert len(holdfast.agent.specs) == asked

@@ -22,7 +22,7 @@ from holdfast_controller.vsphere.snapshot import temporary_snapshot
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab
 from support import agent_in_this_process
-from support.one_process import OneProcess, one_process
+from support.one_process import OneProcess, one_process, one_round
 from support.vms import CRASH, snapshot_names, vm_named
 
 TO_COMMITTING = (
@@ -92,7 +92,7 @@ def test_a_job_of_an_earlier_life_ends_as_interrupted_wherever_it_was(
     holdfast: OneProcess,
 ) -> None:
     left = [left_at(holdfast, *TO_COMMITTING[:number]) for number in range(len(TO_COMMITTING) + 1)]
-    restarted(holdfast).after_restart()
+    one_round(restarted(holdfast))
     for job_id in left:
         job = holdfast.world.jobs.job(job_id)
         assert job.state is JobState.INTERRUPTED
@@ -105,7 +105,7 @@ def test_a_point_that_was_committed_is_found_and_its_job_is_done(
     holdfast: OneProcess, state: JobState
 ) -> None:
     job = committed_but_not_written_down(holdfast, state)
-    restarted(holdfast).after_restart()
+    one_round(restarted(holdfast))
     found = holdfast.world.jobs.job(job.job_id)
     assert (found.state, found.point_id) == (JobState.DONE, job.point_id)
     assert holdfast.world.catalogue.point(job.point_id).job_id == job.job_id
@@ -118,9 +118,9 @@ def test_a_job_whose_repository_cannot_be_asked_is_settled_later(
     reconciler = restarted(holdfast)
     with monkeypatch.context() as away:
         away.setattr(holdfast.agent, "agent", replace(holdfast.agent.agent, repositories=()))
-        reconciler.after_restart()
+        one_round(reconciler)
         assert state_of(holdfast, job.job_id) is JobState.COMMITTING
-    reconciler._one_round()
+    one_round(reconciler)
     assert state_of(holdfast, job.job_id) is JobState.DONE
 
 
@@ -136,23 +136,23 @@ def test_a_listing_that_fails_never_means_that_there_is_no_point(
     with monkeypatch.context() as broken:
         pipelines = {**PIPELINES, ListPoints: failing}
         broken.setattr(agent_in_this_process, "PIPELINES", pipelines)
-        reconciler.after_restart()
+        one_round(reconciler)
         assert state_of(holdfast, job.job_id) is JobState.COMMITTING
-    reconciler._one_round()
+    one_round(reconciler)
     assert state_of(holdfast, job.job_id) is JobState.DONE
 
 
 def test_a_job_that_was_cancelled_is_settled_all_the_same(holdfast: OneProcess) -> None:
     job = committed_but_not_written_down(holdfast, JobState.COMMITTING)
     holdfast.world.jobs.ask_cancel(job.job_id)
-    restarted(holdfast).after_restart()
+    one_round(restarted(holdfast))
     assert state_of(holdfast, job.job_id) is JobState.DONE
 
 
 def test_a_job_of_this_life_is_left_alone(holdfast: OneProcess) -> None:
     reconciler = restarted(holdfast)
     job_id = left_at(holdfast, JobEvent.QUEUE)
-    reconciler.after_restart()
+    one_round(reconciler)
     assert state_of(holdfast, job_id) is JobState.QUEUED
 
 
@@ -164,7 +164,7 @@ def test_rule_17_what_a_crash_left_is_undone_before_the_job_ends(
     vm = vm_named(holdfast.session, "web")
     holdfast.crashed_in(temporary_snapshot(holdfast.session, ledger, vm=vm, wish=CRASH))
     assert len(snapshot_names(lab, "web")) == 1
-    restarted(holdfast).after_restart()
+    one_round(restarted(holdfast))
     assert snapshot_names(lab, "web") == []
     assert state_of(holdfast, job_id) is JobState.INTERRUPTED
 
@@ -182,7 +182,7 @@ def test_a_bug_in_settling_one_job_stops_neither_the_sweep_nor_the_thread(
         raise ZeroDivisionError
 
     monkeypatch.setattr(reconciler, "_settle", broken)
-    reconciler.after_restart()
+    one_round(reconciler)
     assert snapshot_names(lab, "web") == []
     assert not ledger.open_entries()
 
@@ -193,7 +193,7 @@ def test_what_a_running_job_made_is_never_undone(lab: RunningLab, holdfast: OneP
     ledger = holdfast.world.job_ledger(holdfast.world.jobs.job(job_id))
     vm = vm_named(holdfast.session, "web")
     with temporary_snapshot(holdfast.session, ledger, vm=vm, wish=CRASH):
-        reconciler.sweep()
+        reconciler.sweep(holdfast.vcenter_id)
         assert len(snapshot_names(lab, "web")) == 1
     assert snapshot_names(lab, "web") == []
 
@@ -201,6 +201,6 @@ def test_what_a_running_job_made_is_never_undone(lab: RunningLab, holdfast: OneP
 def test_a_vcenter_that_is_gone_makes_debts_and_stops_nothing(holdfast: OneProcess) -> None:
     ledger = replace(holdfast.forgotten_ledger(), vcenter_id="no such vCenter")
     ledger.intend(EntryKind.SNAPSHOT, {"vm": "vm-1", "nonce": "n"})
-    restarted(holdfast).sweep()
+    restarted(holdfast).sweep("no such vCenter")
     (debt,) = holdfast.world.ledger.debts()
     assert debt.attempts == 1

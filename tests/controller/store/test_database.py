@@ -104,3 +104,29 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
 def test_the_whole_schema_opens_twice(tmp_path: Path) -> None:
     open_database(tmp_path / "d").close()
     open_database(tmp_path / "d").close()
+
+
+def test_a_thread_that_goes_on_after_the_end_gets_an_error_and_crashes_nothing(
+    tmp_path: Path,
+) -> None:
+    database = open_database(tmp_path / "d")
+    begun, closed = threading.Event(), threading.Event()
+    problems: list[str] = []
+
+    def go_on() -> None:
+        with pytest.raises(ConfigurationError) as raised, database.transaction() as connection:
+            begun.set()
+            assert closed.wait(10)
+            # what had begun is still whole
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+            connection.execute("ROLLBACK")
+            database.execute("SELECT 1")
+        problems.append(raised.value.message)
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    assert begun.wait(10)
+    database.close()
+    closed.set()
+    thread.join(10)
+    assert problems == ["the database is closed"]
