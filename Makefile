@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.setup-done
 WORKERS ?= 2
+LONG_WORKERS ?= 3  # they wait more than they work
 SECONDS ?= 600
 SEED ?= 1
 
@@ -34,7 +35,7 @@ test: setup-tests
 
 # What takes longer: every step killed, every rule broken, every call refereed, a restored VM booted.
 test-long: setup-tests
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m long --durations=15 || $(BIN)/python -m pytest -q -m long --last-failed
+	$(BIN)/python -m pytest -q -n $(LONG_WORKERS) -m long --durations=15 || $(BIN)/python -m pytest -q -m long --last-failed
 	$(MAKE) --no-print-directory referee
 
 # Random kills and faults for as long as SECONDS, from SEED on.

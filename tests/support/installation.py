@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -39,6 +41,20 @@ class Done:
 
     def json(self) -> Any:
         return json.loads(self.stdout.strip().splitlines()[-1])
+
+
+def lasting_port() -> int:
+    """A free port that no outgoing connection gets by chance while its server is down for a moment."""
+    first_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(max(1024, first_outgoing - 16384), first_outgoing)
+        with socket.socket() as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                tried.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 @dataclass
@@ -168,9 +184,9 @@ class Installation:
             "--repository",
             str(self.repository),
             "--session-address",
-            "127.0.0.1:0",
+            f"127.0.0.1:{lasting_port()}",
             "--enrolment-address",
-            "127.0.0.1:0",
+            f"127.0.0.1:{lasting_port()}",
             "--accept-recovery-sheet",
             "--json",
             *arguments,
@@ -188,17 +204,13 @@ class Installation:
         path.write_text(text)
 
     def start_controller(self) -> None:
-        """Start it at the ports that it had before."""
+        """Start it, always at the same ports."""
         ready = self.folder / "controller.ready"
         ready.unlink(missing_ok=True)
         self.start("controller", "holdfast", "controller", "run", "--ready-file", str(ready))
         self._wait_for("controller", ready)
         ports = json.loads(ready.read_text())
         self.session_port = ports["session"]
-        self.configure(
-            session_address=f"127.0.0.1:{ports['session']}",
-            enrolment_address=f"127.0.0.1:{ports['enrolment']}",
-        )
 
     def add_vcenter(self, name: str = "lab", **changes: str) -> Done:
         facts = self.lab_facts() | changes

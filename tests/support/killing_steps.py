@@ -21,7 +21,7 @@ BOTH = ("agent", "controller")
 # They change nothing outside, come in dozens, and in an order that differs from run to run.
 READS = ("RetrieveProperties", "ContainerView", "DestroyView", "SearchDatastore", "QueryChanged")
 RESTLESS = ("Filter", "WaitForUpdates", "PropertyCollector", "CurrentTime", "LeaseProgress")
-REPEATED = ("disk write", *READS)
+WRITES = ("disk write",)
 SECOND_SECONDS_MAX = 20.0
 OTHER_ONE_IN = 4  # of the steps with effects, so many are also met by the other program's death
 
@@ -138,8 +138,9 @@ def _kill_again(rig: KillRig, first: Kill, again: Kill) -> None:
 def planned_kills(steps: Sequence[Step], *, known: frozenset[str]) -> list[Kill]:
     """Every step once, with its own program killed, at every second effect with the other one as well.
 
-    Left out: kinds of step that ``known`` has. Calls that read and writes to a disk are killed at the
-    first, second and last of their kind, calls about tasks under way at the first.
+    Left out: kinds of step that ``known`` has. Calls that read are killed at the first, second and last of
+    their kind, writes to a disk at the first, second and middle one (how many there are differs between
+    points), calls about tasks under way at the first.
     """
     last: dict[tuple[str, str], int] = {}
     for step in steps:
@@ -181,7 +182,9 @@ def _is_any(step: Step, words: tuple[str, ...]) -> bool:
 def _is_chosen(step: Step, last: int) -> bool:
     if _is_any(step, RESTLESS):
         return step.occurrence == 1
-    return not _is_any(step, REPEATED) or step.occurrence in (1, 2, last)
+    if _is_any(step, WRITES):
+        return step.occurrence in (1, 2, last // 2)
+    return not _is_any(step, READS) or step.occurrence in (1, 2, last)
 
 
 def shared_trace(rig: KillRig, scenario: Scenario, folder: Path) -> list[Step]:

@@ -29,10 +29,11 @@ class KillTally:
     def text(self) -> str:
         sums = f"steps {self.steps} killed {self.killed} left {self.left}"
         if self.steps < self.planned:
-            return f"{sums} (a choice by seed of {self.planned}; all: HOLDFAST_EVERY_STEP=1)"
+            return f"{sums} (a choice by seed of {self.planned}; make test-long kills at all)"
         return (
-            f"{sums} (of {self.traced} traced: reads and disk writes that repeat at their first, second"
-            " and last, calls about tasks at their first, of further transports what they add)"
+            f"{sums} (of {self.traced} traced: calls that only read at their first, second and last, writes to"
+            " a disk at their first, second and middle one, calls about tasks at their first, of further"
+            " transports what they add)"
         )
 
 
