@@ -177,6 +177,15 @@ class SourceGone(HoldfastError):
     code = "source_gone"
 
 
+class DatastoreFull(HoldfastError):
+    """A datastore of the VM has too little room left for its snapshot to stay; it was given back."""
+
+    code = "datastore_full"
+    default_advice = (
+        "make room on the datastore, or move VMs away from it, and run the backup again"
+    )
+
+
 class DiskMoved(HoldfastError):
     """A disk was moved to other storage while it was read; the attempt is void."""
 

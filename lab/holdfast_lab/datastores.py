@@ -12,6 +12,7 @@ from holdfast_lab.datastore_paths import datastore_path_of
 from holdfast_lab.faults import LabError, SoapFault
 from holdfast_lab.lab_clock import monotonic_seconds, utc_now
 from holdfast_lab.lab_object import LabObject, ManagedEntity, wire_property
+from holdfast_lab.method_registry import Call, soap_method
 
 if TYPE_CHECKING:
     from holdfast_lab.hosts import Host
@@ -206,3 +207,9 @@ class Datastore(ManagedEntity):
             topLevelDirectoryCreateSupported=True,
             seSparseSupported=self.kind_name == "VMFS" and self.vmfs_version >= 6,
         )
+
+
+@soap_method("RefreshDatastore")
+def refresh(call: Call) -> None:
+    """Measure free space anew: done each time it is read, so there is nothing to do."""
+    call.lab.get(call.this, Datastore)

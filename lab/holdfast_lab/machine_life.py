@@ -358,3 +358,9 @@ def mark_as_machine(call: Call) -> None:
     machine.resource_pool = pool
     machine.settings.template = False
     machine.config_changed()
+
+
+@soap_method("RefreshStorageInfo")
+def refresh_storage(call: Call) -> None:
+    """Measure the VM's files anew: done each time they are read, so there is nothing to do."""
+    call.lab.get(call.this, Machine)

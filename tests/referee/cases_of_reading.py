@@ -28,6 +28,7 @@ from holdfast_controller.vsphere import (
     transfer_leases,
 )
 from holdfast_controller.vsphere.foreign import Reference, reference
+from holdfast_controller.vsphere.free_space import read_free_space
 from holdfast_controller.vsphere.session import Account, VsphereSession
 from referee.case_table import (
     Simulator,
@@ -75,6 +76,22 @@ def pages(simulator: Simulator) -> None:
     assert len(inventory.read_inventory(simulator.session).vms) == simulator.machines
     if not simulator.outcomes.passed.get("ContinueRetrievePropertiesEx"):
         raise SimulatorsFault("everything comes in one answer, however much was asked for")
+
+
+@case("RefreshStorageInfo", "RefreshDatastore")
+def free_space(simulator: Simulator) -> None:
+    """How much room a VM's datastores have, measured anew."""
+    vm = simulator.vm()
+    stores = {link.datastore_moref for disk in vm.disks for link in disk.chain}
+    found = read_free_space(
+        simulator.session,
+        vm_moref=vm.moref,
+        datastore_morefs=stores,
+        frozen_links={disk.device_key: 0 for disk in vm.disks},
+    )
+    assert {each.name for each in found} == set(vm.datastore_names)
+    assert all(0 < each.free_bytes <= each.capacity_bytes for each in found)
+    assert sum(each.redo_log_bytes for each in found) > 0, "the files of no disk were found"
 
 
 @case("CurrentTime")

@@ -52,6 +52,7 @@ class AgentInThisProcess:
     after: Callable[[JobSpec, JobResult], JobResult] = unchanged
     specs: list[JobSpec] = field(default_factory=list)
     lost: bool = False
+    cancelled: list[Attempt] = field(default_factory=list)
     _stops: dict[Attempt, threading.Event] = field(default_factory=dict)
 
     def connected(self) -> list[ConnectedAgent]:
@@ -69,6 +70,7 @@ class AgentInThisProcess:
 
     def cancel(self, attempt: Attempt) -> None:
         self._stops[attempt].set()
+        self.cancelled.append(attempt)
 
     def may_be_at_work(self, job_id: JobId) -> bool:
         del job_id

@@ -41,6 +41,7 @@ from holdfast_controller.runs.agent_link import SignedGrant
 from holdfast_controller.runs.agent_work import next_attempt, progress_to_table
 from holdfast_controller.runs.attempt import AttemptAnswers, run_attempt
 from holdfast_controller.runs.committed_points import unless_committed
+from holdfast_controller.runs.free_space_watch import FreeSpaceWatch, free_space_watched
 from holdfast_controller.runs.point_facts import PointFacts, doubt_of_history, previous_point
 from holdfast_controller.runs.requests import BackupRequest
 from holdfast_controller.runs.results import record_point
@@ -69,7 +70,7 @@ VTPM = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frozen:
-    """The VM as our snapshot holds it, and what is to be read of it."""
+    """The VM as our snapshot holds it, what is to be read of it, and the watch over its room."""
 
     session: VsphereSession
     snapshot: SnapshotFacts
@@ -79,6 +80,7 @@ class Frozen:
     decision: LevelDecision
     areas: Mapping[int, DiskAreas]
     vm_files: VmBlobs
+    space: FreeSpaceWatch
 
 
 class ImageBackup:
@@ -127,8 +129,9 @@ class ImageBackup:
         with (
             temporary_snapshot(session, ledger, vm=vm, wish=wish) as snapshot,
             world.lifecycle.cleaning(job.job_id),
+            free_space_watched(session, snapshot) as space,
         ):
-            frozen = self._freeze(session, snapshot, vm)
+            frozen = self._freeze(session, snapshot, vm, space)
             with (
                 source_tickets(
                     session,
@@ -228,7 +231,13 @@ class ImageBackup:
 
     # -- with the snapshot ----------------------------------------------------------------------
 
-    def _freeze(self, session: VsphereSession, snapshot: SnapshotFacts, before: VmFacts) -> Frozen:
+    def _freeze(
+        self,
+        session: VsphereSession,
+        snapshot: SnapshotFacts,
+        before: VmFacts,
+        space: FreeSpaceWatch,
+    ) -> Frozen:
         if not snapshot.protected_disks:
             raise NothingProtected("the snapshot froze no disk", vm=snapshot.vm.name)
         around = read_surroundings(session)
@@ -262,6 +271,7 @@ class ImageBackup:
                 for disk in snapshot.protected_disks
             },
             vm_files=with_ovf(read_blobs(session, snapshot.vm), snapshot),
+            space=space,
         )
 
     def _work(
@@ -341,7 +351,8 @@ class ImageBackup:
             if result.outcome is Outcome.DONE:
                 record_point(world, job.job_id, result)
 
-        return run_attempt(
+        frozen.space.check()
+        result = run_attempt(
             world.link,
             agent_id=agent_id,
             attempt=attempt,
@@ -353,8 +364,9 @@ class ImageBackup:
                 renew_ticket=renewed,
                 grant_commit=grant,
             ),
-            stopped=lambda: world.lifecycle.stopped(job.job_id),
+            stopped=lambda: frozen.space.is_low or world.lifecycle.stopped(job.job_id),
         )
+        return frozen.space.judged(result)
 
 
 def _is_of(entry: LedgerEntry, vm: VmFacts) -> bool:
