@@ -1,4 +1,6 @@
-"""One virtual disk of a lab VM: its links, the guest's writes, change tracking, ground truth.
+"""One virtual disk of a lab VM: what its guest and its host do to it.
+
+Below it ``disk_truth`` (what must be read) and ``disk_links`` (the files, change tracking).
 
 Every method takes the disk's own lock, so any thread may call any of them. Offsets and lengths
 are bytes and whole sectors; ranges are half open. Links are named by their descriptor's path.
@@ -6,14 +8,12 @@ are bytes and whole sectors; ranges are half open. Links are named by their desc
 
 from __future__ import annotations
 
-import contextlib
-import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
 from holdfast_lab.storage.descriptor import CreateType, Descriptor, new_cid, new_disk_uuid, save
-from holdfast_lab.storage.disk_links import LinkedDisk
+from holdfast_lab.storage.disk_truth import DiskWithTruth
 from holdfast_lab.storage.disk_values import (
     AREAS_MAX,
     SECTOR_BYTES,
@@ -25,12 +25,12 @@ from holdfast_lab.storage.disk_values import (
     Provisioning,
     StarOnNfs,
 )
-from holdfast_lab.storage.errors import ChainError, FileExists, OutOfRange, TruthUnknown
+from holdfast_lab.storage.errors import ChainError, FileExists, OutOfRange
 from holdfast_lab.storage.flat import create_flat
 from holdfast_lab.storage.guest_log import GuestLog
 from holdfast_lab.storage.link_memory import restore_links, save_links
 from holdfast_lab.storage.links import LinkTree
-from holdfast_lab.storage.readers import RawReader, chain_allocated, copy_data_to, first_difference
+from holdfast_lab.storage.readers import chain_allocated, copy_data_to
 
 __all__ = [
     "AREAS_MAX",
@@ -48,7 +48,7 @@ __all__ = [
 NEW_LINK_BYTES = 1024 * 1024  # what a freeze asks the space guard for
 
 
-class LabDisk(LinkedDisk):
+class LabDisk(DiskWithTruth):
     """See the module. Make one with ``create`` or ``adopt``.
 
     Attributes:
@@ -57,9 +57,8 @@ class LabDisk(LinkedDisk):
     """
 
     def __init__(self, tree: LinkTree, log: GuestLog, *, provisioning: Provisioning) -> None:
-        super().__init__(tree, provisioning=provisioning)
+        super().__init__(tree, log, provisioning=provisioning)
         self.space_guard: Callable[[int], None] | None = None
-        self._log = log
 
     # -- making and taking over ------------------------------------------------------------
 
@@ -338,51 +337,6 @@ class LabDisk(LinkedDisk):
             self._tree.close()
             self._log.close()
 
-    # -- ground truth ----------------------------------------------------------------------
-
-    @property
-    def guest_log_directory(self) -> Path:
-        """Where the guest log lies."""
-        return self._log.directory
-
-    @property
-    def sequence(self) -> int:
-        """The number of the log's newest record."""
-        return self._log.sequence
-
-    def truth_sequence(self, descriptor: Path | None = None) -> int:
-        """The sequence at which a link was frozen; the newest for the tip (None)."""
-        with self.lock:
-            link = self._link(descriptor)
-            if link is self._tree.tip:
-                return self._log.sequence
-            if link.sequence is None:
-                raise TruthUnknown(f"{link.path.name} was frozen before this guest log began")
-            return link.sequence
-
-    def settle_truth(self) -> None:
-        """Take the base image that the ground truth still owes, while the files are there."""
-        with self.lock:
-            self._take_baseline_if_pending()
-
-    def truth(self, to: Path, at: int | None = None) -> None:
-        """Replay the guest log up to a sequence (None: all) into a new sparse raw file."""
-        with self.lock:
-            self._take_baseline_if_pending()
-            self._log.truth(to, at)
-
-    def first_difference(self, candidate: Path | DiskReader, at: int | None = None) -> int | None:
-        """The first offset where a raw file or reader differs from the truth; None: equal."""
-        file = self._log.directory / f"truth-{secrets.token_hex(8)}.raw"
-        try:
-            self.truth(file, at)
-            with RawReader(file) as truth, contextlib.ExitStack() as opened:
-                if isinstance(candidate, Path):
-                    return first_difference(truth, opened.enter_context(RawReader(candidate)))
-                return first_difference(truth, candidate)
-        finally:
-            file.unlink(missing_ok=True)
-
     # -- inside ----------------------------------------------------------------------------
 
     def _before_guest_change(self, offset: int, length: int, *, allocates: int) -> None:
@@ -391,10 +345,6 @@ class LabDisk(LinkedDisk):
             raise OutOfRange(f"[{offset}, {offset + length}) is not whole sectors")
         self._ask_for_space(allocates)
         self._take_baseline_if_pending()
-
-    def _take_baseline_if_pending(self) -> None:
-        if self._log.baseline_pending:
-            self._log.take_baseline(self.materialise)
 
     def _ask_for_space(self, length: int) -> None:
         if self.space_guard is not None and length:
