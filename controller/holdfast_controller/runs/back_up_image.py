@@ -53,7 +53,7 @@ from holdfast_controller.store.inventory import KnownVm
 from holdfast_controller.store.jobs import JobRow
 from holdfast_controller.vsphere import change_tracking, preflight
 from holdfast_controller.vsphere.changed_areas import DiskAreas, areas_of_disk
-from holdfast_controller.vsphere.inventory import find_vm, read_surroundings
+from holdfast_controller.vsphere.inventory import find_moref, read_vm_around
 from holdfast_controller.vsphere.quiesce import is_lower
 from holdfast_controller.vsphere.session import VsphereSession
 from holdfast_controller.vsphere.snapshot import ConsistencyWish, temporary_snapshot
@@ -159,7 +159,9 @@ class ImageBackup:
     # -- before the snapshot ------------------------------------------------------------------
 
     def _preflight(self, session: VsphereSession) -> tuple[VmFacts, list[Warned]]:
-        vm = find_vm(session, instance_uuid=self._known.vm.instance_uuid)
+        moref = find_moref(session, instance_uuid=self._known.vm.instance_uuid)
+        examined = preflight.examine(session, moref)
+        vm = examined.vm
         # not only debts: what a crash left, or another job holds of this VM, is in the way as well
         left = [
             entry
@@ -174,15 +176,14 @@ class ImageBackup:
                 since=left[0].created_at,
                 advice="see `holdfast status`; it is tried again by itself",
             )
-        found = preflight.examine(session, vm.moref)
-        found.check()
-        warnings = [Warned(code="not_protected", message=text) for text in found.warnings]
-        if found.vm.has_vtpm:
+        examined.check()
+        warnings = [Warned(code="not_protected", message=text) for text in examined.warnings]
+        if vm.has_vtpm:
             warnings.append(Warned(code="vtpm", message=VTPM))
-        warning = tracking_warning(found.vm)
+        warning = tracking_warning(vm)
         if warning and self._previous() is None:
             warnings.append(Warned(code="change_tracking", message=warning))
-        return found.vm, warnings
+        return vm, warnings
 
     def _enable_tracking(self, session: VsphereSession, vm: VmFacts) -> list[Warned]:
         if vm.change_tracking_enabled:
@@ -240,7 +241,7 @@ class ImageBackup:
     ) -> Frozen:
         if not snapshot.protected_disks:
             raise NothingProtected("the snapshot froze no disk", vm=snapshot.vm.name)
-        around = read_surroundings(session)
+        _, around = read_vm_around(session, snapshot.vm.moref)
         previous = self._previous()
         # where the VM stood in its own snapshots before ours
         tree = snapshot_tree_text(snapshot.vm.snapshots, before.current_snapshot_moref)

@@ -62,7 +62,7 @@ def with_ovf(found: VmBlobs, snapshot: SnapshotFacts) -> VmBlobs:
 
 
 def _found(session: VsphereSession, vm: VmFacts) -> Iterator[VmFile | Warned]:
-    around = inventory.read_surroundings(session)
+    _, around = inventory.read_vm_around(session, vm.moref)
     names = datastore_files.vm_file_names(session, vm, around)
     if all(name.kind != "vmx" for name in names):
         yield _lacking("vmx", "vSphere does not say where it lies")

@@ -16,6 +16,7 @@ from holdfast_common.errors import (
     CapabilityAbsent,
     HoldfastError,
     NotFound,
+    SourceGone,
     VsphereFailed,
     VsphereUnavailable,
 )
@@ -79,6 +80,15 @@ def place_of(around: Surroundings, datastore_moref: str) -> DatastorePlace:
     )
 
 
+def read_place(session: VsphereSession, datastore_moref: str) -> DatastorePlace:
+    """Where a datastore is now, asked of vSphere. Raises: NotFound."""
+    try:
+        around = inventory.read_datastore(session, datastore_moref)
+    except SourceGone as error:
+        raise NotFound("there is no such datastore", moref=datastore_moref) from error
+    return place_of(around, datastore_moref)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmFileName:
     """Where a file of a VM lies. ``required``: a missing one is a problem, not just absent."""
@@ -135,7 +145,7 @@ def read_vm_file(session: VsphereSession, name: VmFileName, around: Surroundings
 
 def read_vm_files(session: VsphereSession, vm: VmFacts) -> tuple[VmFile, ...]:
     """All files of `vm_file_names`, or none. Raises: what `read_vm_file` raises."""
-    around = inventory.read_surroundings(session)
+    _, around = inventory.read_vm_around(session, vm.moref)
     names = vm_file_names(session, vm, around)
     found = [read_vm_file(session, name, around) for name in names]
     return tuple(file for file in found if file is not None)

@@ -25,7 +25,7 @@ from holdfast_common.identity import new_ulid
 from holdfast_controller.facts import ChainLink, DiskFacts, VmFacts
 from holdfast_controller.ledger import EntryId, EntryKind, JobLedger, LedgerEntry
 from holdfast_controller.vsphere import inventory, properties
-from holdfast_controller.vsphere.datastore_files import DatastorePlace, place_of
+from holdfast_controller.vsphere.datastore_files import DatastorePlace, place_of, read_place
 from holdfast_controller.vsphere.datastore_folders import exists
 from holdfast_controller.vsphere.effects import run_task, wait_until_idle
 from holdfast_controller.vsphere.foreign import Foreign, reference
@@ -107,8 +107,9 @@ def swapped_disks(
         },
     )
     try:
+        around = inventory.read_surroundings(session)
         for swap in swaps:
-            _move(session, swap)
+            _move(session, around, swap)
         _exchange(session, vm.moref, swaps, forward=True)
         ledger.ledger.made(entry_id, {})
         yield inventory.read_vm(session, vm.moref)
@@ -178,9 +179,8 @@ def _swap(old: DiskFacts, present: ChainLink, disk: RestoredDisk) -> _Swap:
     )
 
 
-def _move(session: VsphereSession, swap: _Swap) -> None:
+def _move(session: VsphereSession, around: inventory.Surroundings, swap: _Swap) -> None:
     """Move a restored disk beside the VM's own. Nobody has it attached."""
-    around = inventory.read_surroundings(session)
     target = place_of(around, swap.datastore)
     source_name, _ = _split(swap.restored)
     source = _place_named(around, source_name, swap)
@@ -267,7 +267,7 @@ def _delete_disk(session: VsphereSession, vm_moref: str, datastore: str, name: s
     """Delete one disk by its name, never while the VM has it. Harmless when it is gone."""
     if name in _files_in_use(session, vm_moref):
         raise VsphereFailed("a disk that the VM has is not deleted", vm=vm_moref, file=name)
-    place = place_of(inventory.read_surroundings(session), datastore)
+    place = read_place(session, datastore)
     if not _is_there(session, place, name):
         return
 
@@ -299,7 +299,7 @@ def _settle(session: VsphereSession, ledger: JobLedger, entry_id: EntryId) -> No
 
 
 def _present_moref(session: VsphereSession, entry: LedgerEntry) -> str:
-    return inventory.find_vm(session, instance_uuid=entry.fact("instance_uuid")).moref
+    return inventory.find_moref(session, instance_uuid=entry.fact("instance_uuid"))
 
 
 def _devices(session: VsphereSession, vm_moref: str) -> Sequence[Foreign]:

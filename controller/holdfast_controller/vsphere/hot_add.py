@@ -65,8 +65,8 @@ def hot_added(
     yet. Close whatever has the disks open before the block ends. Raises: Refused, SourceGone, VsphereFailed and its kin; nothing stays
     attached then, or the ledger has it as a debt.
     """
-    around = inventory.read_surroundings(session)
-    proxy = inventory.find_vm(session, instance_uuid=proxy_instance_uuid)
+    moref = inventory.find_moref(session, instance_uuid=proxy_instance_uuid)
+    proxy, around = inventory.read_vm_around(session, moref)
     hot_add_slots.check_allowed(proxy, disks, around, owner=owner, writable=writable)
     with ExitStack() as attached:
         yield {
@@ -288,7 +288,7 @@ def _present_proxy(session: VsphereSession, entry: LedgerEntry) -> Reference:
             return machine
     except SourceGone:
         log.info("a proxy is no longer where it was", extra={"proxy": entry.fact("proxy_name")})
-    return reference(vim.VirtualMachine, inventory.find_vm(session, instance_uuid=identity).moref)
+    return reference(vim.VirtualMachine, inventory.find_moref(session, instance_uuid=identity))
 
 
 @contextmanager

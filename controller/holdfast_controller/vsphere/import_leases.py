@@ -77,7 +77,7 @@ def imported_vm(
         moref = moref_of(info.entity)
         ledger.ledger.made(vm_entry, {"vm": moref})
         vm = inventory.read_vm(session, moref)
-        tickets = transfer_leases.tickets_of(session, info, vm.disks, create=False)
+        tickets = transfer_leases.tickets_of(session, info, vm.disks, vm_moref=moref, create=False)
         completed: list[bool] = []
 
         def complete() -> None:

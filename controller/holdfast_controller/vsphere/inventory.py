@@ -23,7 +23,8 @@ from holdfast_controller.facts import (
 )
 from holdfast_controller.vsphere import pinning, properties
 from holdfast_controller.vsphere.devices import DatastoreNames, disk_facts
-from holdfast_controller.vsphere.foreign import Foreign, moref_of, reference
+from holdfast_controller.vsphere.foreign import Foreign, Reference, moref_of, reference
+from holdfast_controller.vsphere.places import places_of
 from holdfast_controller.vsphere.properties import ObjectProperties
 from holdfast_controller.vsphere.session import VsphereSession
 
@@ -88,8 +89,9 @@ EVERYTHING: Final[Mapping[type, Sequence[str]]] = {
     vim.ComputeResource: (*PLACE_PATHS, "resourcePool"),
     vim.ResourcePool: PLACE_PATHS,
 }
-# Folders that vSphere makes itself below a datacenter: they stand in nobody's paths.
-_HIDDEN_FOLDERS: Final = frozenset({"vm", "host", "datastore", "network"})
+SURROUNDINGS: Final = {
+    kind: paths for kind, paths in EVERYTHING.items() if kind is not vim.VirtualMachine
+}
 
 
 def read_inventory(session: VsphereSession) -> Inventory:
@@ -97,6 +99,7 @@ def read_inventory(session: VsphereSession) -> Inventory:
     found = properties.read_everything(session, EVERYTHING)
     surroundings = Surroundings.of(found, session.content())
     vms = [surroundings.vm(each) for each in _of_kind(found, vim.VirtualMachine)]
+    session.seen_vms.replace((vm.instance_uuid, vm.moref) for vm in vms)
     return Inventory(
         server=_server(session, surroundings.hosts.values()),
         taken_at=utc_text(session.clock.now()),
@@ -109,22 +112,66 @@ def read_inventory(session: VsphereSession) -> Inventory:
 
 def read_surroundings(session: VsphereSession) -> Surroundings:
     """Hosts, datastores and places as they are now: all that a VM's facts refer to."""
-    kinds = {kind: paths for kind, paths in EVERYTHING.items() if kind is not vim.VirtualMachine}
-    return Surroundings.of(properties.read_everything(session, kinds), session.content())
+    return Surroundings.of(properties.read_everything(session, SURROUNDINGS), session.content())
 
 
 def read_vm(
     session: VsphereSession, moref: str, surroundings: Surroundings | None = None
 ) -> VmFacts:
-    """One VM as it is now; ``surroundings`` None: they are read too. Raises: SourceGone."""
+    """One VM as it is now; ``surroundings`` None: its own are read too. Raises: SourceGone."""
+    if surroundings is None:
+        return read_vm_around(session, moref)[0]
     machine = reference(vim.VirtualMachine, moref)
     values = properties.read_one(session, machine, VM_PATHS)
-    around = surroundings or read_surroundings(session)
-    return around.vm(ObjectProperties(machine, values))
+    return surroundings.vm(ObjectProperties(machine, values))
+
+
+def read_vm_around(session: VsphereSession, moref: str) -> tuple[VmFacts, Surroundings]:
+    """One VM as it is now, with its own host, datastores and places, and no others: two calls.
+
+    Raises: SourceGone.
+    """
+    machine = reference(vim.VirtualMachine, moref)
+    for attempt in range(properties.READS_OF_A_CHANGING_INVENTORY):
+        values = properties.read_one(session, machine, VM_PATHS)
+        roots = [values.get(name) for name in ("runtime.host", "parent", "parentVApp")]
+        roots += values.get("datastore") or []
+        try:
+            around = _surroundings_of(session, [each for each in roots if each is not None])
+        except SourceGone:
+            # the VM left its host or datastore between the two calls
+            if attempt == properties.READS_OF_A_CHANGING_INVENTORY - 1:
+                raise
+        else:
+            return around.vm(ObjectProperties(machine, values)), around
+    raise AssertionError("the loop returns or raises")
+
+
+def read_datastore(session: VsphereSession, moref: str) -> Surroundings:
+    """One datastore with its places. Raises: SourceGone."""
+    return _surroundings_of(session, [reference(vim.Datastore, moref)])
+
+
+def _surroundings_of(session: VsphereSession, roots: Sequence[Reference]) -> Surroundings:
+    found = properties.read_upwards(session, roots, SURROUNDINGS)
+    return Surroundings.of(found, session.content())
 
 
 def find_vm(session: VsphereSession, *, instance_uuid: str) -> VmFacts:
     """The VM with this identity, wherever it is now. Raises: SourceGone, VsphereFailed."""
+    return read_vm(session, find_moref(session, instance_uuid=instance_uuid))
+
+
+def find_moref(session: VsphereSession, *, instance_uuid: str) -> str:
+    """The id of the VM with this identity: looked for where it was last, then everywhere.
+
+    Raises: SourceGone, VsphereFailed.
+    """
+    if not instance_uuid:
+        raise SourceGone("a VM without an identity cannot be looked for")
+    last = session.seen_vms.moref(instance_uuid)
+    if last and _has_identity(session, last, instance_uuid):
+        return last
     wanted: dict[type, Sequence[str]] = {vim.VirtualMachine: ("config.instanceUuid",)}
     morefs = [
         each.moref
@@ -135,7 +182,17 @@ def find_vm(session: VsphereSession, *, instance_uuid: str) -> VmFacts:
         raise SourceGone("the VM is no longer in the inventory", instance_uuid=instance_uuid)
     if len(morefs) > 1:
         raise VsphereFailed("two VMs have one instance uuid", instance_uuid=instance_uuid)
-    return read_vm(session, morefs[0])
+    session.seen_vms.add(instance_uuid, morefs[0])
+    return morefs[0]
+
+
+def _has_identity(session: VsphereSession, moref: str, instance_uuid: str) -> bool:
+    machine = reference(vim.VirtualMachine, moref)
+    try:
+        values = properties.read_one(session, machine, ["config.instanceUuid"])
+    except SourceGone:
+        return False
+    return values.get("config.instanceUuid") == instance_uuid
 
 
 def read_server(session: VsphereSession) -> ServerFacts:
@@ -179,7 +236,7 @@ class Surroundings:
     @classmethod
     def of(cls, found: Sequence[ObjectProperties], content: Foreign) -> Surroundings:
         """From everything that was read; ``content`` names the root folder."""
-        places, datacenters = _places(found, moref_of(content.rootFolder))
+        places, datacenters = places_of(found, moref_of(content.rootFolder))
         return cls(
             names=DatastoreNames(_datastores(found, datacenters)),
             hosts={each.moref: _host(each) for each in _of_kind(found, vim.HostSystem)},
@@ -312,52 +369,3 @@ def _datastores(
         )
         for each in _of_kind(found, vim.Datastore)
     ]
-
-
-def _places(
-    found: Sequence[ObjectProperties], root: str
-) -> tuple[dict[str, PlaceFacts], dict[str, str]]:
-    """Places with their paths, and the datacenter of every place below one."""
-    kinds = (vim.Folder, vim.Datacenter, vim.ComputeResource, vim.ResourcePool)
-    raw = {each.moref: each for each in found if isinstance(each.reference, kinds)}
-    places: dict[str, PlaceFacts] = {}
-    datacenters: dict[str, str] = {}
-    for moref, each in raw.items():
-        line = _line_up(raw, moref)
-        for above in line:
-            if isinstance(raw[above].reference, vim.Datacenter):
-                datacenters[moref] = above
-                break
-        names = [
-            str(raw[step].values.get("name") or "")
-            for step in reversed(line)
-            if step != root and not _hidden(raw, step)
-        ]
-        places[moref] = PlaceFacts(
-            moref=moref,
-            kind=str(type(each.reference)._wsdlName),
-            name=str(each.values.get("name") or ""),
-            parent_moref=moref_of(each.values.get("parent")),
-            path="/" + "/".join(names),
-            root_pool_moref=moref_of(each.values.get("resourcePool")),
-            vm_folder_moref=moref_of(each.values.get("vmFolder")),
-        )
-    return places, datacenters
-
-
-def _line_up(raw: Mapping[str, ObjectProperties], moref: str) -> list[str]:
-    """A place and all above it that are known; the root folder itself is not in a view."""
-    line: list[str] = []
-    while moref in raw and moref not in line:
-        line.append(moref)
-        moref = moref_of(raw[moref].values.get("parent"))
-    return line
-
-
-def _hidden(raw: Mapping[str, ObjectProperties], moref: str) -> bool:
-    above = raw.get(moref_of(raw[moref].values.get("parent")))
-    return (
-        above is not None
-        and isinstance(above.reference, vim.Datacenter)
-        and str(raw[moref].values.get("name")) in _HIDDEN_FOLDERS
-    )

@@ -15,7 +15,7 @@ from pyVmomi import vim
 from holdfast_common.errors import Refused, SourceGone, VsphereFailed
 from holdfast_controller.ledger import LedgerEntry
 from holdfast_controller.vsphere import properties
-from holdfast_controller.vsphere.foreign import Foreign, moref_of, reference
+from holdfast_controller.vsphere.foreign import Foreign, Reference, moref_of, reference
 from holdfast_controller.vsphere.new_vm_spec import NONCE_KEY
 from holdfast_controller.vsphere.properties import ObjectProperties
 from holdfast_controller.vsphere.session import VsphereSession
@@ -59,14 +59,30 @@ class MadePlace:
 def find_made_vm(session: VsphereSession, entry: LedgerEntry) -> str | None:
     """The moref of the VM of an entry of kind NEW_VM; None: there is none any more.
 
-    Its noted id is tried first; when that is not known or gone, the whole inventory is read.
+    Its noted id is tried first, then its name where it was made; when somebody changed both, the whole
+    inventory is read.
     Raises: Refused, VsphereFailed when it cannot be told without doubt.
     """
     made = MadePlace.of(entry)
     noted = entry.fact("vm")
     if noted and _is_noted_one(session, noted, made):
         return noted
+    for named in vms_named(session, made.folder_moref, made.name):
+        if _mark(properties.read_one(session, named, [SETTINGS])) == made.nonce:
+            return moref_of(named)
     return find_marked(session, made)
+
+
+def vms_named(session: VsphereSession, folder_moref: str, name: str) -> list[Reference]:
+    """The VMs in a folder that have this name; a folder that is gone has none."""
+    folder = reference(vim.Folder, folder_moref)
+    try:
+        children = properties.read_one(session, folder, ["childEntity"]).get("childEntity") or []
+        machines = [each for each in children if isinstance(each, vim.VirtualMachine)]
+        found = properties.read_many(session, machines, ["name"])
+    except SourceGone:
+        return []
+    return [each.reference for each in found if str(each.values.get("name")) == name]
 
 
 def find_marked(session: VsphereSession, made: MadePlace) -> str | None:

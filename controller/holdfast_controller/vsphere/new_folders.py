@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from pyVmomi import vim
-
 from holdfast_common.errors import (
     CapabilityAbsent,
     HoldfastError,
@@ -23,7 +21,6 @@ from holdfast_controller.ledger import (
     LedgerEntry,
     check_undo_order,
 )
-from holdfast_controller.vsphere import properties
 from holdfast_controller.vsphere.datastore_files import DatastorePlace, place_of
 from holdfast_controller.vsphere.datastore_folders import (
     already_exists,
@@ -32,8 +29,7 @@ from holdfast_controller.vsphere.datastore_folders import (
     list_folder,
     make_folder,
 )
-from holdfast_controller.vsphere.foreign import reference
-from holdfast_controller.vsphere.inventory import read_surroundings
+from holdfast_controller.vsphere.inventory import read_datastore, read_surroundings
 from holdfast_controller.vsphere.session import VsphereSession
 
 log = logging.getLogger(__name__)
@@ -99,17 +95,17 @@ def _place_today(session: VsphereSession, entry: LedgerEntry) -> DatastorePlace 
     Raises: VsphereUnavailable when it is there and cannot be reached; CapabilityAbsent when it is
     hidden from us.
     """
-    around = read_surroundings(session)
     moref, lasting_id = entry.fact("datastore"), entry.fact("datastore_id")
-    store = around.names.by_moref.get(moref)
-    if store is None and lasting_id:
+    try:
+        around = read_datastore(session, moref)
+        store = around.names.by_moref[moref]
+    except SourceGone:
+        around = read_surroundings(session)
         same = [each for each in around.names.by_moref.values() if each.datastore_id == lasting_id]
-        store = same[0] if same else None
-    if store is None:
-        try:
-            properties.read_one(session, reference(vim.Datastore, moref), ["name"])
-        except SourceGone:
+        if not same or not lasting_id:
             return None
+        store = same[0]
+    if not store.name:
         raise CapabilityAbsent(
             "a datastore with a folder of ours is not shown to the account",
             datastore=moref,

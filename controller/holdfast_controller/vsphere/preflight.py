@@ -45,8 +45,7 @@ def examine(
     session: VsphereSession, vm_moref: str, *, free_share_min: float = FREE_SHARE_MIN
 ) -> Preflight:
     """Read a VM anew and judge it. Raises: SourceGone."""
-    around = inventory.read_surroundings(session)
-    vm = inventory.read_vm(session, vm_moref, around)
+    vm, around = inventory.read_vm_around(session, vm_moref)
     return judge(vm, around.names.by_moref, free_share_min=free_share_min)
 
 

@@ -86,6 +86,41 @@ def read_everything(
     raise AssertionError("the loop returns or raises")
 
 
+def read_upwards(
+    session: VsphereSession, references: Sequence[Reference], paths: Mapping[type, Sequence[str]]
+) -> list[ObjectProperties]:
+    """Properties of these objects and of all that they lie in, as far as of these kinds, in one call.
+
+    Raises: SourceGone when one of them is gone.
+    """
+    up = Query.TraversalSpec(
+        name="up",
+        type=vim.ManagedEntity,
+        path="parent",
+        skip=False,
+        selectSet=[Query.SelectionSpec(name="up")],
+    )
+    # a specification for each: within one its selections' names would have to differ
+    specs = [
+        Query.FilterSpec(
+            objectSet=[Query.ObjectSpec(obj=unbound(each), selectSet=[up])],
+            propSet=_wanted(paths),
+        )
+        for each in references
+    ]
+    if not specs:
+        return []
+    found = session.in_one_login(lambda: _retrieve(session, *specs))
+    return list({each.moref: each for each in found}.values())
+
+
+def _wanted(paths: Mapping[type, Sequence[str]]) -> list[Foreign]:
+    return [
+        Query.PropertySpec(type=kind, all=False, pathSet=list(names))
+        for kind, names in paths.items()
+    ]
+
+
 def _retrieve_view(
     session: VsphereSession, paths: Mapping[type, Sequence[str]]
 ) -> list[ObjectProperties]:
@@ -100,20 +135,19 @@ def _retrieve_view(
     through = Query.TraversalSpec(name="view", path="view", skip=False, type=vim.view.ContainerView)
     spec = Query.FilterSpec(
         objectSet=[Query.ObjectSpec(obj=view, skip=True, selectSet=[through])],
-        propSet=[
-            Query.PropertySpec(type=kind, all=False, pathSet=list(names))
-            for kind, names in paths.items()
-        ],
+        propSet=_wanted(paths),
     )
     found = _retrieve(session, spec)
     session.call_in_login(view, "DestroyView")
     return found
 
 
-def _retrieve(session: VsphereSession, spec: Foreign) -> list[ObjectProperties]:
+def _retrieve(session: VsphereSession, *specs: Foreign) -> list[ObjectProperties]:
     collector = session.collector()
     options = Query.RetrieveOptions(maxObjects=PAGE_OBJECTS)
-    page = session.call_in_login(collector, "RetrievePropertiesEx", specSet=[spec], options=options)
+    page = session.call_in_login(
+        collector, "RetrievePropertiesEx", specSet=list(specs), options=options
+    )
     found: list[ObjectProperties] = []
     while page is not None:
         found += _objects(page.objects or [])

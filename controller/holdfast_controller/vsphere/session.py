@@ -28,6 +28,7 @@ from holdfast_common.retry import backoff_seconds
 from holdfast_controller.vsphere import faults
 from holdfast_controller.vsphere.foreign import Foreign, Reference
 from holdfast_controller.vsphere.pinning import PinnedContext
+from holdfast_controller.vsphere.seen_vms import SeenVms
 from holdfast_controller.vsphere.task_watcher import TaskWatcher
 
 log = logging.getLogger(__name__)
@@ -129,6 +130,7 @@ class VsphereSession:
         self._logins = 0
         self._keeper: threading.Thread | None = None
         self._tasks = TaskWatcher(self, patience_seconds=patience_seconds)
+        self.seen_vms = SeenVms()
 
     def __enter__(self) -> VsphereSession:
         self.login()

@@ -180,9 +180,8 @@ def _facts(
     found = quiesce.reached(plan, quiesced=made.quiesced)
     _refuse_less(found.level, order.wish, found.evidence)
     config = read_config(session, made.moref)
-    around = inventory.read_surroundings(session)
+    now, around = inventory.read_vm_around(session, order.vm.moref)
     disks = devices.disk_facts(config.hardware.device, around.names)
-    now = inventory.read_vm(session, order.vm.moref, around)
     _check_frozen(disks, now)
     return SnapshotFacts(
         moref=made.moref,

@@ -87,7 +87,7 @@ def _present_moref(session: VsphereSession, entry: LedgerEntry) -> str:
     except SourceGone:
         if not identity:
             raise
-    return inventory.find_vm(session, instance_uuid=identity).moref
+    return inventory.find_moref(session, instance_uuid=identity)
 
 
 def _own_snapshots(

@@ -29,7 +29,7 @@ from holdfast_controller.facts import DiskFacts, SnapshotFacts, VmFacts
 from holdfast_controller.ledger import EntryId, EntryKind, JobLedger, LedgerEntry
 from holdfast_controller.vsphere import faults, pinning, properties
 from holdfast_controller.vsphere.foreign import Foreign, Reference, moref_of, reference
-from holdfast_controller.vsphere.inventory import Surroundings, read_surroundings
+from holdfast_controller.vsphere.inventory import Surroundings, read_surroundings, read_vm_around
 from holdfast_controller.vsphere.session import VsphereSession
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def _export(
         lease = lend(session, lambda: session.call(target, method), repeatable=True)
         ledger.ledger.made(entry_id, {"lease": moref_of(lease)})
         info = wait_until_ready(session, lease)
-        tickets = tickets_of(session, info, disks, create=False)
+        tickets = tickets_of(session, info, disks, vm_moref=vm.moref, create=False)
         with renewed(session, lease, info):
             yield tickets
         end_lease(session, lease, "HttpNfcLeaseComplete")
@@ -179,10 +179,15 @@ def renewed(session: VsphereSession, lease: Reference, info: Foreign) -> Iterato
 
 
 def tickets_of(
-    session: VsphereSession, info: Foreign, disks: Sequence[DiskFacts], *, create: bool
+    session: VsphereSession,
+    info: Foreign,
+    disks: Sequence[DiskFacts],
+    *,
+    vm_moref: str,
+    create: bool,
 ) -> dict[int, NfcTicket]:
     """The lease's URLs by device key. Raises: VsphereFailed when one cannot be matched."""
-    around = read_surroundings(session)
+    _, around = read_vm_around(session, vm_moref)
     by_slot = {_slot_of(disk): disk for disk in disks if not disk.unprotected_reason}
     tickets: dict[int, NfcTicket] = {}
     for each in info.deviceUrl or []:
@@ -236,7 +241,7 @@ def give_back(session: VsphereSession, ledger: JobLedger, entry_id: EntryId) -> 
 
 
 def _address(session: VsphereSession, around: Surroundings, each: Foreign) -> tuple[str, str]:
-    """The URL with a host that can be reached, and that host's pin."""
+    """The URL with a host that can be reached, and that host's pin: mostly the VM's own host."""
     parts = urlsplit(str(each.url))
     host = parts.hostname or "*"
     if "*" in host:
@@ -245,8 +250,7 @@ def _address(session: VsphereSession, around: Surroundings, each: Foreign) -> tu
         netloc = f"{address.host}:{address.port}"
         pin = pinning.fingerprint(address.certificate_sha256)
         return urlunsplit(parts._replace(netloc=netloc)), pin
-    known = [found.certificate_sha256 for found in around.hosts.values() if found.name == host]
-    pin = known[0] if known and known[0] else ""
+    pin = _known_pin(around, host) or _known_pin(read_surroundings(session), host)
     if not pin and each.sslThumbprint:
         pin = pinning.host_certificate(
             host, parts.port or 443, thumbprint=str(each.sslThumbprint)
@@ -254,6 +258,11 @@ def _address(session: VsphereSession, around: Surroundings, each: Foreign) -> tu
     if not pin:
         raise VsphereFailed("vSphere does not say which certificate a host has", host=host)
     return str(each.url), pin
+
+
+def _known_pin(around: Surroundings, host: str) -> str:
+    known = [found.certificate_sha256 for found in around.hosts.values() if found.name == host]
+    return known[0] if known else ""
 
 
 def _slot_of(disk: DiskFacts) -> tuple[str, int, int]:

@@ -27,7 +27,7 @@ from holdfast_controller.ledger import (
 from holdfast_controller.vsphere import inventory, properties
 from holdfast_controller.vsphere.effects import run_task, wait_until_idle
 from holdfast_controller.vsphere.foreign import Foreign, Reference, reference
-from holdfast_controller.vsphere.marked_vms import find_made_vm
+from holdfast_controller.vsphere.marked_vms import find_made_vm, vms_named
 from holdfast_controller.vsphere.new_vm_spec import NewVmSpec
 from holdfast_controller.vsphere.session import VsphereSession
 
@@ -216,8 +216,8 @@ def power_on(session: VsphereSession, vm: VmFacts) -> None:
 
 
 def has_vm_named(session: VsphereSession, folder_moref: str, name: str) -> bool:
-    """Whether a VM in a folder has this name now. Raises: SourceGone, VsphereFailed and its kin."""
-    return bool(_vms_named(session, folder_moref, name))
+    """Whether a VM in a folder has this name now. Raises: VsphereFailed and its kin."""
+    return bool(vms_named(session, folder_moref, name))
 
 
 def network_names(session: VsphereSession, host_moref: str) -> dict[str, str]:
@@ -226,17 +226,6 @@ def network_names(session: VsphereSession, host_moref: str) -> dict[str, str]:
     found = properties.read_one(session, host, ["network"]).get("network") or []
     named = properties.read_many(session, list(found), ["name"])
     return {str(each.values.get("name")): each.moref for each in named}
-
-
-def _vms_named(session: VsphereSession, folder_moref: str, name: str) -> list[Reference]:
-    folder = reference(vim.Folder, folder_moref)
-    children = properties.read_one(session, folder, ["childEntity"]).get("childEntity") or []
-    machines = [each for each in children if isinstance(each, vim.VirtualMachine)]
-    return [
-        found.reference
-        for found in properties.read_many(session, machines, ["name"])
-        if str(found.values.get("name")) == name
-    ]
 
 
 def _exists(session: VsphereSession, machine: Reference) -> bool:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from holdfast_common.errors import SourceGone, VsphereFailed
 from holdfast_controller.facts import VmFacts
 from holdfast_controller.vsphere import inventory, properties
 from holdfast_controller.vsphere.pinning import fingerprint
@@ -70,6 +71,55 @@ def test_a_vm_is_found_by_identity(lab: RunningLab) -> None:
         web = vm_named(session, "web")
         assert inventory.find_vm(session, instance_uuid=web.instance_uuid) == web
         assert inventory.read_vm(session, web.moref) == web
+
+
+@pytest.mark.parametrize("mode", ["lab", "host_lab"])
+def test_one_vm_with_its_own_surroundings_is_what_the_whole_inventory_says(
+    request: pytest.FixtureRequest, mode: str
+) -> None:
+    lab: RunningLab = request.getfixturevalue(mode)
+    gate = CountingGate()
+    with session_at(lab, gate=gate) as session:
+        whole = inventory.read_inventory(session)
+        around = inventory.read_surroundings(session)
+        del gate.calls[:]
+        for vm in whole.vms:
+            found, own = inventory.read_vm_around(session, vm.moref)
+            assert found == vm == inventory.read_vm(session, vm.moref, around)
+            assert set(own.names.by_moref) <= set(around.names.by_moref)
+            for moref, store in own.names.by_moref.items():
+                assert store == around.names.by_moref[moref]
+            assert own.hosts == {vm.host_moref: around.hosts[vm.host_moref]}
+        assert gate.count("RetrievePropertiesEx") == 3 * len(whole.vms)
+        assert gate.count("CreateContainerView") == 0
+
+
+def test_a_vm_is_looked_for_where_it_was_last_and_then_everywhere(lab: RunningLab) -> None:
+    gate = CountingGate()
+    with session_at(lab, gate=gate) as session:
+        web, db = vm_named(session, "web"), vm_named(session, "db")
+        del gate.calls[:]
+        assert inventory.find_moref(session, instance_uuid=web.instance_uuid) == web.moref
+        assert gate.count("CreateContainerView") == 0
+        # another VM has its id now
+        session.seen_vms.add(web.instance_uuid, db.moref)
+        assert inventory.find_moref(session, instance_uuid=web.instance_uuid) == web.moref
+        assert gate.count("CreateContainerView") == 1
+        assert inventory.find_moref(session, instance_uuid=web.instance_uuid) == web.moref
+        assert gate.count("CreateContainerView") == 1
+        lab.control.call("vm-remove", vm="web")
+        with pytest.raises(SourceGone):
+            inventory.find_moref(session, instance_uuid=web.instance_uuid)
+
+
+def test_two_vms_with_one_identity_are_never_taken_for_each_other(lab: RunningLab) -> None:
+    with session_at(lab) as session:
+        web = vm_named(session, "web")
+        with lab.lab.lock:
+            lab.lab.machine("db").settings.instance_uuid = web.instance_uuid
+        inventory.read_inventory(session)
+        with pytest.raises(VsphereFailed, match="two VMs"):
+            inventory.find_moref(session, instance_uuid=web.instance_uuid)
 
 
 def test_facts_survive_json(lab: RunningLab) -> None:

@@ -336,7 +336,8 @@ def test_a_snapshot_that_freezes_nothing_is_no_snapshot(
     """The live VM is read from before the snapshot: its tip is then what the snapshot names."""
     with session_at(lab) as session:
         vm = vm_named(session, "web")
-        monkeypatch.setattr(inventory, "read_vm", lambda *_: vm)
+        _, around = inventory.read_vm_around(session, vm.moref)
+        monkeypatch.setattr(inventory, "read_vm_around", lambda *_: (vm, around))
         with (
             pytest.raises(VsphereFailed, match="does not freeze"),
             temporary_snapshot(session, ledger, vm=vm, wish=CRASH),
