@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from holdfast_common.clock import Clock, SystemClock
 from holdfast_common.places import Places
-from holdfast_common.trust.controller_trust import load_trust
+from holdfast_common.trust.controller_trust import ControllerTrust, load_trust
 from holdfast_controller.configuration import ControllerConfiguration
 from holdfast_controller.runs.engine import Engine
 from holdfast_controller.runs.key_keeper import KeyKeeper
@@ -74,76 +74,102 @@ async def run_daemon(
     """
     clock = SystemClock()
     trust = load_trust(places.trust, clock)
-    database = open_database(places.database)
-    orphans = Orphans()
-    agents = AgentTable(database, clock)
-    timing = SessionTiming(
-        heartbeat=configuration.heartbeat_seconds, job_lease=configuration.job_lease_seconds
-    )
-    sessions = AgentSessions(agents, orphans, timing=timing)
     installation = Installation(
         places=places,
         configuration=configuration,
-        database=database,
+        database=open_database(places.database),
         clock=clock,
         gate=gate,
     )
-    world = _world(installation, agents, sessions)
-    orphans.attach(world)
-    engine = Engine(world)
-    reconciler = Reconciler(world, orphans)
-    administration = AgentAdministration(
-        database=database,
-        agents=agents,
-        audit=world.audit,
-        sessions=sessions,
-        authority=trust.authority,
-        clock=clock,
-    )
-    executor = ThreadPoolExecutor(OPERATOR_THREADS, thread_name_prefix="operator")
-    operators = OperatorService(OperatorActions(world, engine, administration), executor)
-    parts = ListenerParts(
-        places=places,
-        trust=trust,
-        agents=agents,
-        audit=world.audit,
-        clock=clock,
-        sessions=sessions,
-        administration=administration,
-        operators=operators,
-    )
+    daemon = Daemon(installation, trust)
+    try:
+        await daemon.serve(stop=stop, ready=ready)
+    finally:
+        await daemon.take_apart()
 
-    reconciling = threading.Thread(
-        target=reconciler.run, args=(engine.reconciled,), name="reconciler", daemon=True
-    )
 
-    def started(ports: BoundPorts) -> None:
-        reconciling.start()
-        ready(ports)
-        log.info("controller ready", extra={"session_port": ports.session})
+class Daemon:
+    """All parts of a running controller. `serve` once, then `take_apart`."""
 
-    listeners_stop = asyncio.Event()
+    def __init__(self, installation: Installation, trust: ControllerTrust) -> None:
+        self._installation = installation
+        agents = AgentTable(installation.database, installation.clock)
+        orphans = Orphans()
+        sessions = AgentSessions(agents, orphans, timing=_timing(installation.configuration))
+        self._world = _world(installation, agents, sessions)
+        orphans.attach(self._world)
+        self._engine = Engine(self._world)
+        self._reconciler = Reconciler(self._world, orphans)
+        self._reconciling = threading.Thread(
+            target=self._reconciler.run,
+            args=(self._engine.reconciled,),
+            name="reconciler",
+            daemon=True,
+        )
+        self._operator_threads = ThreadPoolExecutor(OPERATOR_THREADS, thread_name_prefix="operator")
+        self._listeners = self._listener_parts(trust, sessions)
 
-    async def stop_jobs_first() -> None:
+    async def serve(self, *, stop: asyncio.Event, ready: Callable[[BoundPorts], None]) -> None:
+        """Listen until ``stop`` is set and no job runs any more."""
+        listeners_stop = asyncio.Event()
+        stopping = asyncio.create_task(self._stop_jobs_first(stop, listeners_stop))
+
+        def started(ports: BoundPorts) -> None:
+            self._reconciling.start()
+            ready(ports)
+            log.info("controller ready", extra={"session_port": ports.session})
+
+        try:
+            addresses = _addresses(self._installation.configuration)
+            await serve(self._listeners, addresses, stop=listeners_stop, ready=started)
+        finally:
+            stopping.cancel()
+
+    async def take_apart(self) -> None:
+        """End what runs in the order of who uses whom; the database is the last."""
+        self._world.stopping.set()
+        self._operator_threads.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._engine.close)
+        await asyncio.to_thread(self._world.vcenters.close)
+        if self._reconciling.is_alive():
+            await asyncio.to_thread(self._reconciling.join, RECONCILER_STOP_SECONDS)
+        await asyncio.to_thread(self._reconciler.join, RECONCILER_STOP_SECONDS)
+        self._installation.database.close()
+
+    async def _stop_jobs_first(self, stop: asyncio.Event, listeners_stop: asyncio.Event) -> None:
         await stop.wait()
         log.info("stopping; running jobs give everything back first")
         # agents must still be reachable meanwhile
-        await asyncio.to_thread(engine.close)
+        await asyncio.to_thread(self._engine.close)
         listeners_stop.set()
 
-    stopping = asyncio.create_task(stop_jobs_first())
-    try:
-        await serve(parts, _addresses(configuration), stop=listeners_stop, ready=started)
-    finally:
-        stopping.cancel()
-        world.stopping.set()
-        executor.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(engine.close)
-        await asyncio.to_thread(world.vcenters.close)
-        if reconciling.is_alive():
-            await asyncio.to_thread(reconciling.join, RECONCILER_STOP_SECONDS)
-        await asyncio.to_thread(reconciler.join, RECONCILER_STOP_SECONDS)
-        database.close()
+    def _listener_parts(self, trust: ControllerTrust, sessions: AgentSessions) -> ListenerParts:
+        world, installation = self._world, self._installation
+        administration = AgentAdministration(
+            database=installation.database,
+            agents=world.agents,
+            audit=world.audit,
+            sessions=sessions,
+            authority=trust.authority,
+            clock=installation.clock,
+        )
+        actions = OperatorActions(world, self._engine, administration)
+        return ListenerParts(
+            places=installation.places,
+            trust=trust,
+            agents=world.agents,
+            audit=world.audit,
+            clock=installation.clock,
+            sessions=sessions,
+            administration=administration,
+            operators=OperatorService(actions, self._operator_threads),
+        )
+
+
+def _timing(configuration: ControllerConfiguration) -> SessionTiming:
+    return SessionTiming(
+        heartbeat=configuration.heartbeat_seconds, job_lease=configuration.job_lease_seconds
+    )
 
 
 def _addresses(configuration: ControllerConfiguration) -> ListenerAddresses:
