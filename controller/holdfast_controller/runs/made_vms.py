@@ -180,7 +180,7 @@ def _made_of_files(making: _Making) -> Iterator[MadeVm]:
     making.write(tickets)
     new = making.spec(create=False)
     with _new_vm(making, new) as vm:
-        yield MadeVm(vm=vm, keys=_keys(wish.disks, vm), notes=new.notes)
+        yield MadeVm(vm=vm, keys=_keys(wish.disks, vm, new), notes=new.notes)
 
 
 @contextmanager
@@ -188,7 +188,7 @@ def _made_and_attached(making: _Making) -> Iterator[MadeVm]:
     wish = making.wish
     new = making.spec(create=True)
     with _new_vm(making, new) as vm:
-        keys = _keys(wish.disks, vm)
+        keys = _keys(wish.disks, vm, new)
         with hot_added(
             making.session,
             making.ledger,
@@ -217,7 +217,7 @@ def _made_by_lease(making: _Making) -> Iterator[MadeVm]:
         own_folders=making.own_folders(),
         keep=wish.keep,
     ) as imported:
-        keys = _keys(wish.disks, imported.vm)
+        keys = _keys(wish.disks, imported.vm, new)
         making.write({point_key: imported.tickets[key] for point_key, key in keys.items()})
         imported.complete()
         yield MadeVm(vm=imported.vm, keys=keys, notes=new.notes)
@@ -245,14 +245,15 @@ def _new_vm(making: _Making, new: NewVmSpec) -> AbstractContextManager[VmFacts]:
     )
 
 
-def _keys(disks: Sequence[DiskRecord], vm: VmFacts) -> dict[int, int]:
+def _keys(disks: Sequence[DiskRecord], vm: VmFacts, new: NewVmSpec) -> dict[int, int]:
     """The point's device keys -> the new VM's, by where each disk is connected."""
     by_slot = {_slot(f"{d.adapter} {d.bus_number}:{d.unit_number}"): d.device_key for d in vm.disks}
     keys = {}
     for disk in disks:
-        found = by_slot.get(_slot(disk.adapter))
+        slot = new.slots.get(disk.device_key, disk.adapter)
+        found = by_slot.get(_slot(slot))
         if found is None:
-            raise VsphereFailed("the new VM lacks a disk", vm=vm.name, slot=disk.adapter)
+            raise VsphereFailed("the new VM lacks a disk", vm=vm.name, slot=slot)
         keys[disk.device_key] = found
     return keys
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -21,6 +22,7 @@ from holdfast_controller.vsphere.foreign import Foreign
 FORMAT: Final = 1
 TEXT_BYTES_MAX: Final = 8 << 20  # a configuration from a repository is read whole
 DEPTH_MAX: Final = 40
+DROPPED_LENGTH_MAX: Final = 100  # a name from a repository, for people
 _SKIPPED: Final = frozenset({"dynamicType", "dynamicProperty"})
 # What of ``config`` a new VM is made with, besides devices and extraConfig.
 _PLAIN: Final = (
@@ -125,49 +127,50 @@ def _plain_bytes(value: Foreign) -> bytes:
     return bytes(value)
 
 
-def decoded(value: Json, expected: Foreign, *, depth: int = 0) -> Foreign:
-    """JSON as a value of pyVmomi's of type ``expected`` (or of the subtype it names).
+@dataclass(slots=True)
+class _Decoding:
+    """What was dropped so far, in words."""
 
-    A reference to a managed object becomes None: it means nothing elsewhere.
-    Raises: FormatError for what this vSphere interface does not know.
-    """
-    if depth > DEPTH_MAX:
-        raise FormatError("a VM's configuration nests too deeply")
-    if value is None or (isinstance(value, dict) and "_object" in value):
-        return None
-    if isinstance(value, list):
-        if not issubclass(expected, list):
-            raise FormatError("a list where none belongs", type=expected.__name__)
-        items = [decoded(each, expected.Item, depth=depth + 1) for each in value]
-        return expected(item for item in items if item is not None)
-    if isinstance(value, dict):
-        return _decoded_object(value, expected, depth)
-    return _decoded_scalar(value, expected)
+    dropped: list[str] = field(default_factory=list)
 
+    def value(self, value: Json, expected: Foreign, depth: int) -> Foreign:
+        """Raises: FormatError when it cannot be a value of this type."""
+        if depth > DEPTH_MAX:
+            raise FormatError("a VM's configuration nests too deeply")
+        if value is None or (isinstance(value, dict) and "_object" in value):
+            return None
+        if isinstance(value, list):
+            if not issubclass(expected, list):
+                raise FormatError("a list where none belongs", type=expected.__name__)
+            items = [self.value(each, expected.Item, depth + 1) for each in value]
+            return expected(item for item in items if item is not None)
+        if isinstance(value, dict):
+            return self._object(value, expected, depth)
+        return _decoded_scalar(value, expected)
 
-def _decoded_object(value: Mapping[str, Json], expected: Foreign, depth: int) -> Foreign:
-    name = str(value.get("_type", ""))
-    try:
-        kind = VmomiSupport.GuessWsdlType(name)
-    except KeyError as error:
-        raise FormatError("an unknown type in a VM's configuration", type=name) from error
-    if not issubclass(kind, VmomiSupport.DataObject) or (
-        expected is not object and not issubclass(kind, expected)
-    ):
-        raise FormatError("a type where it does not belong", type=name)
-    made = kind()
-    for each_name, each in value.items():
-        if each_name == "_type":
-            continue
+    def _object(self, value: Mapping[str, Json], expected: Foreign, depth: int) -> Foreign:
+        name = str(value.get("_type", ""))
         try:
-            declared = kind._GetPropertyInfo(each_name)
-        except AttributeError as error:
-            raise FormatError("an unknown property", type=name, property=each_name) from error
+            kind = VmomiSupport.GuessWsdlType(name)
+        except KeyError as error:
+            raise FormatError("an unknown type in a VM's configuration", type=name) from error
+        if not issubclass(kind, VmomiSupport.DataObject) or (
+            expected is not object and not issubclass(kind, expected)
+        ):
+            raise FormatError("a type where it does not belong", type=name)
+        made = kind()
+        for each_name, each in value.items():
+            if each_name != "_type":
+                self._property(made, name, each_name, each, depth)
+        return made
+
+    def _property(self, made: Foreign, kind: str, name: str, value: Json, depth: int) -> None:
+        """Set it; what this interface does not know, or not so, is left out and remembered."""
         try:
-            setattr(made, each_name, decoded(each, declared.type, depth=depth + 1))
-        except (TypeError, ValueError) as error:
-            raise FormatError("a value of a wrong type", type=name, property=each_name) from error
-    return made
+            declared = type(made)._GetPropertyInfo(name)
+            setattr(made, name, self.value(value, declared.type, depth + 1))
+        except (AttributeError, TypeError, ValueError, FormatError):
+            self.dropped.append(f"{kind}.{name}"[:DROPPED_LENGTH_MAX])
 
 
 def _decoded_scalar(value: Json, expected: Foreign) -> Foreign:
@@ -190,6 +193,12 @@ def device_label(device: Mapping[str, Json]) -> str:
     return str(label or device.get("_type", "device"))
 
 
-def decoded_device(device: Json) -> Foreign:
-    """A device of a configuration. Raises: FormatError for one that this interface does not know."""
-    return decoded(device, vim.vm.device.VirtualDevice)
+def decoded_device(device: Mapping[str, Json]) -> tuple[Foreign, tuple[str, ...]]:
+    """A device of a configuration, and the properties that this interface does not know, left out of it.
+
+    References to managed objects become None: they mean nothing elsewhere.
+    Raises: FormatError for a device that this interface does not know at all.
+    """
+    decoding = _Decoding()
+    made = decoding.value(dict(device), vim.vm.device.VirtualDevice, 0)
+    return made, tuple(decoding.dropped)

@@ -77,3 +77,96 @@ def test_identity_and_place_of_the_old_vm_are_not_taken_over() -> None:
 def test_a_disk_whose_place_is_not_known_is_an_error() -> None:
     with pytest.raises(FormatError, match="where its disks belong"):
         spec_of(SCSI, DISK, keys=(2000, 2001))
+
+
+def disk(key: int, controller: int, unit: int, **more: Json) -> Json:
+    return {
+        "_type": "VirtualDisk",
+        "key": key,
+        "controllerKey": controller,
+        "unitNumber": unit,
+        "deviceInfo": {"_type": "Description", "label": f"Hard disk {key}"},
+        **more,
+    }
+
+
+def places(made: NewVmSpec) -> dict[int, tuple[str, int, int]]:
+    """Disks by their old keys: kind of controller, bus, unit."""
+    controllers: dict[int, tuple[str, int]] = {}
+    found: dict[int, tuple[str, int, int]] = {}
+    for change in made.spec.deviceChange:
+        device = change.device
+        kind = type(device).__name__.rpartition(".")[2]
+        if kind == "VirtualDisk":
+            name, bus = controllers[device.controllerKey]
+            found[-device.key] = (name, bus, device.unitNumber)
+        else:
+            controllers[device.key] = (kind, device.busNumber)
+    return found
+
+
+def test_properties_that_nobody_knows_cost_no_disk_no_controller_and_no_card() -> None:
+    scsi = {**as_dict(SCSI), "perfume": 3, "hotAddRemove": "sometimes"}
+    unknown: dict[str, Json] = {
+        "backing": {"_type": "VirtualDiskCloudBackingInfo", "fileName": "[x] y", "cloud": []},
+        "capacityInBytes": "a lot",
+        "iofilter": {"_type": "NobodyKnows"},
+    }
+    card = {**as_dict(CARD), "perfume": 3}
+    made = spec_of(scsi, disk(2000, 1000, 3, **unknown), card)
+    kinds = [type(change.device).__name__.rpartition(".")[2] for change in made.spec.deviceChange]
+    assert kinds == ["ParaVirtualSCSIController", "VirtualDisk", "VirtualVmxnet3"]
+    assert made.spec.deviceChange[1].device.unitNumber == 3
+    told = " ".join(made.notes)
+    assert "ParaVirtualSCSIController.perfume" in told
+    assert "VirtualVmxnet3.perfume" in told
+
+
+def test_a_disk_of_a_kind_that_nobody_knows_is_restored_by_its_key() -> None:
+    made = spec_of(SCSI, disk(2000, 1000, 3, _type="VirtualHolographicDisk"))
+    assert places(made) == {2000: ("ParaVirtualSCSIController", 0, 3)}
+    assert not made.notes
+
+
+def test_disks_of_a_controller_that_nobody_knows_hang_on_one_that_is_known() -> None:
+    future: Json = {"_type": "VirtualHolographicController", "key": 7000, "busNumber": 0}
+    made = spec_of(
+        SCSI,
+        DISK,
+        future,
+        disk(2001, 7000, 3),
+        disk(2002, 7000, 7),
+        disk(2003, 7000, 60),
+        keys=(2000, 2001, 2002, 2003),
+    )
+    assert places(made) == {
+        2000: ("ParaVirtualSCSIController", 0, 3),
+        2001: ("VirtualLsiLogicSASController", 1, 3),
+        2002: ("VirtualLsiLogicSASController", 1, 0),
+        2003: ("VirtualLsiLogicSASController", 1, 1),
+    }
+    assert made.slots == {2001: "lsisas 1:3", 2002: "lsisas 1:0", 2003: "lsisas 1:1"}
+    assert len([note for note in made.notes if "hangs on an LSI Logic SAS" in note]) == 3
+    assert any("VirtualHolographicController" in note for note in made.notes)
+
+
+def test_more_disks_than_there_is_room_for_is_an_error() -> None:
+    keys = tuple(range(2000, 2017))
+    with pytest.raises(FormatError, match="more disks than"):
+        spec_of(*(disk(key, 7000, 0) for key in keys), keys=keys)
+    five: list[Json] = [{"_type": "VirtualHologram", "key": 7000 + n} for n in range(5)]
+    with pytest.raises(FormatError, match="no room"):
+        spec_of(
+            *five, *(disk(2000 + n, 7000 + n, 0) for n in range(5)), keys=tuple(range(2000, 2005))
+        )
+
+
+def test_unknown_properties_of_the_vm_itself_are_ignored() -> None:
+    made = spec_of(SCSI, DISK, perfume={"_type": "NobodyKnows"}, bootOptions=[3], keyId=None)
+    assert made.spec.name == "new"
+    assert not made.notes
+
+
+def as_dict(value: Json) -> dict[str, Json]:
+    assert isinstance(value, dict)
+    return value
