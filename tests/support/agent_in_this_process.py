@@ -72,6 +72,10 @@ class AgentInThisProcess:
         self._stops[attempt].set()
         self.cancelled.append(attempt)
 
+    def is_revoked(self, agent_id: AgentId) -> bool:
+        del agent_id
+        return False
+
     def may_be_at_work(self, job_id: JobId) -> bool:
         del job_id
         return False

@@ -104,6 +104,10 @@ class AgentLink(Protocol):
         """Ask the agent to stop; harmless when it has ended."""
         ...
 
+    def is_revoked(self, agent_id: AgentId) -> bool:
+        """Whether the agent was shut out while this controller runs."""
+        ...
+
     def may_be_at_work(self, job_id: JobId) -> bool:
         """Whether a connected agent may still be at work on an attempt that nobody here waits for.
 

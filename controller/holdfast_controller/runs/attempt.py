@@ -101,7 +101,8 @@ def run_attempt(
 ) -> JobResult:
     """Send a job to an agent and wait for its end; cancels it when ``stopped`` says so.
 
-    Raises: LeaseExpired when the agent was lost; Refused or TimedOut when it did not start.
+    Raises: LeaseExpired when the agent was lost; Refused when it was revoked; Refused or TimedOut when it
+    did not start.
     """
     handler = AttemptInProgress(answers)
     if stopped():
@@ -112,6 +113,13 @@ def run_attempt(
         if not cancelled and stopped():
             link.cancel(attempt)
             cancelled = True
+    if handler.result is None and link.is_revoked(agent_id):
+        raise Refused(
+            "the agent was revoked in the middle of the job; it can commit nothing any more",
+            agent=agent_id,
+            attempt=attempt.number,
+            advice="start the job again: another agent does it, or this one after it enrolled anew",
+        )
     if handler.result is None:
         raise LeaseExpired(
             "the agent was lost in the middle of the job; it can commit nothing any more",

@@ -101,6 +101,10 @@ class AgentSessions:
         """
         return self._desk is not None and self._desk.routes.is_winding_up(job_id)
 
+    def is_revoked(self, agent_id: AgentId) -> bool:
+        """Whether the agent was shut out while this controller runs."""
+        return agent_id in self._barred
+
     def bar(self, agent_id: AgentId) -> None:
         """The agent was revoked: its session ends now, and none begins any more."""
         error = AuthenticationFailed(
