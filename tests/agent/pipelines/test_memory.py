@@ -14,7 +14,7 @@ def test_a_stream_takes_at_most_100_mib_above_idle_for_a_small_and_a_huge_disk_b
     tmp_path: Path,
 ) -> None:
     done = subprocess.run(
-        [sys.executable, str(BENCHMARK), "--folder", str(tmp_path), "--data-mib", "128"],
+        [sys.executable, str(BENCHMARK), "--folder", str(tmp_path), "--data-mib", "256"],
         capture_output=True,
         text=True,
         check=False,
