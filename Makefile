@@ -52,7 +52,9 @@ check: setup
 proto: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I holdfast_common/wire=proto --python_out=common --grpc_python_out=common --mypy_out=common --mypy_grpc_out=common $(wildcard proto/*.proto) 2>/dev/null
 
+# Ours beside the newest restic and borg, which it builds first (Go 1.25 or newer is needed).
 bench: setup
+	PYTHON="$(PYTHON)" deploy/setup-machine bench
 	$(BIN)/python tests/benchmarks/bench.py
 
 referee: setup-tests
