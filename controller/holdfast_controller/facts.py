@@ -164,13 +164,17 @@ class DatastoreFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceFacts:
-    """A folder, datacenter, cluster, resource pool or vApp: ``kind`` is vSphere's name of it."""
+    """A folder, datacenter, cluster, resource pool or vApp: ``kind`` is vSphere's name of it.
+
+    ``path`` is for people, a slash in a name as %2f; ``inventory_path`` as vSphere itself writes it.
+    """
 
     moref: str
     kind: str
     name: str
     parent_moref: str
     path: str
+    inventory_path: str = ""
     root_pool_moref: str = ""
     vm_folder_moref: str = ""
 

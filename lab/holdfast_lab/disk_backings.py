@@ -13,6 +13,7 @@ from holdfast_lab.device_slots import wrong_device
 from holdfast_lab.device_table import Device, DiskDevice
 from holdfast_lab.disk_locks import locked, uses_of
 from holdfast_lab.faults import LabError, SoapFault, file_not_found
+from holdfast_lab.lab_object import file_stem
 from holdfast_lab.storage.descriptor import canonical_uuid
 from holdfast_lab.storage.disk import DatastoreKind, LabDisk, Provisioning
 from holdfast_lab.storage.errors import DescriptorError, FileExists, FileMissing, StorageError
@@ -209,11 +210,15 @@ def _new_descriptor(
                     vim.fault.FileAlreadyExists(file=name), f"File {name} already exists"
                 )
             return datastore, local
-        home = machine.directory if datastore is machine.home else datastore.root / machine.name
+        home = (
+            machine.directory
+            if datastore is machine.home
+            else datastore.root / file_stem(machine.name)
+        )
         directory = home if local == datastore.root else local
     else:
         datastore, directory = machine.home, machine.directory
-    return datastore, _free_name(directory, machine.name, names_taken)
+    return datastore, _free_name(directory, file_stem(machine.name), names_taken)
 
 
 def _free_name(directory: Path, stem: str, names_taken: set[Path]) -> Path:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pyVmomi import vim
 
 from holdfast_lab.faults import SoapFault
-from holdfast_lab.lab_object import ManagedEntity, wire_property
+from holdfast_lab.lab_object import ManagedEntity, escaped_name, wire_property
 
 if TYPE_CHECKING:
     from holdfast_lab.lab import Lab
@@ -148,6 +148,6 @@ def inventory_path(entity: ManagedEntity) -> str:
     names: list[str] = []
     above: ManagedEntity | None = entity
     while above is not None and above.parent is not None:
-        names.append(above.name)
+        names.append(escaped_name(above.name))
         above = above.parent
     return "/".join(reversed(names))

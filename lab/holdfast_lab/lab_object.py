@@ -7,6 +7,7 @@ A property that clients read is a method marked with ``@wire_property("name")``;
 
 from __future__ import annotations
 
+import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 Reader = TypeVar("Reader", bound=Callable[..., object])
 TASKS_SHOWN_MAX = 8  # as many as an entity lists in recentTask
+FILE_STEM_BYTES_MAX = 200  # a file's name has 255 at most, endings of snapshots included
 
 
 def wire_property(name: str) -> Callable[[Reader], Reader]:
@@ -137,7 +139,14 @@ def escaped_name(name: str) -> str:
 
 
 def plain_name(name: str) -> str:
-    """The reverse of ``escaped_name``; other text is left alone."""
-    for escape, character in (("%2f", "/"), ("%2F", "/"), ("%5c", "\\"), ("%5C", "\\")):
-        name = name.replace(escape, character)
-    return name.replace("%25", "%")
+    """A name as a client gives it: any escape sequence stands for its character.
+
+    Clients must escape percent signs; one that begins no sequence stands for itself.
+    """
+    return urllib.parse.unquote(name)
+
+
+def file_stem(name: str) -> str:
+    """How files and folders of an entity of this name are called by vSphere itself."""
+    stem = escaped_name(name).replace('"', "_").strip(" .")  # a descriptor cannot name a quote
+    return stem.encode()[:FILE_STEM_BYTES_MAX].decode(errors="ignore").strip(" .") or "vm"

@@ -18,6 +18,7 @@ from holdfast_lab.hosts import Host, Network, ResourcePool
 from holdfast_lab.inventory import Datacenter, Folder
 from holdfast_lab.inventory_plan import DiskPlan, MachinePlan
 from holdfast_lab.lab import Lab
+from holdfast_lab.lab_object import file_stem
 from holdfast_lab.machine import Machine, MachineSettings
 from holdfast_lab.power import power_on
 from holdfast_lab.snapshots import take_snapshot
@@ -38,7 +39,7 @@ def build_machine(lab: Lab, plan: MachinePlan) -> Machine:
             name=plan.name,
             folder=folder_named(lab, plan.folder),
             home=home,
-            vmx=home.root / plan.name / f"{plan.name}.vmx",
+            vmx=home.root / file_stem(plan.name) / f"{file_stem(plan.name)}.vmx",
             host=lab.by_name(Host, plan.host) if plan.host else lab.hosts()[0],
             settings=MachineSettings(
                 firmware=plan.firmware,
@@ -186,14 +187,16 @@ def add_disks(machine: Machine, controller: WireObject, plans: Sequence[DiskPlan
         with lab.lock:
             datastore = lab.datastore(plan.datastore) if plan.datastore else machine.home
             directory = (
-                machine.directory if datastore is machine.home else datastore.root / machine.name
+                machine.directory
+                if datastore is machine.home
+                else datastore.root / file_stem(machine.name)
             )
             used = machine.devices.units_in_use(int(controller.key))
         directory.mkdir(parents=True, exist_ok=True)
         unit = min(set(range(16)) - used)
         disk = lab.disks.create(
             directory,
-            machine.name if number == 0 else f"{machine.name}_{number}",
+            file_stem(machine.name) if number == 0 else f"{file_stem(machine.name)}_{number}",
             plan.size_bytes,
             kind=storage_kind(datastore),
             provisioning=Provisioning(plan.provisioning),

@@ -18,7 +18,7 @@ from holdfast_lab.host_devices import flip_if_told
 from holdfast_lab.hosts import Host, ResourcePool
 from holdfast_lab.inventory import Folder
 from holdfast_lab.lab import Lab
-from holdfast_lab.lab_object import ManagedEntity
+from holdfast_lab.lab_object import ManagedEntity, file_stem
 from holdfast_lab.machine import POWERED_OFF, SUSPENDED, Machine, MachineSettings
 from holdfast_lab.machine_build import new_machine
 from holdfast_lab.method_registry import Call, soap_method
@@ -26,8 +26,8 @@ from holdfast_lab.power import check_no_transfer, check_state
 from holdfast_lab.privileges import check_privilege
 from holdfast_lab.reconfigure import (
     changed_settings,
-    check_name,
     check_sibling_names,
+    given_name,
     switch_tracking,
 )
 from holdfast_lab.vmx_file import load_vmx
@@ -42,8 +42,7 @@ def create_task(call: Call) -> vim.Task:
     spec = call.arguments.required("config", vim.vm.ConfigSpec)
     pool = lab.get(call.arguments.required("pool", vim.ResourcePool), ResourcePool)
     host = chosen_host(call, pool)
-    name = str(spec.name or "")
-    check_name(name)
+    name = given_name(str(spec.name or ""))
     folder.check_name_is_free(name)
     return lab.tasks.start(
         folder,
@@ -70,10 +69,11 @@ def chosen_host(call: Call, pool: ResourcePool) -> Host:
 def create_machine(folder: Folder, spec: WireObject, *, pool: ResourcePool, host: Host) -> Machine:
     """Make a VM from a specification. Without ``Lab.lock``. Raises: SoapFault; nothing is left."""
     lab = folder.lab
+    name = given_name(str(spec.name or ""))
     with lab.lock:
         if spec.files is None or not spec.files.vmPathName:
             raise invalid_argument("config.files.vmPathName")
-        home, vmx = place_of_new_vmx(lab, str(spec.files.vmPathName), str(spec.name))
+        home, vmx = place_of_new_vmx(lab, str(spec.files.vmPathName), name)
         home.check_space(1 << 20)
         directory_was_there = vmx.parent.exists()
         settings = changed_settings(MachineSettings(guest_id="otherGuest"), spec)
@@ -81,7 +81,7 @@ def create_machine(folder: Folder, spec: WireObject, *, pool: ResourcePool, host
             settings.instance_uuid = str(uuid.uuid4())
         machine = new_machine(
             lab,
-            name=str(spec.name),
+            name=name,
             folder=folder,
             home=home,
             vmx=vmx,
@@ -112,13 +112,13 @@ def place_of_new_vmx(lab: Lab, path: str, name: str) -> tuple[Datastore, Path]:
     if local.suffix == ".vmx":
         vmx = local
     elif local == home.root:
-        plain = name.replace("/", "_")
+        plain = file_stem(name)
         number = 0
         while (home.root / (f"{plain}_{number}" if number else plain)).exists():
             number += 1
         vmx = home.root / (f"{plain}_{number}" if number else plain) / f"{plain}.vmx"
     else:
-        vmx = local / f"{name.replace('/', '_')}.vmx"
+        vmx = local / f"{file_stem(name)}.vmx"
     if vmx.exists():
         shown = lab.datastore_path(vmx)
         raise SoapFault(vim.fault.FileAlreadyExists(file=shown), f"File {shown} already exists")
@@ -137,7 +137,7 @@ def register_task(call: Call) -> vim.Task:
     path = call.arguments.text("path")
     name = call.arguments.text("name")
     if name:
-        check_name(name)
+        name = given_name(name)
         folder.check_name_is_free(name)
     given = call.arguments.optional("pool", vim.ResourcePool)
     pool = lab.get(given, ResourcePool) if given is not None else lab.every(ResourcePool)[0]
@@ -294,8 +294,7 @@ def destroy_folder(folder: Folder) -> None:
 @soap_method("CreateFolder")
 def create_folder(call: Call) -> WireObject:
     parent = call.lab.get(call.this, Folder)
-    name = call.arguments.text("name")
-    check_name(name)
+    name = given_name(call.arguments.text("name"))
     parent.check_name_is_free(name)
     made = Folder(
         call.lab, call.lab.new_id("group-v"), name=name, parent=parent, types=list(parent.types)
@@ -308,8 +307,7 @@ def create_folder(call: Call) -> WireObject:
 @soap_method("Rename_Task")
 def rename_task(call: Call) -> vim.Task:
     entity = call.lab.get(call.this, ManagedEntity)
-    name = call.arguments.text("newName")
-    check_name(name)
+    name = given_name(call.arguments.text("newName"))
 
     def body(_task: object) -> None:
         with call.lab.lock:

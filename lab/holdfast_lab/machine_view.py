@@ -9,6 +9,7 @@ from pyVmomi import vim
 
 from holdfast_lab.device_table import DeviceTable
 from holdfast_lab.lab_clock import utc_now
+from holdfast_lab.lab_object import escaped_name
 from holdfast_lab.wire_types import WireObject
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def config_info(machine: Machine, settings: MachineSettings, devices: DeviceTabl
     return vim.vm.ConfigInfo(
         changeVersion=f"{settings.modified.isoformat()}/{machine.change_version}",
         modified=settings.modified,
-        name=machine.name,
+        name=escaped_name(machine.name),
         guestFullName=guest_full_name(settings.guest_id),
         version=settings.hardware_version,
         uuid=settings.bios_uuid,
@@ -150,7 +151,7 @@ def summary(machine: Machine) -> WireObject:
             ipAddress=guest.ipAddress,
         ),
         config=vim.vm.Summary.ConfigSummary(
-            name=machine.name,
+            name=escaped_name(machine.name),
             template=settings.template,
             vmPathName=machine.vmx_path,
             memorySizeMB=settings.memory_mib,

@@ -10,9 +10,10 @@ from holdfast_lab.disk_devices import DEVICE_ADD
 from holdfast_lab.faults import SoapFault, invalid_argument
 from holdfast_lab.hosts import ResourcePool
 from holdfast_lab.inventory import Datacenter, Folder
+from holdfast_lab.lab_object import escaped_name
 from holdfast_lab.machine_life import chosen_host, create_machine, destroy_machine
 from holdfast_lab.method_registry import Call, soap_method
-from holdfast_lab.reconfigure import check_name
+from holdfast_lab.reconfigure import given_name
 from holdfast_lab.transfer_lease import LeasedFile, TransferLease, files_of, nvram_file, run_lease
 from holdfast_lab.wire_types import WireObject
 
@@ -31,8 +32,7 @@ def import_machine(call: Call) -> WireObject:
     if not isinstance(spec, vim.vm.VmImportSpec) or spec.configSpec is None:
         raise invalid_argument("spec", "only single virtual machines can be imported")
     config = spec.configSpec
-    name = str(config.name or "")
-    check_name(name)
+    name = given_name(str(config.name or ""))
     folder = _folder(call)
     folder.check_name_is_free(name)
     host = chosen_host(call, pool)
@@ -58,7 +58,7 @@ def import_machine(call: Call) -> WireObject:
 
 
 def _files(machine: Machine, name: str, *, wants_nvram: bool) -> list[LeasedFile]:
-    files = files_of(machine, machine.devices, name=name)
+    files = files_of(machine, machine.devices, name=escaped_name(name))
     if wants_nvram:
         files.append(nvram_file(machine, name=name))
     return files

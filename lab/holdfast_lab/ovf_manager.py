@@ -11,6 +11,7 @@ from holdfast_lab.datastores import Datastore
 from holdfast_lab.device_table import Device
 from holdfast_lab.hosts import Network
 from holdfast_lab.lab import Lab
+from holdfast_lab.lab_object import escaped_name
 from holdfast_lab.machine import Machine, MachineSnapshot
 from holdfast_lab.method_registry import Call, soap_method
 from holdfast_lab.ovf_document import (
@@ -116,7 +117,7 @@ def create_import_spec(call: Call) -> WireObject:
 def _import_spec(
     lab: Lab, described: OvfMachine, datastore: Datastore, asked: WireObject
 ) -> WireObject:
-    name = str(asked.entityName or described.name)
+    name = str(asked.entityName or escaped_name(described.name))
     networks = {each.name: lab.get(each.network, Network) for each in asked.networkMapping}
     changes: list[Any] = []
     items: list[Any] = []

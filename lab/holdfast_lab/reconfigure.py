@@ -12,6 +12,7 @@ from pyVmomi import vim
 
 from holdfast_lab.disk_devices import change_devices
 from holdfast_lab.faults import SoapFault, invalid_argument
+from holdfast_lab.lab_object import escaped_name, plain_name
 from holdfast_lab.machine import POWERED_OFF, Machine, MachineSettings
 from holdfast_lab.method_registry import Call, soap_method
 from holdfast_lab.power import check_no_transfer, check_state
@@ -49,8 +50,8 @@ def reconfigure(machine: Machine, spec: WireObject) -> None:
     with lab.lock:
         tracked_before = machine.settings.change_tracking
         machine.settings = changed
-        if spec.name is not None and spec.name != machine.name:
-            machine.name = str(spec.name)
+        if spec.name is not None and given_name(spec.name) != machine.name:
+            machine.name = given_name(spec.name)
     if changed.change_tracking != tracked_before:
         switch_tracking(machine)
     with lab.lock:
@@ -66,9 +67,9 @@ def check_spec(machine: Machine, spec: WireObject) -> None:
                 vim.fault.ConcurrentAccess(), "The configuration was changed by somebody else."
             )
     if spec.name is not None:
-        check_name(spec.name)
-        if spec.name != machine.name:
-            check_sibling_names(machine, spec.name)
+        name = given_name(spec.name)
+        if name != machine.name:
+            check_sibling_names(machine, name)
     if any(getattr(spec, name) is not None for name in COLD_ONLY):
         check_state(machine, POWERED_OFF)
     for name in ("uuid", "instanceUuid"):
@@ -88,10 +89,13 @@ def check_spec(machine: Machine, spec: WireObject) -> None:
         raise invalid_argument("spec.firmware")
 
 
-def check_name(name: str) -> None:
-    """Raises: SoapFault (InvalidName)."""
-    if not name.strip() or len(name) > NAME_CHARACTERS_MAX or not name.isprintable():
-        raise SoapFault(vim.fault.InvalidName(name=name), f"The name '{name}' is not valid.")
+def given_name(text: str) -> str:
+    """The name that a client gives, its escape sequences resolved. Raises: SoapFault (InvalidName)."""
+    name = plain_name(text)
+    too_long = len(escaped_name(name)) > NAME_CHARACTERS_MAX
+    if not name.strip() or too_long or not name.isprintable():
+        raise SoapFault(vim.fault.InvalidName(name=text), f"The name '{text}' is not valid.")
+    return name
 
 
 def check_sibling_names(machine: Machine, name: str) -> None:

@@ -16,7 +16,7 @@ from pyVmomi import vim, vmodl
 
 from holdfast_lab.faults import SoapFault
 from holdfast_lab.lab_clock import utc_now
-from holdfast_lab.lab_object import LabObject, ManagedEntity, wire_property
+from holdfast_lab.lab_object import LabObject, ManagedEntity, escaped_name, wire_property
 
 if TYPE_CHECKING:
     from holdfast_lab.lab import Lab
@@ -61,7 +61,7 @@ class LabTask(LabObject):
             name=None,
             descriptionId=self.description_id,
             entity=self.entity.ref,
-            entityName=self.entity.name,
+            entityName=escaped_name(self.entity.name),
             locked=[],
             state=self.state,
             cancelled=self.cancel_asked.is_set(),

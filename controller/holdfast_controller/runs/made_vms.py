@@ -19,6 +19,7 @@ from holdfast_controller.ledger import JobLedger, new_nonce
 from holdfast_controller.runs.restore_target import RestoreTarget
 from holdfast_controller.vsphere.configuration import Json
 from holdfast_controller.vsphere.disk_tickets import direct_ticket
+from holdfast_controller.vsphere.entity_names import file_name_of
 from holdfast_controller.vsphere.hot_add import hot_added
 from holdfast_controller.vsphere.import_leases import imported_vm
 from holdfast_controller.vsphere.inventory import Surroundings, read_vm
@@ -67,7 +68,7 @@ class _Making:
         """The path of a disk below its datastore: ``folder/name.vmdk``, ``folder/name_1.vmdk``."""
         suffix = f"_{number}" if number else ""
         folder = self.folders[self.wish.target.disks[disk.device_key].moref]
-        return f"{folder}/{_file_name(self.wish.name)}{suffix}.vmdk"
+        return f"{folder}/{file_name_of(self.wish.name)}{suffix}.vmdk"
 
     def own_folders(self) -> list[str]:
         """As the ledger keeps them."""
@@ -89,7 +90,7 @@ class _Making:
         return new_vm_spec(
             self.wish.configuration,
             name=self.wish.name,
-            vmx_file=target.home.path(f"{home}/{_file_name(self.wish.name)}.vmx"),
+            vmx_file=target.home.path(f"{home}/{file_name_of(self.wish.name)}.vmx"),
             nonce=self.nonce,
             disks=disks,
             networks=network_names(self.session, target.host.moref),
@@ -117,7 +118,7 @@ def made_vm(
         folders = {
             place.moref: kept.enter_context(
                 new_folder(
-                    session, ledger, place=place, wanted=_file_name(wish.name), keep=wish.keep
+                    session, ledger, place=place, wanted=file_name_of(wish.name), keep=wish.keep
                 )
             )
             for place in wish.target.datastores()
@@ -263,9 +264,3 @@ def _slot(adapter: str) -> tuple[str, str]:
     kind, _, place = adapter.partition(" ")
     family = kind if kind in ("ide", "sata", "nvme") else "scsi"
     return family, place
-
-
-def _file_name(name: str) -> str:
-    """A VM's name as a file name: what file systems and ``[datastore] path`` cannot hold is replaced."""
-    kept = "".join(c if c.isalnum() or c in " -_.()" else "_" for c in name).strip(" .")
-    return kept[:80] or "vm"

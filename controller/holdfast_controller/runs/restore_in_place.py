@@ -111,7 +111,7 @@ class RestoreInPlace:
         target = self._target(around, vm)
         placement = self._place(around, target)
         wish = VmWish(
-            name=f"{vm.name[:60]} (restoring {job.job_id})",
+            name=f"holdfast-restore-{job.job_id}",
             configuration=parse_configuration(
                 PointFacts.decode(self._record.configuration).configuration
             ),

@@ -30,6 +30,7 @@ from holdfast_controller.store.jobs import JobRow, NewJob
 from holdfast_controller.store.vcenters import VcenterRow
 from holdfast_controller.vsphere.configuration import parse_configuration
 from holdfast_controller.vsphere.datastore_files import place_of, upload
+from holdfast_controller.vsphere.entity_names import check_new_name
 from holdfast_controller.vsphere.inventory import Surroundings, find_vm, read_surroundings, read_vm
 from holdfast_controller.vsphere.session import VsphereSession
 from holdfast_controller.vsphere.virtual_machines import has_vm_named, power_on
@@ -153,6 +154,7 @@ class RestoreVm:
         self, session: VsphereSession, around: Surroundings, target: RestoreTarget
     ) -> None:
         """Asked of vSphere itself: a stored inventory may be old, and all data would be moved first."""
+        check_new_name(self._request.name)
         name, folder = self._request.name, target.folder
         if has_vm_named(session, folder.moref, name) or any(
             place.name == name and place.parent_moref == folder.moref

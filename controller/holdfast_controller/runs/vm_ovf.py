@@ -25,6 +25,7 @@ from holdfast_common.job_spec import Blob
 from holdfast_common.units import MIB
 from holdfast_controller.facts import DiskFacts, SnapshotFacts
 from holdfast_controller.vsphere.configuration import Json, device_label, parse_configuration
+from holdfast_controller.vsphere.entity_names import plain_name
 
 KIND: Final = "ovf"
 _NOTE: Final = "made of the snapshot's configuration"
@@ -82,7 +83,7 @@ def described(configuration: Mapping[str, Json], disks: Sequence[DiskFacts]) -> 
     needed = {disk.controller_key for disk in disks}
     saved = {disk.device_key for disk in disks}
     return OvfVm(
-        name=_text(configuration, "name") or "restored",
+        name=plain_name(_text(configuration, "name")) or "restored",
         cpus=_number(hardware, "numCPU", 1),
         cores_per_socket=_number(hardware, "numCoresPerSocket", 1),
         memory_bytes=_number(hardware, "memoryMB") * MIB,
@@ -147,7 +148,7 @@ def _nics(devices: Sequence[Mapping[str, Json]]) -> Iterator[OvfNic]:
 
 def _network(backing: Mapping[str, Json]) -> str:
     """Its name; what a distributed switch calls its group of ports where that is all we know."""
-    name = _text(backing, "deviceName")
+    name = plain_name(_text(backing, "deviceName"))
     return name or _text(_object(backing.get("port")), "portgroupKey") or "unknown network"
 
 

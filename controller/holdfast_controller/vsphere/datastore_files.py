@@ -76,7 +76,7 @@ def place_of(around: Surroundings, datastore_moref: str) -> DatastorePlace:
         moref=store.moref,
         datastore_id=store.datastore_id,
         datacenter_moref=store.datacenter_moref,
-        datacenter_path=datacenter.path.strip("/") if datacenter else "",
+        datacenter_path=datacenter.inventory_path if datacenter else "",
     )
 
 

@@ -59,13 +59,13 @@ def imported_vm(
     vm_entry = ledger.intend(
         EntryKind.NEW_VM,
         {
-            "vm_name": str(new.spec.name),
+            "vm_name": new.name,
             "nonce": nonce,
             "folder": folder_moref,
             "own_folders": json.dumps(list(own_folders)),
         },
     )
-    lease_entry = ledger.intend(EntryKind.TRANSFER_LEASE, {"vm_name": str(new.spec.name)})
+    lease_entry = ledger.intend(EntryKind.TRANSFER_LEASE, {"vm_name": new.name})
     try:
         lease = transfer_leases.lend(
             session,

@@ -23,6 +23,7 @@ from holdfast_controller.facts import (
 )
 from holdfast_controller.vsphere import pinning, properties
 from holdfast_controller.vsphere.devices import DatastoreNames, disk_facts
+from holdfast_controller.vsphere.entity_names import plain_name
 from holdfast_controller.vsphere.foreign import Foreign, Reference, moref_of, reference
 from holdfast_controller.vsphere.places import places_of
 from holdfast_controller.vsphere.properties import ObjectProperties
@@ -257,7 +258,7 @@ class Surroundings:
         snapshot = values.get("snapshot")
         return VmFacts(
             moref=found.moref,
-            name=str(values.get("name") or ""),
+            name=plain_name(str(values.get("name") or "")),
             instance_uuid=str(values.get("config.instanceUuid") or ""),
             bios_uuid=str(values.get("config.uuid") or ""),
             place=place.path if place else "",

@@ -15,6 +15,7 @@ from pyVmomi import vim
 from holdfast_common.errors import Refused, SourceGone, VsphereFailed
 from holdfast_controller.ledger import LedgerEntry
 from holdfast_controller.vsphere import properties
+from holdfast_controller.vsphere.entity_names import plain_name
 from holdfast_controller.vsphere.foreign import Foreign, Reference, moref_of, reference
 from holdfast_controller.vsphere.new_vm_spec import NONCE_KEY
 from holdfast_controller.vsphere.properties import ObjectProperties
@@ -53,7 +54,9 @@ class MadePlace:
     def is_named_so(self, found: ObjectProperties) -> bool:
         """Whether a VM has the name, in the folder, that ours was made with."""
         parent = moref_of(found.values.get("parent"))
-        return found.values.get("name") == self.name and parent == self.folder_moref
+        return (
+            plain_name(str(found.values.get("name"))) == self.name and parent == self.folder_moref
+        )
 
 
 def find_made_vm(session: VsphereSession, entry: LedgerEntry) -> str | None:
@@ -74,7 +77,7 @@ def find_made_vm(session: VsphereSession, entry: LedgerEntry) -> str | None:
 
 
 def vms_named(session: VsphereSession, folder_moref: str, name: str) -> list[Reference]:
-    """The VMs in a folder that have this name; a folder that is gone has none."""
+    """The VMs in a folder that have this plain name; a folder that is gone has none."""
     folder = reference(vim.Folder, folder_moref)
     try:
         children = properties.read_one(session, folder, ["childEntity"]).get("childEntity") or []
@@ -82,7 +85,7 @@ def vms_named(session: VsphereSession, folder_moref: str, name: str) -> list[Ref
         found = properties.read_many(session, machines, ["name"])
     except SourceGone:
         return []
-    return [each.reference for each in found if str(each.values.get("name")) == name]
+    return [each.reference for each in found if plain_name(str(each.values.get("name"))) == name]
 
 
 def find_marked(session: VsphereSession, made: MadePlace) -> str | None:

@@ -16,6 +16,7 @@ from pyVmomi import vim
 from holdfast_common.errors import FormatError
 from holdfast_common.units import KIB
 from holdfast_controller.vsphere.configuration import Json, decoded_device, device_label
+from holdfast_controller.vsphere.entity_names import escaped_name, plain_name
 from holdfast_controller.vsphere.foreign import Foreign, reference
 
 Device = vim.vm.device
@@ -67,11 +68,12 @@ class NewDisk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewVmSpec:
-    """The specification, and what was left out of it, in words.
+    """The specification, and what was left out of it, in words. ``name`` is the VM's, plain.
 
     ``slots``: disks by device key that hang elsewhere than in the point, as ``lsisas 1:0``.
     """
 
+    name: str
     spec: Foreign
     notes: tuple[str, ...]
     slots: Mapping[int, str]
@@ -96,7 +98,7 @@ def new_vm_spec(
     if not isinstance(hardware, dict):
         raise FormatError("the point's configuration names no hardware")
     spec = vim.vm.ConfigSpec(
-        name=name,
+        name=escaped_name(name),
         guestId=_text(configuration, "guestId") or "otherGuest64",
         version=_text(configuration, "version") or None,
         firmware=_text(configuration, "firmware") or None,
@@ -116,7 +118,7 @@ def new_vm_spec(
     devices = _Devices(disks={disk.device_key: disk for disk in disks}, networks=networks)
     devices.collect([each for each in _list(found) if isinstance(each, dict)])
     spec.deviceChange = devices.changes
-    return NewVmSpec(spec=spec, notes=(*notes, *devices.notes), slots=devices.slots)
+    return NewVmSpec(name=name, spec=spec, notes=(*notes, *devices.notes), slots=devices.slots)
 
 
 def added_disk(disk: NewDisk, *, controller_key: int, unit_number: int, device_key: int) -> Foreign:
@@ -280,7 +282,7 @@ def _added_card(
     notes: list[str],
 ) -> list[Foreign]:
     backing = described.get("backing")
-    network = str(backing.get("deviceName") or "") if isinstance(backing, dict) else ""
+    network = plain_name(str(backing.get("deviceName") or "")) if isinstance(backing, dict) else ""
     if network not in networks:
         if not networks:
             notes.append(f"{label} is left out: the target has no network")
@@ -295,7 +297,7 @@ def _added_card(
         addressType="generated",  # a copy beside a living original must not share its MAC address
         wakeOnLanEnabled=device.wakeOnLanEnabled,
         backing=Device.VirtualEthernetCard.NetworkBackingInfo(
-            deviceName=network, network=reference(vim.Network, networks[network])
+            deviceName=escaped_name(network), network=reference(vim.Network, networks[network])
         ),
         connectable=Device.VirtualDevice.ConnectInfo(
             startConnected=False, connected=False, allowGuestControl=True

@@ -8,6 +8,7 @@ from typing import Final
 from pyVmomi import vim
 
 from holdfast_controller.facts import PlaceFacts
+from holdfast_controller.vsphere.entity_names import escaped_name, plain_name
 from holdfast_controller.vsphere.foreign import moref_of
 from holdfast_controller.vsphere.properties import ObjectProperties
 
@@ -29,17 +30,15 @@ def places_of(
             if isinstance(raw[above].reference, vim.Datacenter):
                 datacenters[moref] = above
                 break
-        names = [
-            str(raw[step].values.get("name") or "")
-            for step in reversed(line)
-            if step != root and not _hidden(raw, step)
-        ]
+        shown = [step for step in reversed(line) if step != root and not _hidden(raw, step)]
+        names = [plain_name(str(raw[step].values.get("name") or "")) for step in shown]
         places[moref] = PlaceFacts(
             moref=moref,
             kind=str(type(each.reference)._wsdlName),
-            name=str(each.values.get("name") or ""),
+            name=plain_name(str(each.values.get("name") or "")),
             parent_moref=moref_of(each.values.get("parent")),
-            path="/" + "/".join(names),
+            path="/" + "/".join(name.replace("/", "%2f") for name in names),
+            inventory_path="/".join(escaped_name(name) for name in names),
             root_pool_moref=moref_of(each.values.get("resourcePool")),
             vm_folder_moref=moref_of(each.values.get("vmFolder")),
         )

@@ -26,6 +26,7 @@ from holdfast_controller.ledger import (
 )
 from holdfast_controller.vsphere import inventory, properties
 from holdfast_controller.vsphere.effects import run_task, wait_until_idle
+from holdfast_controller.vsphere.entity_names import plain_name
 from holdfast_controller.vsphere.foreign import Foreign, Reference, reference
 from holdfast_controller.vsphere.marked_vms import find_made_vm, vms_named
 from holdfast_controller.vsphere.new_vm_spec import NewVmSpec
@@ -54,7 +55,7 @@ def new_vm(
     ``own_folders``: the ``[datastore] folder`` paths that were made for it; only disks below them go
     with it. Raises: VsphereFailed and its kin.
     """
-    name = str(new.spec.name)
+    name = new.name
     entry_id = ledger.intend(
         EntryKind.NEW_VM,
         {
@@ -225,7 +226,7 @@ def network_names(session: VsphereSession, host_moref: str) -> dict[str, str]:
     host = reference(vim.HostSystem, host_moref)
     found = properties.read_one(session, host, ["network"]).get("network") or []
     named = properties.read_many(session, list(found), ["name"])
-    return {str(each.values.get("name")): each.moref for each in named}
+    return {plain_name(str(each.values.get("name"))): each.moref for each in named}
 
 
 def _exists(session: VsphereSession, machine: Reference) -> bool:
