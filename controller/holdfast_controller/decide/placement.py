@@ -11,6 +11,13 @@ from dataclasses import dataclass
 from holdfast_common.errors import Refused, UsageError
 from holdfast_common.identity import AgentId, DatastoreId, RepositoryId
 from holdfast_common.job_spec import TransportKind
+from holdfast_controller.decide.hot_add import (
+    DatastoreSeen,
+    ProxyVm,
+    problem_of_disk,
+    problems_of_proxy,
+    unseen_datastores,
+)
 from holdfast_controller.facts import DatastoreFacts, HostFacts, VmFacts
 
 PREFERENCE = (TransportKind.DIRECT, TransportKind.HOTADD, TransportKind.NFC)
@@ -20,10 +27,7 @@ UPDATE_2, UPDATE_2B_BUILD = (8, 0, 2), 23305546  # ESXi 8.0 U2b
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentFacts:
-    """A connected proxy. ``vm_instance_uuid``: its own VM in this vCenter, None when it is none.
-
-    ``vm_host_moref``: the host on which that VM was seen last; empty when it is not known.
-    """
+    """A connected proxy. ``vm``: its own VM in this vCenter; None when it is none, or not known which."""
 
     agent_id: AgentId
     host_name: str
@@ -31,40 +35,55 @@ class AgentFacts:
     datastores: tuple[DatastoreId, ...]
     writable_datastores: tuple[DatastoreId, ...]
     repositories: tuple[RepositoryId, ...]
-    vm_instance_uuid: str | None
-    vm_host_moref: str = ""
+    vm: ProxyVm | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskPlace:
-    """Where one disk's files lie, and how it is connected (``ide`` disks cannot be hot-added).
+    """Where one disk's files lie, by the ids of datastores and as vSphere's hosts name them.
 
-    ``hot_add_host``: the one host whose proxies may hot-add it; empty when any may.
+    ``hot_add_problem``: why no proxy may have it attached; empty when some may. ``hot_add_host``: the
+    one host whose proxies may; empty when any may.
     """
 
     datastores: tuple[DatastoreId, ...]
-    bus: str
+    seen: tuple[DatastoreSeen, ...] = ()
+    hot_add_problem: str = ""
     hot_add_host: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """The choice, and the reason that the record keeps."""
+    """The choice, and the reason that the record keeps.
+
+    ``proxy_instance_uuid``: the agent's own VM, kept because the agent may be away a moment later;
+    empty when it is none.
+    """
 
     agent_id: AgentId
+    host_name: str
     transport: TransportKind
     reason: str
+    proxy_instance_uuid: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedReach:
+    """What is to be reached. ``vm_instance_uuid`` empty: disks of nobody's yet."""
+
+    disks: Sequence[DiskPlace]
+    repository_id: RepositoryId
+    vm_instance_uuid: str = ""
+    datacenter_moref: str = ""
+    writing: bool = False
 
 
 def place(
     *,
     agents: Sequence[AgentFacts],
-    disks: Sequence[DiskPlace],
-    vm_instance_uuid: str,
-    repository_id: RepositoryId,
+    reach: WantedReach,
     wanted_transport: str = "",
     wanted_agent: str = "",
-    writing: bool = False,
 ) -> Placement:
     """The best agent and transport for all disks of one VM.
 
@@ -82,14 +101,14 @@ def place(
     refusals: list[str] = []
     for transport in transports:
         for agent in candidates:
-            problem = _problem(
-                agent, transport, disks, vm_instance_uuid, repository_id, writing=writing
-            )
+            problem = _problem(agent, transport, reach)
             if not problem:
                 return Placement(
                     agent_id=agent.agent_id,
+                    host_name=agent.host_name,
                     transport=transport,
                     reason=_reason(transport, wanted_transport, refusals),
+                    proxy_instance_uuid=agent.vm.instance_uuid if agent.vm else "",
                 )
             refusals.append(f"{transport} on {agent.host_name}: {problem}")
     raise Refused(
@@ -109,7 +128,11 @@ def disk_places(
     return [
         DiskPlace(
             datastores=tuple(dict.fromkeys(link.datastore_id for link in disk.chain)),
-            bus=disk.adapter,
+            seen=tuple(
+                DatastoreSeen(moref=link.datastore_moref, name=link.datastore_name)
+                for link in disk.chain
+            ),
+            hot_add_problem=_labelled(disk.label, problem_of_disk(disk)),
             hot_add_host=vm.host_moref
             if stuns and any(link.datastore_moref in nfs3 for link in disk.chain)
             else "",
@@ -137,40 +160,48 @@ def _wanted(text: str) -> tuple[TransportKind, ...]:
     return (kind,)
 
 
-def _problem(
-    agent: AgentFacts,
-    transport: TransportKind,
-    disks: Sequence[DiskPlace],
-    vm_instance_uuid: str,
-    repository_id: RepositoryId,
-    *,
-    writing: bool,
-) -> str:
-    if repository_id not in agent.repositories:
+def _labelled(label: str, problem: str) -> str:
+    return f"{label}: {problem}" if problem else ""
+
+
+def _problem(agent: AgentFacts, transport: TransportKind, reach: WantedReach) -> str:
+    """Why this agent cannot do it by this transport; empty when it can."""
+    if reach.repository_id not in agent.repositories:
         return "it does not reach the repository"
     if transport not in agent.transports:
         return "it does not offer this transport"
     if transport is TransportKind.DIRECT:
-        reached = agent.writable_datastores if writing else agent.datastores
-        for disk in disks:
-            for datastore in disk.datastores:
-                if datastore not in reached:
-                    kind = (
-                        "is not writable for it"
-                        if datastore in agent.datastores
-                        else "is not mapped on it"
-                    )
-                    return f"datastore {datastore} {kind}"
+        return _direct_problem(agent, reach)
     if transport is TransportKind.HOTADD:
-        if agent.vm_instance_uuid is None:
-            return "its own VM is not in this vCenter"
-        if agent.vm_instance_uuid == vm_instance_uuid:
-            return "a proxy's disks are never attached to itself"
-        if any(disk.bus == "ide" for disk in disks):
-            return "IDE disks cannot be hot-added"
-        if any(disk.hot_add_host not in ("", agent.vm_host_moref) for disk in disks):
-            return "a disk lies on NFS 3 and the VM runs on another host than the proxy"
+        return _hot_add_problem(agent.vm, reach)
     return ""
+
+
+def _direct_problem(agent: AgentFacts, reach: WantedReach) -> str:
+    reached = agent.writable_datastores if reach.writing else agent.datastores
+    for disk in reach.disks:
+        for datastore in disk.datastores:
+            if datastore not in reached:
+                mapped = datastore in agent.datastores
+                kind = "is not writable for it" if mapped else "is not mapped on it"
+                return f"datastore {datastore} {kind}"
+    return ""
+
+
+def _hot_add_problem(proxy: ProxyVm | None, reach: WantedReach) -> str:
+    """All that would be refused when the disks are attached, so that it is known before a snapshot is taken."""
+    if proxy is None:
+        return "its own VM is not in this vCenter"
+    problems = problems_of_proxy(
+        proxy,
+        vm_instance_uuid=reach.vm_instance_uuid,
+        datacenter_moref=reach.datacenter_moref,
+    )
+    problems += [disk.hot_add_problem for disk in reach.disks if disk.hot_add_problem]
+    problems += unseen_datastores(proxy, [store for disk in reach.disks for store in disk.seen])
+    if any(disk.hot_add_host not in ("", proxy.host_moref) for disk in reach.disks):
+        problems.append("a disk lies on NFS 3 and the VM runs on another host than the proxy")
+    return ", ".join(problems)
 
 
 def _reason(transport: TransportKind, wanted: str, refusals: Sequence[str]) -> str:

@@ -34,7 +34,7 @@ from holdfast_controller.decide.level import (
     snapshot_tree_text,
     tracking_warning,
 )
-from holdfast_controller.decide.placement import Placement, disk_places, place
+from holdfast_controller.decide.placement import Placement
 from holdfast_controller.facts import SnapshotFacts, VmFacts
 from holdfast_controller.ledger import JobLedger, LedgerEntry
 from holdfast_controller.runs.agent_link import SignedGrant
@@ -42,6 +42,7 @@ from holdfast_controller.runs.agent_work import next_attempt, progress_to_table
 from holdfast_controller.runs.attempt import AttemptAnswers, run_attempt
 from holdfast_controller.runs.committed_points import unless_committed
 from holdfast_controller.runs.free_space_watch import FreeSpaceWatch, free_space_watched
+from holdfast_controller.runs.placing import check_connected, place_as_seen, place_now
 from holdfast_controller.runs.point_facts import PointFacts, doubt_of_history, previous_point
 from holdfast_controller.runs.requests import BackupRequest
 from holdfast_controller.runs.results import record_point
@@ -100,7 +101,7 @@ class ImageBackup:
     def plan(self) -> list[str]:
         """For people: what would be done with this VM, and why. Raises: Refused."""
         vm = self._known.vm
-        placement = self._place(vm)
+        placement = place_as_seen(self._world, vm, self._request, vcenter_id=self._vcenter_id)
         lines = [f"{vm.name}: {self._expected_level()}, {placement.reason}"]
         lines.extend(
             f"{vm.name}: {disk.label} is NOT in the backup: {disk.unprotected_reason}"
@@ -117,7 +118,7 @@ class ImageBackup:
         session = world.vcenters.session(self._vcenter_id)
         ledger = world.job_ledger(job)
         vm, warnings = self._preflight(session)
-        placement = self._place(vm)
+        placement = place_now(world, session, vm, self._request, vcenter_id=self._vcenter_id)
         agent_id = AgentId(placement.agent_id)
         world.keeper.authorise(agent_id)
         world.jobs.note(job.job_id, "placed", placement.reason)
@@ -132,13 +133,14 @@ class ImageBackup:
             free_space_watched(session, snapshot) as space,
         ):
             frozen = self._freeze(session, snapshot, vm, space)
+            check_connected(world, placement)  # nothing is attached to a proxy that is away
             with (
                 source_tickets(
                     session,
                     ledger,
                     snapshot=snapshot,
                     transport=placement.transport,
-                    proxy_instance_uuid=self._proxy_vm(agent_id),
+                    proxy_instance_uuid=placement.proxy_instance_uuid,
                 ) as tickets,
                 world.lifecycle.cleaning(job.job_id),
             ):
@@ -201,23 +203,6 @@ class ImageBackup:
                 message=f"change tracking is off, so every backup reads everything: {problem}",
             )
         ]
-
-    def _place(self, vm: VmFacts) -> Placement:
-        around = self._world.vcenters.inventory.surroundings(self._vcenter_id)
-        return place(
-            agents=self._world.proxies(self._vcenter_id),
-            disks=disk_places(vm, around.datastores, around.hosts),
-            vm_instance_uuid=vm.instance_uuid,
-            repository_id=self._world.keeper.repository_id,
-            wanted_transport=self._request.transport,
-            wanted_agent=self._request.agent,
-        )
-
-    def _proxy_vm(self, agent_id: AgentId) -> str:
-        for agent in self._world.proxies(self._vcenter_id):
-            if agent.agent_id == agent_id:
-                return agent.vm_instance_uuid or ""
-        return ""
 
     def _previous(self) -> PointRow | None:
         return self._world.catalogue.latest(self._lineage_id)

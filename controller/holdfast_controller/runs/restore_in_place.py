@@ -25,7 +25,6 @@ from holdfast_controller.runs.restore_vm import (
     DiskMover,
     original_vm,
     place_restore,
-    proxy_vm,
     raise_unless_done_with,
 )
 from holdfast_controller.runs.world import World
@@ -118,7 +117,7 @@ class RestoreInPlace:
             disks=self._record.disks,
             target=target,
             transport=placement.transport,
-            proxy_instance_uuid=proxy_vm(world, self._vcenter.vcenter_id, placement),
+            proxy_instance_uuid=placement.proxy_instance_uuid,
             keep=False,
         )
         mover = DiskMover(world, job, self._point, self._record, placement)

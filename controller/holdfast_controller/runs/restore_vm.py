@@ -15,11 +15,13 @@ from holdfast_common.identity import AgentId
 from holdfast_common.job_result import JobResult, Outcome, Warned
 from holdfast_common.job_spec import Blob, DiskTicket, DiskToRestore, RestoreDisks, VerifyDisks
 from holdfast_common.point_record import DiskRecord, PointRecord
+from holdfast_controller.decide.hot_add import IDE, DatastoreSeen
 from holdfast_controller.decide.job_state import JobEvent
-from holdfast_controller.decide.placement import DiskPlace, Placement, place
+from holdfast_controller.decide.placement import DiskPlace, Placement, WantedReach, place
 from holdfast_controller.facts import VmFacts
 from holdfast_controller.runs.agent_work import raise_unless_done, read_with_agent
 from holdfast_controller.runs.made_vms import MadeVm, Tickets, VmWish, made_vm, read_back_tickets
+from holdfast_controller.runs.placing import present_proxies
 from holdfast_controller.runs.point_facts import PointFacts
 from holdfast_controller.runs.requests import RestoreVmRequest
 from holdfast_controller.runs.restore_disk import joined
@@ -105,7 +107,7 @@ class RestoreVm:
             disks=self._record.disks,
             target=target,
             transport=placement.transport,
-            proxy_instance_uuid=proxy_vm(world, self._vcenter.vcenter_id, placement),
+            proxy_instance_uuid=placement.proxy_instance_uuid,
         )
         mover = DiskMover(world, job, self._point, self._record, placement)
         world.jobs.advance(job.job_id, JobEvent.PREPARE, placement.reason)
@@ -289,29 +291,29 @@ def place_restore(
 ) -> Placement:
     """Agent and transport that can write to all target datastores. Raises: Refused."""
     by_moref = around.names.by_moref
+    stores = {key: by_moref[place_there.moref] for key, place_there in target.disks.items()}
     return place(
-        agents=world.proxies(vcenter_id),
-        disks=[
-            DiskPlace(
-                datastores=(by_moref[target.disks[disk.device_key].moref].datastore_id,),
-                bus=disk.adapter.partition(" ")[0],
-            )
-            for disk in disks
-        ],
-        vm_instance_uuid="",
-        repository_id=world.keeper.repository_id,
+        agents=present_proxies(world, world.vcenters.session(vcenter_id), vcenter_id),
+        reach=WantedReach(
+            disks=[
+                DiskPlace(
+                    datastores=(stores[disk.device_key].datastore_id,),
+                    seen=(
+                        DatastoreSeen(
+                            moref=stores[disk.device_key].moref, name=stores[disk.device_key].name
+                        ),
+                    ),
+                    hot_add_problem=IDE if disk.adapter.partition(" ")[0] == "ide" else "",
+                )
+                for disk in disks
+            ],
+            repository_id=world.keeper.repository_id,
+            datacenter_moref=by_moref[target.home.moref].datacenter_moref,
+            writing=True,
+        ),
         wanted_transport=wanted_transport,
         wanted_agent=wanted_agent,
-        writing=True,
     )
-
-
-def proxy_vm(world: World, vcenter_id: str, placement: Placement) -> str:
-    """The instance uuid of the chosen agent's own VM; empty when it is none."""
-    for agent in world.proxies(vcenter_id):
-        if agent.agent_id == placement.agent_id:
-            return agent.vm_instance_uuid or ""
-    return ""
 
 
 def put_nvram(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from holdfast_common.clock import Clock
 from holdfast_common.identity import LineageId
 from holdfast_controller.configuration import ControllerConfiguration
+from holdfast_controller.decide.hot_add import ProxyVm
 from holdfast_controller.decide.placement import AgentFacts
 from holdfast_controller.facts import VmFacts
 from holdfast_controller.ledger import JobLedger
@@ -62,10 +63,12 @@ class World:
         )
 
     def proxies(self, vcenter_id: str = "") -> list[AgentFacts]:
-        """Connected proxies, with their own VMs in that vCenter where they are known to be VMs."""
+        """Connected proxies, with their own VMs in that vCenter as they were seen last."""
         by_bios: dict[str, list[VmFacts]] = {}
-        for known in self.vcenters.inventory.vms(vcenter_id) if vcenter_id else []:
+        found = self.vcenters.inventory.vms(vcenter_id) if vcenter_id else []
+        for known in found:
             by_bios.setdefault(known.vm.bios_uuid, []).append(known.vm)
+        hosts = self.vcenters.inventory.surroundings(vcenter_id).hosts if found else ()
         agents = []
         for agent in self.link.connected():
             if agent.role != "proxy":
@@ -81,8 +84,7 @@ class World:
                     datastores=agent.datastores,
                     writable_datastores=agent.writable_datastores,
                     repositories=agent.repositories,
-                    vm_instance_uuid=own.instance_uuid if own is not None else None,
-                    vm_host_moref=own.host_moref if own is not None else "",
+                    vm=ProxyVm.of(own, hosts) if own is not None else None,
                 )
             )
         return agents

@@ -9,6 +9,13 @@ from typing import Final
 from pyVmomi import vim
 
 from holdfast_common.errors import Refused, VsphereFailed
+from holdfast_controller.decide.hot_add import (
+    DatastoreSeen,
+    ProxyVm,
+    problem_of_disk,
+    problems_of_proxy,
+    unseen_datastores,
+)
 from holdfast_controller.facts import ChainLink, DiskFacts, VmFacts
 from holdfast_controller.vsphere.devices import split_datastore_path
 from holdfast_controller.vsphere.foreign import Foreign, moref_of
@@ -140,47 +147,20 @@ def check_allowed(
     writable: bool,
 ) -> None:
     """What hot-add cannot do is refused before anything is touched. Raises: Refused."""
-    problems = _problems_of_proxy(proxy, owner)
+    own = ProxyVm.of(proxy, around.hosts.values())
+    problems = problems_of_proxy(
+        own,
+        vm_instance_uuid=owner.instance_uuid if owner is not None else "",
+        datacenter_moref=owner.datacenter_moref if owner is not None else "",
+    )
     for disk in disks:
-        problems += [f"{disk.label}: {text}" for text in _problems_of_disk(disk, writable=writable)]
-    problems += _unseen_datastores(proxy, disks, around)
+        problem = problem_of_disk(disk)
+        if not problem and writable and len(disk.chain) != 1:
+            problem = "only a disk without snapshots can be written"
+        problems += [f"{disk.label}: {problem}"] if problem else []
+    links = [link for disk in disks for link in disk.chain]
+    problems += unseen_datastores(
+        own, [DatastoreSeen(moref=link.datastore_moref, name=link.datastore_name) for link in links]
+    )
     if problems:
         raise Refused("; ".join(problems), proxy=proxy.name, advice="choose another transport")
-
-
-def _problems_of_proxy(proxy: VmFacts, owner: VmFacts | None) -> list[str]:
-    problems = []
-    if proxy.power_state != "poweredOn" or proxy.connection_state != "connected":
-        problems.append(f"the proxy is {proxy.power_state}, {proxy.connection_state}")
-    if owner is not None and owner.instance_uuid == proxy.instance_uuid:
-        problems.append("a proxy's disks are never attached to itself")
-    if owner is not None and owner.datacenter_moref != proxy.datacenter_moref:
-        problems.append("the proxy is in another datacenter than the VM")
-    return problems
-
-
-def _problems_of_disk(disk: DiskFacts, *, writable: bool) -> list[str]:
-    if disk.adapter == "ide":
-        return ["IDE disks cannot be hot-added"]
-    if disk.tip is None:
-        return ["its backing has no file to attach"]
-    if disk.raw_mapping:
-        return ["raw device mappings are not attached to proxies"]
-    if writable and len(disk.chain) != 1:
-        return ["only a disk without snapshots can be written"]
-    return []
-
-
-def _unseen_datastores(
-    proxy: VmFacts, disks: Sequence[DiskFacts], around: Surroundings
-) -> list[str]:
-    host = around.hosts.get(proxy.host_moref)
-    if host is None or not host.datastore_morefs:
-        return []
-    unseen = {
-        link.datastore_name
-        for disk in disks
-        for link in disk.chain
-        if link.datastore_moref and link.datastore_moref not in host.datastore_morefs
-    }
-    return [f"the proxy's host does not see datastore {name}" for name in sorted(unseen)]

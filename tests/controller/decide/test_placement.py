@@ -1,14 +1,17 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from holdfast_common.errors import Refused, UsageError
 from holdfast_common.identity import AgentId, DatastoreId, RepositoryId
 from holdfast_common.job_spec import TransportKind
+from holdfast_controller.decide.hot_add import IDE, DatastoreSeen, ProxyVm
 from holdfast_controller.decide.placement import (
     AgentFacts,
     DiskPlace,
     Placement,
+    WantedReach,
     disk_places,
     place,
 )
@@ -19,6 +22,17 @@ NFS = DatastoreId("ds:///nfs/")
 VMFS = DatastoreId("ds:///vmfs/")
 
 
+PROXY = ProxyVm(
+    moref="vm-9",
+    instance_uuid="proxy-vm",
+    power_state="poweredOn",
+    connection_state="connected",
+    host_moref="host-1",
+    datacenter_moref="dc-1",
+    host_datastore_morefs=("ds-1", "ds-2"),
+)
+
+
 def agent(**changes: object) -> AgentFacts:
     facts: dict[str, object] = {
         "agent_id": AgentId("a1"),
@@ -27,22 +41,28 @@ def agent(**changes: object) -> AgentFacts:
         "datastores": (NFS,),
         "writable_datastores": (NFS,),
         "repositories": (REPOSITORY,),
-        "vm_instance_uuid": "proxy-vm",
+        "vm": PROXY,
     }
     facts.update(changes)
     return AgentFacts(**facts)  # type: ignore[arg-type]  # a test's shorthand
 
 
-def choose(agents: list[AgentFacts], *datastores: DatastoreId, **more: object) -> Placement:
-    disks = [
-        DiskPlace(datastores=(store,), bus=str(more.pop("bus", "scsi"))) for store in datastores
-    ]
+def choose(
+    agents: list[AgentFacts],
+    *datastores: DatastoreId,
+    wanted_transport: str = "",
+    **more: object,
+) -> Placement:
+    disk = {"seen": more.pop("seen", ()), "hot_add_problem": more.pop("hot_add_problem", "")}
+    reach: dict[str, object] = {"vm_instance_uuid": "vm", "datacenter_moref": "dc-1", **more}
     return place(
         agents=agents,
-        disks=disks,
-        vm_instance_uuid="vm",
-        repository_id=REPOSITORY,
-        **more,  # type: ignore[arg-type]  # a test's shorthand
+        reach=WantedReach(
+            disks=[DiskPlace(datastores=(store,), **disk) for store in datastores],  # type: ignore[arg-type]  # a test's shorthand
+            repository_id=REPOSITORY,
+            **reach,  # type: ignore[arg-type]  # a test's shorthand
+        ),
+        wanted_transport=wanted_transport,
     )
 
 
@@ -57,12 +77,48 @@ def test_hot_add_comes_next_and_the_record_says_why() -> None:
 
 
 def test_the_network_is_the_last_resort() -> None:
-    assert choose([agent(vm_instance_uuid=None)], VMFS).transport is TransportKind.NFC
+    assert choose([agent(vm=None)], VMFS).transport is TransportKind.NFC
 
 
 def test_ide_disks_and_the_proxy_itself_are_never_hot_added() -> None:
-    assert choose([agent()], VMFS, bus="ide").transport is TransportKind.NFC
-    assert choose([agent(vm_instance_uuid="vm")], VMFS).transport is TransportKind.NFC
+    assert choose([agent()], VMFS, hot_add_problem=IDE).transport is TransportKind.NFC
+    itself = agent(vm=replace(PROXY, instance_uuid="vm"))
+    assert choose([itself], VMFS).transport is TransportKind.NFC
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"power_state": "poweredOff"}, "the proxy is poweredOff"),
+        ({"connection_state": "disconnected"}, "disconnected"),
+        ({"datacenter_moref": "dc-2"}, "another datacenter"),
+        ({"host_datastore_morefs": ("ds-1",)}, "does not see datastore vmfs"),
+    ],
+)
+def test_rule_21_a_proxy_that_would_be_refused_when_disks_are_attached_is_not_chosen_for_it(
+    change: dict[str, Any], why: str
+) -> None:
+    seen = (DatastoreSeen(moref="ds-2", name="vmfs"),)
+    assert choose([agent()], VMFS, seen=seen).transport is TransportKind.HOTADD
+    unfit = agent(vm=replace(PROXY, **change))
+    placement = choose([unfit], VMFS, seen=seen)
+    assert placement.transport is TransportKind.NFC
+    assert why in placement.reason
+    fit = agent(agent_id=AgentId("a2"), host_name="other")
+    assert choose([unfit, fit], VMFS, seen=seen).agent_id == "a2"
+    with pytest.raises(Refused, match=why):
+        choose([unfit], VMFS, seen=seen, wanted_transport="hotadd")
+
+
+def test_what_is_not_known_of_a_proxy_forbids_nothing() -> None:
+    unknown = agent(vm=replace(PROXY, datacenter_moref="", host_datastore_morefs=()))
+    seen = (DatastoreSeen(moref="ds-2", name="vmfs"),)
+    assert choose([unknown], VMFS, seen=seen).transport is TransportKind.HOTADD
+
+
+def test_the_choice_keeps_the_proxys_own_vm() -> None:
+    assert choose([agent()], VMFS).proxy_instance_uuid == "proxy-vm"
+    assert choose([agent(vm=None)], VMFS).proxy_instance_uuid == ""
 
 
 def test_a_transport_that_was_asked_for_is_never_silently_replaced() -> None:
@@ -186,13 +242,36 @@ def test_rule_21_a_running_vms_disk_on_nfs_3_is_hot_added_on_its_own_host_only()
     disks = disk_places(WEB, [NFS_STORE], [HOST])
     for proxy_host, wanted in (("host-1", TransportKind.HOTADD), ("host-2", TransportKind.NFC)):
         placement = place(
-            agents=[agent(datastores=(), vm_host_moref=proxy_host)],
-            disks=disks,
-            vm_instance_uuid="vm",
-            repository_id=REPOSITORY,
+            agents=[agent(datastores=(), vm=replace(PROXY, host_moref=proxy_host))],
+            reach=WantedReach(disks=disks, repository_id=REPOSITORY, vm_instance_uuid="vm"),
         )
         assert placement.transport is wanted
     assert "NFS 3" in placement.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"adapter": "ide"}, "Hard disk 1: IDE disks"),
+        ({"raw_mapping": "virtual"}, "raw device mappings"),
+        ({"backing_uuid": ""}, "it has no uuid"),
+        ({"chain": ()}, "no file to attach"),
+    ],
+)
+def test_rule_21_a_disk_that_cannot_be_attached_goes_over_the_network(
+    change: dict[str, Any], why: str
+) -> None:
+    vm = replace(WEB, disks=(replace(WEB.disks[0], **change),))
+    placement = place(
+        agents=[agent(transports=(TransportKind.HOTADD, TransportKind.NFC))],
+        reach=WantedReach(
+            disks=disk_places(vm, [NFS_STORE], [HOST]),
+            repository_id=REPOSITORY,
+            vm_instance_uuid="vm",
+        ),
+    )
+    assert placement.transport is TransportKind.NFC
+    assert why in placement.reason
 
 
 def test_rule_21_other_storage_newer_hosts_and_vms_that_are_off_may_be_anywhere() -> None:

@@ -1,0 +1,77 @@
+"""Agent and transport for a job: by the proxies as they were seen last for a plan, as they are now for an attempt.
+
+Asked before a snapshot is taken or a disk is attached, so that nothing is begun that would be refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from holdfast_common.errors import TimedOut
+from holdfast_controller.decide.placement import (
+    AgentFacts,
+    Placement,
+    WantedReach,
+    disk_places,
+    place,
+)
+from holdfast_controller.facts import VmFacts
+from holdfast_controller.runs.requests import BackupRequest
+from holdfast_controller.runs.world import World
+from holdfast_controller.vsphere.proxy_vms import proxy_now
+from holdfast_controller.vsphere.session import VsphereSession
+
+
+def place_as_seen(
+    world: World, vm: VmFacts, request: BackupRequest, *, vcenter_id: str
+) -> Placement:
+    """Who would read the VM's disks, and how; vSphere is not asked. Raises: Refused, UsageError."""
+    return _placed(world, vm, request, vcenter_id, world.proxies(vcenter_id))
+
+
+def place_now(
+    world: World, session: VsphereSession, vm: VmFacts, request: BackupRequest, *, vcenter_id: str
+) -> Placement:
+    """Who reads the VM's disks, and how. Raises: Refused, UsageError, VsphereFailed and its kin."""
+    return _placed(world, vm, request, vcenter_id, present_proxies(world, session, vcenter_id))
+
+
+def present_proxies(world: World, session: VsphereSession, vcenter_id: str) -> list[AgentFacts]:
+    """Like `World.proxies`, with each proxy's VM as vSphere shows it now. Raises: VsphereFailed."""
+    hosts = world.vcenters.inventory.surroundings(vcenter_id).hosts
+    return [
+        agent if agent.vm is None else replace(agent, vm=proxy_now(session, agent.vm, hosts))
+        for agent in world.proxies(vcenter_id)
+    ]
+
+
+def check_connected(world: World, placement: Placement) -> None:
+    """Raises: TimedOut when the chosen agent went away since it was chosen; another attempt chooses anew."""
+    if all(agent.agent_id != placement.agent_id for agent in world.link.connected()):
+        raise TimedOut(
+            "the agent went away before it could begin",
+            agent=placement.host_name,
+            advice="see `holdfast agent list`, and the agent's log on that host",
+        )
+
+
+def _placed(
+    world: World,
+    vm: VmFacts,
+    request: BackupRequest,
+    vcenter_id: str,
+    proxies: Sequence[AgentFacts],
+) -> Placement:
+    around = world.vcenters.inventory.surroundings(vcenter_id)
+    return place(
+        agents=proxies,
+        reach=WantedReach(
+            disks=disk_places(vm, around.datastores, around.hosts),
+            repository_id=world.keeper.repository_id,
+            vm_instance_uuid=vm.instance_uuid,
+            datacenter_moref=vm.datacenter_moref,
+        ),
+        wanted_transport=request.transport,
+        wanted_agent=request.agent,
+    )
