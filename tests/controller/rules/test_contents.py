@@ -13,6 +13,7 @@ from holdfast_common.job_spec import AreaSource, BackUpDisks, JobSpec
 from holdfast_common.repository.writer import PointWriter
 from holdfast_controller.decide.level import PreviousDisk, PreviousPoint, decide_level
 from holdfast_controller.facts import ChainLink, DiskFacts, VmFacts
+from holdfast_controller.runs.agent_link import ConnectedAgent
 from holdfast_controller.runs.requests import BackupRequest
 from holdfast_controller.vsphere import quiesce
 from holdfast_lab.server import RunningLab
@@ -245,3 +246,35 @@ def test_rule_35_what_lowers_a_backup_is_counted_with_its_job_and_on_its_point(
         lab.lab.machine("web").tools.running = False
     job = holdfast.back_up("web", consistency="filesystem")
     assert [warned.code for warned in job.warnings] == ["consistency", "left_behind"]
+
+
+def test_rule_21_a_proxy_that_was_switched_off_is_known_before_a_snapshot_is_taken(
+    holdfast: OneProcess, lab: RunningLab, gate: CountingGate
+) -> None:
+    with lab.lab.lock:
+        lab.lab.machine("proxy").power_state = "poweredOff"  # after the inventory was read
+    job = holdfast.back_up("app")
+    assert holdfast.record(job).transport == "nfc"
+    placed = [e.detail for e in holdfast.world.jobs.events(job.job_id) if e.event == "placed"]
+    assert "the proxy is poweredOff" in placed[0]
+    before = gate.count("CreateSnapshot_Task")
+    asked = holdfast.back_up("app", transport="hotadd")
+    assert asked.error is not None
+    assert asked.error.code == "refused"
+    assert gate.count("CreateSnapshot_Task") == before, "no snapshot for what is refused"
+
+
+def test_an_agent_that_dies_before_its_disks_are_attached_is_told_and_tried_again(
+    holdfast: OneProcess, monkeypatch: pytest.MonkeyPatch, gate: CountingGate
+) -> None:
+    def connected() -> list[ConnectedAgent]:
+        return [] if gate.count("CreateSnapshot_Task") else [holdfast.agent.agent]
+
+    monkeypatch.setattr(holdfast.agent, "connected", connected)
+    job = holdfast.back_up("app", transport="hotadd")
+    assert job.error is not None
+    assert (job.error.code, job.error.retryable) == ("timed_out", True)
+    assert "the agent went away" in job.error.message
+    assert ("agent", "proxy") in job.error.facts
+    assert gate.count("ReconfigVM_Task") == 0, "nothing was attached"
+    assert not holdfast.world.ledger.open_entries()
