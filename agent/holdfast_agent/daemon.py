@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -28,7 +29,8 @@ from holdfast_agent.running_attempt import LEASE_WAIT_SECONDS, Surroundings
 from holdfast_agent.session import AgentSession, AgentTiming, Dialled
 from holdfast_common.clock import Clock, SystemClock
 from holdfast_common.errors import ConfigurationError, HoldfastError
-from holdfast_common.places import Places
+from holdfast_common.file_lock import only_holder
+from holdfast_common.places import Places, private_folder
 from holdfast_common.trust.authority import renewal_is_due
 from holdfast_common.trust.channels import KEEPALIVE, Keepalive
 
@@ -49,6 +51,20 @@ class DaemonTiming:
     jobs_stop: float = 60.0  # to the next block boundary; a restore closes its disks first
     session_stop: float = 15.0
     lease_wait: float = LEASE_WAIT_SECONDS
+
+
+@contextmanager
+def only_agent(places: Places) -> Iterator[None]:
+    """Be the only running agent of these places while it is held: two would take each other's jobs.
+
+    Raises: Locked.
+    """
+    with only_holder(
+        private_folder(places.agent_state) / "agent.lock",
+        problem="this agent runs here already",
+        advice="stop the other `holdfast-agent run` first",
+    ):
+        yield
 
 
 class AgentDaemon:

@@ -24,7 +24,7 @@ from holdfast_agent.configuration import (
     configuration_text,
     read_configuration,
 )
-from holdfast_agent.daemon import AgentDaemon
+from holdfast_agent.daemon import AgentDaemon, only_agent
 from holdfast_agent.enrolment import Enrolment, enrol, write_configuration
 from holdfast_agent.job_runner import PipelineTable
 from holdfast_agent.ledger import AgentLedger
@@ -129,9 +129,10 @@ def run_command(verbose: bool) -> None:
         signal.signal(number, lambda *_: stop.set())
     places = find_places()
     role = load_identity(places.agent_state).role
-    daemon = AgentDaemon(places, pipelines=_pipelines_of(role), stop=stop)
-    log_to_stderr(level=logging.DEBUG if verbose else logging.INFO)
-    daemon.run()
+    with only_agent(places):
+        daemon = AgentDaemon(places, pipelines=_pipelines_of(role), stop=stop)
+        log_to_stderr(level=logging.DEBUG if verbose else logging.INFO)
+        daemon.run()
 
 
 @holdfast_agent.command("configure")

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from holdfast_agent.daemon import only_agent
 from holdfast_agent.enrolment import split_address
 from holdfast_agent.main import run
 from holdfast_common.errors import UsageError
+from holdfast_common.places import find_places
 from support.session_rig import ControllerRig, controller_rig, patience
 
 PROGRAM = [sys.executable, "-c", "from holdfast_agent.main import main; main()"]
@@ -136,6 +138,33 @@ def test_run_serves_until_sigterm_and_ends_cleanly(
     assert process.returncode == 0
     assert all(json.loads(line)["level"] == "INFO" for line in log.splitlines())
     patience(lambda: not controller.sessions.connected())
+
+
+def test_a_second_agent_in_one_home_is_exit_11_and_leaves_the_first_alone(
+    controller: ControllerRig, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(enrol_arguments(controller, tmp_path)) == 0
+    capsys.readouterr()
+    environment = {**os.environ, "HOLDFAST_HOME": str(home)}
+    with subprocess.Popen([*PROGRAM, "run"], env=environment, stderr=subprocess.DEVNULL) as process:
+        try:
+            patience(controller.sessions.connected)
+            second = subprocess.run(
+                [*PROGRAM, "run"],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert second.returncode == 11
+            assert second.stderr.startswith("locked: this agent runs here already")
+            assert len(controller.sessions.connected()) == 1
+            assert process.poll() is None
+        finally:
+            process.kill()
+    with only_agent(find_places({"HOLDFAST_HOME": str(home)})):
+        pass  # a killed agent holds nothing
 
 
 def test_nothing_that_only_proxies_need_is_imported_before_the_first_job() -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import grp
 import logging
 import os
@@ -21,7 +20,8 @@ from typing import Final
 import grpc
 
 from holdfast_common.clock import Clock
-from holdfast_common.errors import ConfigurationError, Locked
+from holdfast_common.errors import ConfigurationError
+from holdfast_common.file_lock import only_holder
 from holdfast_common.places import Places, private_folder
 from holdfast_common.trust.channels import (
     KEEPALIVE,
@@ -101,15 +101,8 @@ class ListenerParts:
 def only_controller(places: Places) -> Iterator[None]:
     """Be the only controller of these places while it is held. Raises: Locked."""
     path = private_folder(places.controller_state) / "controller.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise Locked("another controller runs here", file=str(path)) from error
+    with only_holder(path, problem="another controller runs here"):
         yield
-    finally:
-        os.close(descriptor)
 
 
 async def serve(
