@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from holdfast_common.errors import ConfigurationError
+
+PORT_MAX: Final = 65535
+_HOST_NAME: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 
 
 class ControllerConfiguration(
@@ -19,28 +27,71 @@ class ControllerConfiguration(
     enrolment_address: str = "0.0.0.0:9441"
     operator_address: str = ""  # mutual TLS for remote operators; empty: the Unix socket only
     advertised_address: str = ""
-    jobs_at_once_max: int = 4
-    attempts_max: int = 2
-    reconcile_seconds: float = 120.0
-    heartbeat_seconds: float = 10.0
-    job_lease_seconds: float = 45.0
+    jobs_at_once_max: Count = 4
+    attempts_max: Count = 2
+    reconcile_seconds: Seconds = 120.0
+    heartbeat_seconds: Seconds = 10.0
+    job_lease_seconds: Seconds = 45.0
 
 
 def read_configuration(path: Path) -> ControllerConfiguration:
     """Raises: ConfigurationError naming the file and the field."""
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=ControllerConfiguration)
+        found = msgspec.toml.decode(path.read_bytes(), type=ControllerConfiguration)
     except FileNotFoundError as error:
         raise ConfigurationError(
             "Holdfast is not set up here", file=str(path), advice="run `holdfast init`"
         ) from error
-    except msgspec.DecodeError as error:
+    except OSError as error:
+        raise ConfigurationError(
+            f"the controller's configuration cannot be read: {error.strerror}", file=str(path)
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"the controller's configuration is wrong: {error}", file=str(path)
         ) from error
+    try:
+        check_addresses(found)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            error.message, advice=error.advice, file=str(path), **error.facts
+        ) from error
+    return found
+
+
+def check_addresses(configuration: ControllerConfiguration) -> None:
+    """Raises: ConfigurationError naming the field whose address nobody could listen at, or dial."""
+    for name in ("session_address", "enrolment_address", "operator_address", "advertised_address"):
+        text = str(getattr(configuration, name))
+        dialled = name == "advertised_address"
+        optional = dialled or name == "operator_address"
+        if text or not optional:
+            _check_address(name, text, port_min=1 if dialled else 0)
 
 
 def configuration_text(configuration: ControllerConfiguration) -> str:
     """The file's text, for `init`."""
     plain: Any = msgspec.to_builtins(configuration)
     return msgspec.toml.encode(plain).decode()
+
+
+def _check_address(name: str, text: str, *, port_min: int) -> None:
+    host, _, port = text.rpartition(":")
+    number = int(port) if port.isascii() and port.isdecimal() else -1
+    if port_min <= number <= PORT_MAX and _is_host(host):
+        return
+    raise ConfigurationError(
+        f"{name} is not an address",
+        address=text[:100],
+        advice=f"write HOST:PORT with a port of {port_min} to {PORT_MAX}, as 0.0.0.0:9440 or [::]:9440",
+    )
+
+
+def _is_host(text: str) -> bool:
+    bracketed = text.startswith("[") and text.endswith("]")
+    try:
+        ipaddress.IPv6Address(text[1:-1]) if bracketed else ipaddress.IPv4Address(text)
+    except ValueError:
+        digits_only = not text.strip("0123456789.")
+        return not bracketed and not digits_only and _HOST_NAME.fullmatch(text) is not None
+    return True

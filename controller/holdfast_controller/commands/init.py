@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from holdfast_common.clock import SystemClock, utc_text
-from holdfast_common.errors import Refused, WrongKey
+from holdfast_common.errors import Refused, UsageError, WrongKey
 from holdfast_common.identity import new_ulid
 from holdfast_common.places import Places, private_folder
 from holdfast_common.repository.directory_store import DirectoryStore
@@ -21,7 +22,11 @@ from holdfast_common.trust.keys import write_private
 from holdfast_common.trust.peer import Role, Subject
 from holdfast_controller.commands.entry import Entry, json_option, pass_entry
 from holdfast_controller.commands.output import Output, note
-from holdfast_controller.configuration import ControllerConfiguration, configuration_text
+from holdfast_controller.configuration import (
+    ControllerConfiguration,
+    check_addresses,
+    configuration_text,
+)
 from holdfast_controller.runs.recovery_proof import challenge_text
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.schema import open_database
@@ -77,17 +82,17 @@ def init(
 ) -> None:
     """Set Holdfast up on this machine."""
     places = entry.places
-    folder = (repository or places.state / "repository").absolute()
+    folder = (repository or default_folder(places)).absolute()
     if places.controller_configuration.exists():
         raise Refused(
             "Holdfast is set up here already; nothing was changed",
             file=str(places.controller_configuration),
         )
-    if sheet_file is not None and sheet_file.exists():
-        raise Refused("the file for the recovery sheet exists", file=str(sheet_file))
     configuration = ControllerConfiguration(
         session_address=session_address, enrolment_address=enrolment_address
     )
+    check_addresses(configuration)
+    _check_new_file(sheet_file)
     made = initialise(places, folder, configuration, accepted=accept_recovery_sheet)
     if sheet_file is not None:
         write_private(sheet_file, made.sheet.text().encode())
@@ -106,6 +111,11 @@ def init(
     if not accept_recovery_sheet:
         _ask_back(places, made.challenge)
     note("next: holdfast controller run")
+
+
+def default_folder(places: Places) -> Path:
+    """Where the default repository lies when nobody says where."""
+    return (places.state / "repository").absolute()
 
 
 def initialise(
@@ -151,11 +161,41 @@ def _check_fresh(places: Places, folder: Path) -> None:
                 found=str(left),
                 advice=f"nothing uses it: remove {places.controller_state} and run init again",
             )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Refused(
-            "the folder for the repository is not empty; nothing was changed",
+    _check_folder(folder, default=folder == default_folder(places))
+
+
+def _check_folder(folder: Path, *, default: bool) -> None:
+    """Whether the repository can be made there. Raises: Refused, UsageError; nothing was changed."""
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise Refused(
+                "the folder for the repository is not empty; nothing was changed",
+                folder=str(folder),
+                advice="choose an empty folder with --repository",
+            )
+        above = folder if folder.is_dir() else folder.parent
+        problem = "" if default or above.is_dir() else "the folder above it does not exist"
+        if above.is_dir() and not os.access(above, os.W_OK | os.X_OK):
+            problem = "this user may not write there"
+    except OSError as error:
+        problem = str(error.strerror)
+    if problem:
+        raise UsageError(
+            f"the repository cannot be made: {problem}; nothing was changed",
             folder=str(folder),
-            advice="choose an empty folder with --repository",
+            advice="mount or make the folder that it shall lie in, or choose another with --repository",
+        )
+
+
+def _check_new_file(sheet_file: Path | None) -> None:
+    """Whether the recovery sheet can be written. Raises: Refused, UsageError; nothing was changed."""
+    if sheet_file is None:
+        return
+    if sheet_file.exists() or sheet_file.is_symlink():
+        raise Refused("the file for the recovery sheet exists", file=str(sheet_file))
+    if not os.access(sheet_file.absolute().parent, os.W_OK | os.X_OK):
+        raise UsageError(
+            "the recovery sheet cannot be written there; nothing was changed", file=str(sheet_file)
         )
 
 

@@ -10,6 +10,7 @@ import contextlib
 import grp
 import logging
 import os
+import socket
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -196,11 +197,31 @@ def _server(
 
 
 def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials) -> int:
+    _check_free(address)
     try:
         return server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise ConfigurationError(
             "cannot listen at this address", address=address, advice="is another program there?"
+        ) from error
+
+
+def _check_free(address: str) -> None:
+    """Whether the address can be bound: gRPC itself tells no reason. Raises: ConfigurationError."""
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        family, kind, protocol, _, wanted = found[0]
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(wanted)
+            trial.listen(1)
+    except (OSError, ValueError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigurationError(
+            f"cannot listen at this address: {reason}",
+            address=address,
+            advice="is another program there? Addresses are changed in controller.toml",
         ) from error
 
 
@@ -221,14 +242,14 @@ def _bind_socket(server: grpc.aio.Server, places: Places) -> Path:
     return path
 
 
-def _give_to_group(socket: Path) -> None:
+def _give_to_group(path: Path) -> None:
     """As root, members of the group `holdfast` (where there is one) may reach the socket too."""
     if os.geteuid() != 0:
         return
     with contextlib.suppress(KeyError):
         group = grp.getgrnam(OPERATORS_GROUP).gr_gid
-        os.chown(socket.parent, -1, group)
-        os.chown(socket, -1, group)
+        os.chown(path.parent, -1, group)
+        os.chown(path, -1, group)
 
 
 @asynccontextmanager

@@ -77,3 +77,67 @@ def test_the_sheet_goes_to_a_private_new_file_when_asked(
     assert "RECOVERY SHEET" in sheet.read_text()
     assert stat.S_IMODE(sheet.stat().st_mode) == 0o600
     assert "RECOVERY SHEET" not in capsys.readouterr().out
+
+
+def made_nothing(home: Path) -> bool:
+    return not any(path.is_file() for path in home.rglob("*"))
+
+
+def test_a_repository_below_a_folder_that_is_not_there_is_exit_2_and_nothing_is_made(
+    own_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert init("--repository", str(tmp_path / "no" / "r"), "--accept-recovery-sheet") == 2
+    assert "the folder above it does not exist" in capsys.readouterr().err
+    assert made_nothing(own_home)
+    in_a_file = tmp_path / "file"
+    in_a_file.write_text("")
+    assert init("--repository", str(in_a_file / "r"), "--accept-recovery-sheet") == 2
+    assert made_nothing(own_home)
+    sheet = ["--recovery-sheet", str(tmp_path / "no" / "sheet")]
+    assert init("--repository", str(tmp_path / "r"), *sheet, "--accept-recovery-sheet") == 2
+    assert made_nothing(own_home)
+    assert init("--accept-recovery-sheet") == 0, "nothing is in the way"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["foo:bar", "foo", "", ":9440", "0.0.0.0:99999", "0.0.0.0:-1", "1.2.3:5", "[::1:9440", "a b:1"],
+)
+@pytest.mark.parametrize("option", ["--session-address", "--enrolment-address"])
+def test_an_address_that_nobody_can_listen_at_is_exit_2_and_nothing_is_made(
+    own_home: Path, capsys: pytest.CaptureFixture[str], option: str, address: str
+) -> None:
+    assert init(option, address, "--accept-recovery-sheet") == 2
+    assert "is not an address" in capsys.readouterr().err
+    assert made_nothing(own_home)
+
+
+@pytest.mark.parametrize("address", ["[::]:9440", "holdfast.example:9440", "127.0.0.1:0"])
+def test_usual_addresses_are_taken(address: str) -> None:
+    assert init("--session-address", address, "--accept-recovery-sheet") == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('session_address = "foo:bar"', "session_address is not an address"),
+        ('advertised_address = "holdfast.example:0"', "advertised_address is not"),
+        ("jobs_at_once_max = 0", "jobs_at_once_max"),
+        ("reconcile_seconds = -1.0", "reconcile_seconds"),
+        ("colour = 1", "colour"),
+    ],
+)
+def test_a_wrong_configuration_is_named_before_anything_runs(
+    own_home: Path, capsys: pytest.CaptureFixture[str], line: str, said: str
+) -> None:
+    assert init("--accept-recovery-sheet") == 0
+    file = own_home / "etc" / "controller.toml"
+    name = line.partition(" ")[0]
+    kept = [each for each in file.read_text().splitlines() if not each.startswith(name)]
+    file.write_text("\n".join([*kept, line]))
+    capsys.readouterr()
+    assert main.run(["controller", "run"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("configuration: ")
+    assert said in told
+    assert "controller.toml" in told

@@ -96,6 +96,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(ConfigurationError) as caught:
             second.start()
         assert caught.value.facts["address"] == taken
+        assert "Address already in use" in caught.value.message
 
 
 def test_the_end_is_quick_with_agents_connected(tmp_path: Path) -> None:
@@ -109,3 +110,16 @@ def test_the_end_is_quick_with_agents_connected(tmp_path: Path) -> None:
         stopping.start()
         stopping.join(8)
         assert not stopping.is_alive()
+
+
+def test_an_address_of_another_machine_is_told_with_its_reason_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rig = ControllerRig(tmp_path)
+    monkeypatch.setattr(
+        "support.session_rig.ListenerAddresses",
+        lambda **_: ListenerAddresses(session="203.0.113.5:0", enrolment="127.0.0.1:0"),
+    )
+    with pytest.raises(ConfigurationError, match="Cannot assign requested address"):
+        rig.start()
+    assert "add_port" not in capfd.readouterr().err
