@@ -29,7 +29,7 @@ from holdfast_agent.enrolment import Enrolment, enrol, write_configuration
 from holdfast_agent.job_runner import PipelineTable
 from holdfast_agent.ledger import AgentLedger
 from holdfast_common.clock import utc_text
-from holdfast_common.errors import HoldfastError, Refused, UsageError
+from holdfast_common.errors import HoldfastError, Interrupted, Refused, UsageError
 from holdfast_common.job_result import ErrorReport
 from holdfast_common.logs import log_to_stderr
 from holdfast_common.places import find_places
@@ -229,23 +229,29 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """One command; the exit status."""
+    """One command; the exit status. With ``--json`` every error is a document on stdout too."""
+    as_json = "--json" in arguments
     try:
         holdfast_agent.main(args=arguments, prog_name="holdfast-agent", standalone_mode=False)
     except HoldfastError as error:
-        _show_error(error, as_json="--json" in arguments)
+        _show_error(error, as_json=as_json)
         return error.exit_status
     except click.exceptions.Abort:
-        print("interrupted", file=sys.stderr)
+        _show_error(Interrupted("nothing more was done"), as_json=as_json)
         return INTERRUPTED_STATUS
     except click.ClickException as error:
+        if as_json:
+            _print_document(UsageError(error.format_message()))
         error.show()
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - the program's outermost edge
-        print(f"failed: {type(error).__name__}: {error}", file=sys.stderr)
-        print("this is a bug in Holdfast; please report it with these lines:", file=sys.stderr)
+        bug = HoldfastError(
+            f"{type(error).__name__}: {error}",
+            advice="this is a bug in Holdfast; please report it with these lines:",
+        )
+        _show_error(bug, as_json=as_json)
         traceback.print_exc()
-        return 1
+        return bug.exit_status
     return 0
 
 
@@ -300,20 +306,11 @@ def _print(facts: object, text: str, *, as_json: bool) -> None:
 
 def _show_error(error: HoldfastError, *, as_json: bool) -> None:
     if as_json:
-        report = ErrorReport.of(error)
-        print(
-            json.dumps(
-                {
-                    "type": "error",
-                    "schema": 1,
-                    "code": report.code,
-                    "message": report.message,
-                    "facts": dict(report.facts),
-                    "advice": report.advice,
-                    "exit_status": report.exit_status,
-                }
-            )
-        )
+        _print_document(error)
     print(error.line(), file=sys.stderr)
     if error.advice:
         print(error.advice, file=sys.stderr)
+
+
+def _print_document(error: HoldfastError) -> None:
+    print(json.dumps(ErrorReport.of(error).document()))

@@ -52,6 +52,18 @@ class ErrorReport:
         error_class = error_classes().get(self.code, HoldfastError)
         return error_class(self.message, advice=self.advice, **facts)
 
+    def document(self) -> dict[str, object]:
+        """What programs print for it with ``--json``."""
+        return {
+            "type": "error",
+            "schema": 1,
+            "code": self.code,
+            "message": self.message,
+            "facts": dict(self.facts),
+            "advice": self.advice,
+            "exit_status": self.exit_status,
+        }
+
     def text(self) -> str:
         """``message (facts)``, as people read it."""
         return str(self.to_error())

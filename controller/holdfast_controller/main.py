@@ -10,7 +10,7 @@ from importlib.metadata import version as package_version
 
 import click
 
-from holdfast_common.errors import HoldfastError
+from holdfast_common.errors import HoldfastError, Interrupted, UsageError
 from holdfast_common.job_result import ErrorReport
 from holdfast_common.places import HOME_VARIABLE, find_places
 from holdfast_controller.commands.entry import Entry
@@ -68,43 +68,40 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """One command; returns the exit status."""
+    """One command; returns the exit status. With ``--json`` every error is a document on stdout too."""
+    as_json = "--json" in arguments
     try:
         result = holdfast.main(args=arguments, prog_name="holdfast", standalone_mode=False)
     except HoldfastError as error:
-        _show(error, as_json="--json" in arguments)
+        _show(error, as_json=as_json)
         return error.exit_status
     except click.exceptions.Abort:
-        click.echo("interrupted: nothing more was done", err=True)
+        _show(Interrupted("nothing more was done"), as_json=as_json)
         return INTERRUPTED_STATUS
     except click.ClickException as error:
+        if as_json:
+            _print_document(UsageError(error.format_message()))
         error.show()
         return error.exit_code
     except Exception as error:
         logging.getLogger(__name__).debug("unexpected error", exc_info=True)
-        click.echo(f"failed: {type(error).__name__}: {error}", err=True)
-        click.echo("this is a bug in Holdfast; please report it with these lines:", err=True)
+        bug = HoldfastError(
+            f"{type(error).__name__}: {error}",
+            advice="this is a bug in Holdfast; please report it with these lines:",
+        )
+        _show(bug, as_json=as_json)
         click.echo("".join(traceback.format_exception(error)), err=True)
-        return 1
+        return bug.exit_status
     return result if isinstance(result, int) else 0
 
 
 def _show(error: HoldfastError, *, as_json: bool) -> None:
     if as_json:
-        report = ErrorReport.of(error)
-        click.echo(
-            json.dumps(
-                {
-                    "type": "error",
-                    "schema": 1,
-                    "code": report.code,
-                    "message": report.message,
-                    "facts": dict(report.facts),
-                    "advice": report.advice,
-                    "exit_status": report.exit_status,
-                }
-            )
-        )
+        _print_document(error)
     click.echo(error.line(), err=True)
     if error.advice:
         click.echo(error.advice, err=True)
+
+
+def _print_document(error: HoldfastError) -> None:
+    click.echo(json.dumps(ErrorReport.of(error).document()))

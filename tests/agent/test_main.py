@@ -106,6 +106,9 @@ def test_errors_have_their_exit_status_and_say_what_to_do(
 ) -> None:
     assert run(arguments) == status
     assert said in capsys.readouterr().err
+    assert run([*arguments, "--json"]) == status
+    if arguments != ["run"]:
+        assert json.loads(capsys.readouterr().out)["exit_status"] == status
 
 
 @pytest.mark.usefixtures("home")

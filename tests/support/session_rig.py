@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,10 +148,12 @@ class RecordingOrphans:
 
 
 class AnsweringOperators:
-    """An operators' service of which every method answers, with nothing; it notes who called."""
+    """An operators' service of which every method answers, with nothing or ``replies``; it notes who called."""
 
-    def __init__(self) -> None:
+    def __init__(self, replies: Mapping[str, Message] | None = None) -> None:
         self.calls: list[tuple[str, Caller]] = []
+        self.requests: list[Message] = []
+        self.replies = dict(replies or {})
         service = operator_pb2.DESCRIPTOR.services_by_name["Operators"]
         for method in service.methods:
             reply = message_class(method.output_type)
@@ -159,16 +161,18 @@ class AnsweringOperators:
             setattr(self, method.name, answer(method.name, reply))
 
     def _single(self, name: str, reply: type[Message]) -> object:
-        async def answer(_request: Message, _context: object) -> Message:
+        async def answer(request: Message, _context: object) -> Message:
             self.calls.append((name, current_caller()))
-            return reply()
+            self.requests.append(request)
+            return self.replies.get(name) or reply()
 
         return answer
 
     def _stream(self, name: str, reply: type[Message]) -> object:
-        async def answer(_request: Message, _context: object) -> AsyncIterator[Message]:
+        async def answer(request: Message, _context: object) -> AsyncIterator[Message]:
             self.calls.append((name, current_caller()))
-            yield reply()
+            self.requests.append(request)
+            yield self.replies.get(name) or reply()
 
         return answer
 

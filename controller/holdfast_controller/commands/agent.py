@@ -18,7 +18,13 @@ def agent() -> None:
 @agent.command()
 @click.option("--role", type=click.Choice(["proxy"]), default="proxy", show_default=True)
 @click.option("--host-name", required=True, help="The host that may use the token.")
-@click.option("--minutes", default=15, show_default=True, help="How long it is valid.")
+@click.option(
+    "--minutes",
+    type=click.IntRange(1, 24 * 60),
+    default=15,
+    show_default=True,
+    help="How long it is valid.",
+)
 @json_option
 @pass_entry
 def token(entry: Entry, *, role: str, host_name: str, minutes: int, output: Output) -> None:

@@ -36,8 +36,8 @@ def run(entry: Entry, *, ready_file: Path | None) -> None:
     from holdfast_controller.service.daemon import run_daemon
     from holdfast_controller.service.listeners import BoundPorts, only_controller
 
-    log_to_stderr()
     configuration = read_configuration(entry.places.controller_configuration)
+    log_to_stderr()
 
     def ready(ports: BoundPorts) -> None:
         if ready_file is not None:

@@ -12,11 +12,24 @@ from holdfast_common.wire import job_pb2, operator_pb2
 from holdfast_controller.commands.operator_client import OperatorClient
 from holdfast_controller.commands.output import Output, note
 
+INTERRUPTED_STATUS = 130
 QUIET_SECONDS = 60.0  # how often progress is told where stderr is no terminal
 
 
 def follow(client: OperatorClient, run_id: str, output: Output) -> int:
-    """Print events until the run ends; returns the exit status."""
+    """Print events until the run ends; returns the exit status.
+
+    Interrupted, it tells that only the following ends: the run goes on without it.
+    """
+    try:
+        return _followed(client, run_id, output)
+    except KeyboardInterrupt:
+        note(f"the run goes on; follow it with: holdfast job follow {run_id}")
+        note("stop its jobs with: holdfast job cancel JOB")
+        return INTERRUPTED_STATUS
+
+
+def _followed(client: OperatorClient, run_id: str, output: Output) -> int:
     shown_at: dict[str, float] = {}
     stream = client.stream(client.stub.FollowRun, operator_pb2.RunName(run_id=run_id))
     for event in stream:

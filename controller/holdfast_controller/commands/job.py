@@ -20,7 +20,7 @@ def job() -> None:
 @job.command("list")
 @click.option("--vm", default="", help="Only jobs of this VM.")
 @click.option("--run", "run_id", default="", help="Only jobs of this run.")
-@click.option("--limit", default=50, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
 @json_option
 @pass_entry
 def list_jobs(entry: Entry, *, vm: str, run_id: str, limit: int, output: Output) -> None:

@@ -7,31 +7,65 @@ from datetime import UTC, datetime
 import click
 
 from holdfast_common.clock import SystemClock, parse_utc
+from holdfast_common.errors import (
+    ControllerUnreachable,
+    HoldfastError,
+    TimedOut,
+    UsageError,
+)
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.commands.entry import Entry, json_option, pass_entry
 from holdfast_controller.commands.operator_client import operators
 from holdfast_controller.commands.output import Output
+from holdfast_controller.runs.debts import shortened
 
+WARNING, CRITICAL, UNKNOWN = 1, 2, 3  # as monitoring plugins end
+NAGIOS_SECONDS_MAX = 8.0  # most give a plugin ten
 OLD_AFTER_HOURS = 26  # a day and a little: a nightly backup that was missed shows
 
 
 @click.command()
-@click.option("--nagios", is_flag=True, help="One line, exit code 0 to 3.")
+@click.option(
+    "--nagios",
+    is_flag=True,
+    help="For monitoring: one line, exit code 0 (good) to 3, whatever happens.",
+)
 @json_option
 @pass_entry
 @click.pass_context
 def status(context: click.Context, entry: Entry, *, nagios: bool, output: Output) -> None:
     """What is protected and what is not, what runs, and every debt."""
+    if nagios:
+        if output.as_json:
+            raise UsageError("give one of --nagios and --json")
+        text, code = _asked_for_nagios(entry)
+        output.line(_one_line(text))
+        context.exit(code)
     with operators(entry.places) as client:
         found = client.call(client.stub.GetStatus, operator_pb2.Empty())
     if output.as_json:
         output.document("status", found)
         return
-    if nagios:
-        text, code = _nagios(found, SystemClock().now())
-        output.line(text)
-        context.exit(code)
     _show(found, SystemClock().now(), output)
+
+
+def _asked_for_nagios(entry: Entry) -> tuple[str, int]:
+    """Whatever happens is one line and a code: monitoring reads nothing else."""
+    try:
+        with operators(entry.places) as client:
+            found = client.call(
+                client.stub.GetStatus, operator_pb2.Empty(), timeout_seconds=NAGIOS_SECONDS_MAX
+            )
+    except (ControllerUnreachable, TimedOut) as error:
+        return f"HOLDFAST CRITICAL: {error}", CRITICAL
+    except HoldfastError as error:
+        return f"HOLDFAST UNKNOWN: {error}", UNKNOWN
+    return _nagios(found, SystemClock().now())
+
+
+def _one_line(text: str) -> str:
+    """Monitoring takes a bar for the start of its figures."""
+    return " ".join(text.replace("|", "/").split())
 
 
 def _age(text: str, now: datetime) -> float | None:
@@ -41,17 +75,23 @@ def _age(text: str, now: datetime) -> float | None:
 def _nagios(found: operator_pb2.Status, now: datetime) -> tuple[str, int]:
     ages = [_age(vm.last_good_at, now) for vm in found.vms]
     never = sum(1 for age in ages if age is None)
+    failed = sum(1 for vm in found.vms if vm.last_result == "failed")
     old = sum(1 for age in ages if age is not None and age > OLD_AFTER_HOURS)
+    used = [agent for agent in found.agents if agent.state != "revoked"]
+    away = sum(1 for agent in used if agent.state != "connected")
     text = (
         f"{len(ages)} VMs, {never} without a backup, {old} older than {OLD_AFTER_HOURS} h,"
-        f" {len(found.debts)} debts"
+        f" {failed} failed last, {len(found.debts)} debts, {len(used) - away} of {len(used)} agents connected"
     )
-    if found.repository_problem or found.debts or (ages and never == len(ages)):
-        return f"HOLDFAST CRITICAL: {text} {found.repository_problem}".rstrip(), 2
-    if never or old or found.warnings:
-        return f"HOLDFAST WARNING: {text}", 1
+    problems = [found.repository_problem] if found.repository_problem else []
+    if away == len(used):
+        problems.append("no agent is connected")
+    if problems or found.debts or (ages and never == len(ages)):
+        return f"HOLDFAST CRITICAL: {'; '.join([text, *problems])}", CRITICAL
+    if never or old or failed or away or found.warnings:
+        return f"HOLDFAST WARNING: {'; '.join([text, *found.warnings])}", WARNING
     if not ages:
-        return "HOLDFAST UNKNOWN: the inventory is empty", 3
+        return "HOLDFAST UNKNOWN: the inventory is empty", UNKNOWN
     return f"HOLDFAST OK: {text}", 0
 
 
@@ -60,11 +100,13 @@ def _show(found: operator_pb2.Status, now: datetime, output: Output) -> None:
         output.line(f"WARNING  {warning}")
     problem = found.repository_problem or "fine"
     output.line(f"repository {found.repository_id}: {problem}")
-    connected = sum(1 for agent in found.agents if agent.state == "connected")
-    output.line(f"agents: {connected} of {len(found.agents)} connected")
+    used = [agent for agent in found.agents if agent.state != "revoked"]
+    connected = sum(1 for agent in used if agent.state == "connected")
+    output.line(f"agents: {connected} of {len(used)} connected")
     for debt in found.debts:
         output.line(
-            f"DEBT     {debt.kind} {debt.target} since {debt.since[:19]}: {debt.last_error}"
+            f"DEBT     {debt.target} ({debt.vcenter}), since {debt.since[:19]}:"
+            f" {shortened(debt.last_error)}"
         )
     for job in found.running:
         percent = 100 * job.done_bytes // job.total_bytes if job.total_bytes else 0

@@ -45,8 +45,11 @@ def add(
     certificate_sha256: str,
     output: Output,
 ) -> None:
-    """Add a vCenter or a single host, and pin its certificate."""
+    """Add a vCenter or a single host, and pin its certificate; by a known name: change its account or pin."""
     with operators(entry.places) as client:
+        known = client.call(client.stub.ListVcenters, operator_pb2.Empty()).vcenters
+        if any(row.name == name for row in known):
+            note(f"{name} is known: its address, account and certificate are replaced")
         shown = client.call(
             client.stub.ShowVcenterCertificate, operator_pb2.VcenterAddress(url=url)
         )

@@ -10,6 +10,7 @@ from typing import Final
 from holdfast_common.clock import parse_utc
 from holdfast_common.errors import HoldfastError
 from holdfast_common.units import GIB, size_text
+from holdfast_controller.runs.debts import debt_text, shortened
 from holdfast_controller.runs.recovery_proof import challenge_from_text
 from holdfast_controller.runs.world import World
 from holdfast_controller.store import settings as names
@@ -176,7 +177,8 @@ def _audit(world: World) -> CheckLine:
 def _agents(world: World) -> list[CheckLine]:
     connected = {agent.agent_id for agent in world.link.connected()}
     lines = []
-    rows = [row for row in world.agents.all() if not row.revoked_at]
+    joined = world.agents.all()
+    rows = [row for row in joined if not row.revoked_at]
     for row in rows:
         name = f"agent {row.host_name}"
         if row.agent_id not in connected:
@@ -205,8 +207,8 @@ def _agents(world: World) -> list[CheckLine]:
             CheckLine(
                 name="agents",
                 state=FAILED,
-                detail="none has joined",
-                advice="`holdfast agent token`, then `holdfast-agent enrol` on a proxy",
+                detail="all that had joined are revoked" if joined else "none has joined",
+                advice="make a token with `holdfast agent token`, then enrol a proxy with it",
             )
         )
     return lines
@@ -256,9 +258,10 @@ def _reach(world: World) -> list[CheckLine]:
 def _debts(world: World) -> list[CheckLine]:
     return [
         CheckLine(
-            name=f"debt: {entry.kind}",
+            name="debt",
             state=FAILED,
-            detail=f"since {entry.created_at}, tried {entry.attempts} times: {entry.last_error}",
+            detail=f"{debt_text(entry)}, since {entry.created_at[:19]}, tried {entry.attempts} times:"
+            f" {shortened(entry.last_error)}",
             advice="it is tried again by itself; no new backup of that VM starts before",
         )
         for entry in world.ledger.debts()

@@ -117,6 +117,10 @@ class OperatorActions:
         """Log in, read the inventory, remember it."""
         if not request.name or not request.user:
             raise UsageError("a vCenter needs a name and a user")
+        if not request.name.isprintable() or any(c in request.name for c in "/:*?["):
+            raise UsageError(
+                "a vCenter's name stands in selectors: no / : * ? [ in it", name=request.name
+            )
         row, inventory = self._world.vcenters.add(
             name=request.name,
             url=request.url,
@@ -152,7 +156,9 @@ class OperatorActions:
         )
 
     def list_inventory(self, request: operator_pb2.InventoryQuery) -> operator_pb2.VmList:
-        """VMs by selector."""
+        """VMs by selector. Raises: NotFound."""
+        if request.vcenter:
+            self._world.vcenters.table.named(request.vcenter)
         inventory = self._world.vcenters.inventory
         found = inventory.select([request.selector]) if request.selector else inventory.vms()
         chosen = [
@@ -288,7 +294,11 @@ class OperatorActions:
     def list_jobs(self, request: operator_pb2.JobQuery) -> operator_pb2.JobList:
         """Newest first, or all of a run."""
         if request.run_id:
-            jobs = self._world.jobs.jobs_of_run(RunId(request.run_id))
+            jobs = [
+                job
+                for job in self._world.jobs.jobs_of_run(RunId(request.run_id))
+                if request.vm in ("", job.subject)
+            ][: request.limit or None]
         else:
             jobs = self._world.jobs.latest(subject=request.vm, limit=request.limit or 50)
         return operator_pb2.JobList(jobs=[job_message(job) for job in jobs])

@@ -8,6 +8,7 @@ from holdfast_common.wire import job_pb2, operator_pb2
 from holdfast_common.wire_codec.results import disk_result_to_message
 from holdfast_controller.facts import DiskFacts, SnapshotNode
 from holdfast_controller.ledger import LedgerEntry
+from holdfast_controller.runs.debts import debt_text
 from holdfast_controller.store.agents import AgentRow
 from holdfast_controller.store.catalogue import PointRow
 from holdfast_controller.store.inventory import KnownVm
@@ -155,11 +156,10 @@ def vcenter_message(row: VcenterRow, *, vms: int, refreshed_at: str) -> operator
 
 def debt_message(entry: LedgerEntry, *, vcenter: str) -> operator_pb2.Debt:
     """Something of ours that could not be given back yet."""
-    target = ", ".join(f"{name} {value}" for name, value in sorted(entry.facts.items()) if value)
     return operator_pb2.Debt(
         entry_id=entry.entry_id,
         kind=entry.kind,
-        target=target[:500],
+        target=debt_text(entry),
         since=entry.created_at,
         last_error=entry.last_error,
         vcenter=vcenter,

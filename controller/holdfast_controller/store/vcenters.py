@@ -95,9 +95,9 @@ class VcenterTable:
         self._seal = seal
 
     def add(self, new: NewVcenter) -> VcenterRow:
-        """Add one; the same server again (by instance) gets the new address, account and pin.
+        """Add one; the same server again, by its name here, gets the new address, account and pin.
 
-        Raises: Refused when the name belongs to another server.
+        Raises: Refused when the name belongs to another server, or the server has another name.
         """
         now = utc_text(self._clock.now())
         with self._database.transaction() as connection:
@@ -107,8 +107,15 @@ class VcenterTable:
             if named is not None and named[0] != new.instance_uuid:
                 raise Refused("another server has this name already", name=new.name)
             known = connection.execute(
-                "SELECT vcenter_id FROM vcenters WHERE instance_uuid = ?", (new.instance_uuid,)
+                "SELECT vcenter_id, name FROM vcenters WHERE instance_uuid = ?",
+                (new.instance_uuid,),
             ).fetchone()
+            if known is not None and known[1] != new.name:
+                raise Refused(
+                    "this server is known here by another name; nothing was changed",
+                    known_as=str(known[1]),
+                    advice="add it by that name to give it another address, account or pin",
+                )
             vcenter_id = str(known[0]) if known else new_ulid()
             sealed = self._seal.seal(new.password, purpose=_purpose(vcenter_id))
             values = (

@@ -93,10 +93,21 @@ def test_a_vcenters_password_is_sealed_in_the_database(table: VcenterTable, tmp_
 
 def test_the_same_server_added_again_keeps_its_id(table: VcenterTable) -> None:
     first = table.add(new_vcenter())
-    again = table.add(replace(new_vcenter(), name="renamed", certificate_sha256="cd" * 32))
+    again = table.add(replace(new_vcenter(), host="vc2.example", certificate_sha256="cd" * 32))
     assert again.vcenter_id == first.vcenter_id
     assert again.certificate_sha256 == "cd" * 32
-    assert [row.name for row in table.all()] == ["renamed"]
+    assert [(row.name, row.host) for row in table.all()] == [("vc1", "vc2.example")]
+
+
+def test_a_known_vcenter_by_another_name_is_refused_and_keeps_its_account(
+    table: VcenterTable,
+) -> None:
+    added = table.add(new_vcenter())
+    with pytest.raises(Refused, match="known here by another name") as caught:
+        table.add(replace(new_vcenter("l2"), user_name="other", password=Secret(b"other")))
+    assert caught.value.facts["known_as"] == "vc1"
+    assert table.all() == [added]
+    assert table.password(added.vcenter_id) == new_vcenter().password
     assert table.password(again.vcenter_id).reveal() == b"hunter2"
 
 

@@ -1,0 +1,156 @@
+"""`holdfast status`, for people and for monitoring, against a controller that answers what a test says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from holdfast_common.clock import SystemClock, utc_text
+from holdfast_common.places import HOME_VARIABLE
+from holdfast_common.wire import operator_pb2
+from holdfast_controller import main
+from holdfast_controller.ledger import EntryId, EntryKind, EntryState, LedgerEntry
+from holdfast_controller.service.operator_messages import debt_message
+from support.session_rig import AnsweringOperators, controller_rig
+
+NOW = utc_text(SystemClock().now())
+GOOD = operator_pb2.VmStatus(name="web", vcenter="lab", last_good_at=NOW, last_result="done")
+HERE = operator_pb2.Agent(host_name="proxy", state="connected")
+
+
+@contextmanager
+def controller(
+    home: Path, monkeypatch: pytest.MonkeyPatch, status: operator_pb2.Status
+) -> Iterator[None]:
+    operators = AnsweringOperators({"GetStatus": status})
+    monkeypatch.setenv(HOME_VARIABLE, str(home))
+    with controller_rig(home, operators=operators):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (operator_pb2.Status(vms=[GOOD], agents=[HERE]), 0, "HOLDFAST OK: 1 VMs"),
+        (operator_pb2.Status(vms=[GOOD]), 2, "CRITICAL: 1 VMs, 0 without a backup"),
+        (
+            operator_pb2.Status(
+                vms=[GOOD], agents=[HERE, operator_pb2.Agent(state="away"), operator_pb2.Agent()]
+            ),
+            1,
+            "1 of 3 agents connected",
+        ),
+        (
+            operator_pb2.Status(vms=[GOOD], agents=[operator_pb2.Agent(state="away")]),
+            2,
+            "no agent is connected",
+        ),
+        (
+            operator_pb2.Status(vms=[GOOD], agents=[HERE, operator_pb2.Agent(state="revoked")]),
+            0,
+            "1 of 1 agents connected",
+        ),
+        (
+            operator_pb2.Status(vms=[GOOD], agents=[HERE], warnings=["vCenter lab: a | b\nc"]),
+            1,
+            "vCenter lab: a / b c",
+        ),
+        (
+            operator_pb2.Status(vms=[GOOD], agents=[HERE], repository_problem="gone"),
+            2,
+            "; gone",
+        ),
+        (
+            operator_pb2.Status(
+                vms=[operator_pb2.VmStatus(name="db", last_good_at=NOW, last_result="failed")],
+                agents=[HERE],
+            ),
+            1,
+            "1 failed last",
+        ),
+        (operator_pb2.Status(agents=[HERE]), 3, "UNKNOWN: the inventory is empty"),
+    ],
+)
+def test_monitoring_gets_one_line_and_a_code(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    status: operator_pb2.Status,
+    code: int,
+    said: str,
+) -> None:
+    with controller(tmp_path, monkeypatch, status):
+        assert main.run(["status", "--nagios"]) == code
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("HOLDFAST ")
+    assert said in line
+    assert "|" not in line
+
+
+def test_monitoring_gets_its_line_when_no_controller_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
+    assert main.run(["status", "--nagios"]) == 2
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("HOLDFAST CRITICAL: no controller runs here")
+
+
+def test_two_ways_to_print_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["status", "--nagios", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["code"] == "usage"
+
+
+ENTRY = LedgerEntry(
+    entry_id=EntryId("1"),
+    run_id="r",  # type: ignore[arg-type]  # any text
+    job_id="j",  # type: ignore[arg-type]  # any text
+    kind=EntryKind.SNAPSHOT,
+    vcenter_id="v",
+    facts={"vm": "vm-1", "vm_name": "web", "nonce": "n", "excess": "{}", "instance_uuid": "i"},
+    state=EntryState.DEBT,
+    created_at="2026-11-22T13:00:00.000000Z",
+    updated_at="",
+    attempts=3,
+    last_error="vsphere_failed: removing a snapshot failed " + "(x=1, " * 200,
+)
+
+
+@pytest.mark.parametrize("kind", list(EntryKind))
+def test_every_kind_of_debt_is_one_sentence(kind: EntryKind) -> None:
+    facts = {
+        **ENTRY.facts,
+        "proxy_name": "proxy",
+        "datastore_name": "nfs1",
+        "datastore_id": "ds:///a/",
+        "path": "web/web.vmdk",
+        "disks": '[{"much": "json"}]',
+    }
+    entry = LedgerEntry(
+        **{
+            **{name: getattr(ENTRY, name) for name in LedgerEntry.__slots__},
+            "kind": kind,
+            "facts": facts,
+        }
+    )
+    told = debt_message(entry, vcenter="lab").target
+    assert "web" in told
+    assert len(told) < 100
+    assert not set(told) & set("{}=")
+
+
+def test_people_see_a_debt_as_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = operator_pb2.Status(debts=[debt_message(ENTRY, vcenter="lab")])
+    with controller(tmp_path, monkeypatch, status):
+        assert main.run(["status"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("DEBT")]
+    assert line.startswith(
+        "DEBT     our snapshot of VM web (lab), since 2026-11-22T13:00:00: vsphere_failed: removing"
+    )
+    assert len(line) < 260
