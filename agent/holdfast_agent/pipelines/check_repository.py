@@ -17,6 +17,7 @@ from holdfast_common.job_spec import CheckRepository, JobSpec
 from holdfast_common.repository.check import CheckReport, check_data, check_structure
 from holdfast_common.repository.key_sets import LineageKeyRing, ReaderKeys
 from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.points import list_points
 from holdfast_common.repository.proof import load_proven_packs, store_proof
 from holdfast_common.repository.writers import load_writers
 
@@ -41,9 +42,11 @@ def check_repository(spec: JobSpec, context: JobContext) -> JobResult:
             _prove(store, ring.common, report, context)
         else:
             report = check_structure(store, ring)
-    for name in report.unopened:
-        context.warn("not_checked", f"{name}: the job brought no keys of its lineage")
-    damages = list(_damages(report, points=work.point_ids))
+        missing = _missing(store, ring, work.point_ids)
+    if not work.point_ids:  # with points named, the keys of all others are left out on purpose
+        for name in report.unopened:
+            context.warn("not_checked", f"{name}: the job brought no keys of its lineage")
+    damages = [*_damages(report, points=work.point_ids), *missing]
     return _result(report, damages)
 
 
@@ -89,6 +92,24 @@ def _damages(report: CheckReport, *, points: Collection[PointId]) -> Iterator[Da
                 problem=f"its {blob.kind} is lost",
                 point_id=blob.point_id,
             )
+
+
+def _missing(
+    store: ObjectStore, ring: LineageKeyRing, points: Collection[PointId]
+) -> list[DamageFound]:
+    """Points asked for by name that are not there, or cannot be used: nothing of them was checked."""
+    if not points:
+        return []
+    found = {point.point_id for point in list_points(store, ring).points}
+    return [
+        DamageFound(
+            object_name="points/",
+            problem="the point is not in the repository, or cannot be used",
+            point_id=point_id,
+        )
+        for point_id in points
+        if point_id not in found
+    ]
 
 
 def _prove(store: ObjectStore, keys: ReaderKeys, report: CheckReport, context: JobContext) -> None:

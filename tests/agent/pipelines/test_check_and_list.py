@@ -89,6 +89,35 @@ def test_points_of_lineages_without_keys_are_no_damage_but_a_warning(site: Site)
     assert [code for code, _ in context.warnings] == ["not_checked"]
 
 
+def test_a_check_of_named_points_tells_nothing_of_others(site: Site) -> None:
+    point = point_of(site.back_up())
+    (other,) = (path for path in (site.root / "repository/points").iterdir() if path.is_dir())
+    strange = other.parent / ("0" * len(other.name))
+    strange.mkdir()
+    for manifest in other.iterdir():
+        (strange / manifest.name).write_bytes(manifest.read_bytes())
+    context = site.context()
+    keys = (site.repository.reader_keys(LINEAGE),)
+    work = CheckRepository(read_data=False, point_ids=(point,), keys=keys)
+    check_repository(site.spec(work), context)
+    assert context.warnings == []
+
+
+def test_a_named_point_that_is_gone_is_damage(site: Site) -> None:
+    first = point_of(site.back_up())
+    second = point_of(site.back_up())
+    newest = max(
+        (site.root / "repository/points").rglob("*"),
+        key=lambda path: path.stat().st_mtime_ns * path.is_file(),
+    )
+    newest.unlink()
+    assert check(site, read_data=False, points=(first,)).outcome is Outcome.DONE
+    result = check(site, read_data=False, points=(first, second))
+    assert result.outcome is Outcome.FAILED
+    assert [found.point_id for found in result.damages] == [second]
+    assert "not in the repository" in result.damages[0].problem
+
+
 def test_a_check_can_be_cancelled(site: Site) -> None:
     site.back_up()
     keys = (site.repository.reader_keys(LINEAGE),)
