@@ -131,6 +131,7 @@ def one_process(
     reconciled: bool = True,
 ) -> Iterator[OneProcess]:
     """Set up, with the lab added as a vCenter; ended at the end of the block."""
+    folder.mkdir(parents=True, exist_ok=True)
     places = find_places({"HOLDFAST_HOME": str(folder / "home")})
     configuration = ControllerConfiguration(jobs_at_once_max=2, attempts_max=1)
     made = initialise(places, folder / "repository", configuration, accepted=True)
