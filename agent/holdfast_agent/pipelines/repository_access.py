@@ -77,21 +77,22 @@ def check_lineage(keys: ReaderKeys, lineage_id: LineageId) -> None:
 
 
 def same_disk(disks: Sequence[PointDisk], *, device_key: int, uuid: str) -> PointDisk | None:
-    """The disk with that key and uuid; None: there is none. Names are no identity."""
-    for disk in disks:
+    """The disk with that key and uuid; None: there is none. Names are no identity, nor is an empty uuid."""
+    for disk in disks if uuid else ():
         if disk.header.device_key == device_key and disk.header.uuid == uuid:
             return disk
     return None
 
 
 def point_disk(point: Point, disk: DiskToRestore) -> PointDisk:
-    """The disk that a job names. Raises: NotFound."""
-    found = same_disk(point.disks, device_key=disk.device_key, uuid=disk.backing_uuid)
-    if found is None:
-        raise NotFound(
-            "the point has no such disk",
-            point=point.point_id,
-            device_key=disk.device_key,
-            disk_uuid=disk.backing_uuid,
-        )
-    return found
+    """The disk that a job names; within one point its key and uuid, be it empty, are enough. Raises: NotFound."""
+    for found in point.disks:
+        header = found.header
+        if (header.device_key, header.uuid) == (disk.device_key, disk.backing_uuid):
+            return found
+    raise NotFound(
+        "the point has no such disk",
+        point=point.point_id,
+        device_key=disk.device_key,
+        disk_uuid=disk.backing_uuid,
+    )

@@ -13,6 +13,7 @@ from holdfast_common.blocks.sink import BlockSink, NewDisk
 from holdfast_common.blocks.stream import random_stream
 from holdfast_common.clock import SystemClock
 from holdfast_common.errors import UsageError
+from holdfast_common.formats.vmdk_descriptor_text import new_disk_uuid
 from holdfast_common.job_result import DiskResult, JobResult, Outcome
 from holdfast_common.job_spec import Blob, DiskToRestore, JobSpec, RestoreDisks
 from holdfast_common.repository.disk_reader import PointDiskSource
@@ -20,6 +21,8 @@ from holdfast_common.repository.disk_reader import PointDiskSource
 
 def restore_disks(spec: JobSpec, context: JobContext) -> JobResult:
     """Write every disk of the job, one after the other. Reading back is a job of its own.
+
+    Each becomes a new disk with a uuid of its own: not the point's, which the original may still have.
 
     Raises: errors of ours; a disk that was not finished does not count as one.
     """
@@ -70,7 +73,11 @@ def _restore_disk(
         new_disk(
             disk.ticket,
             context.configuration,
-            disk=NewDisk(capacity_bytes=header.capacity_bytes, adapter_type=disk.adapter_type),
+            disk=NewDisk(
+                capacity_bytes=header.capacity_bytes,
+                adapter_type=disk.adapter_type,
+                disk_uuid=new_disk_uuid(),
+            ),
             check=context.check,
         ) as sink,
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,6 +51,11 @@ def geometry_for(adapter_type: str, capacity_bytes: int) -> Geometry:
             heads, sectors = 255, 63
     cylinders = min(max(total_sectors // (heads * sectors), 1), cylinders_max)
     return Geometry(cylinders=cylinders, heads=heads, sectors=sectors)
+
+
+def new_disk_uuid() -> str:
+    """A uuid that no disk has yet, as ESXi makes them: ``6000c29…``, VMware's prefix, then chance."""
+    return str(uuid.UUID("6000c29" + secrets.token_hex(13)[:25]))
 
 
 def uuid_database_text(disk_uuid: str) -> str:

@@ -165,6 +165,8 @@ def _one_disk(
 def _difference(disk: DiskFacts, before: PreviousDisk | None) -> str:
     """Why the disk is not provably the one of the previous point; empty when it is."""
     name = disk.label
+    if not disk.backing_uuid:  # its key alone is that of any disk that is put into this slot
+        return f"{name} has no uuid by which it could be told from another disk"
     if before is None:
         return f"{name} is not in the previous point"
     if not before.change_id:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ from holdfast_agent.pipelines.restore_disks import restore_disks
 from holdfast_agent.pipelines.verify_disks import verify_disks
 from holdfast_common.errors import IntegrityError, NotFound, NothingProtected, Refused
 from holdfast_common.extents import Extent
-from holdfast_common.formats.vmdk_chain import open_chain_at
+from holdfast_common.formats.vmdk_chain import ImageName, open_chain_at, read_descriptor
+from holdfast_common.formats.vmdk_descriptor import Descriptor
 from holdfast_common.identity import PointId
 from holdfast_common.job_result import JobResult, Outcome
 from holdfast_common.job_spec import AreaSource, DiskTicket, FileFormat
@@ -129,6 +132,43 @@ def test_changes_without_a_previous_disk_are_refused(site: Site) -> None:
 def test_a_previous_point_that_is_gone_is_an_error(site: Site) -> None:
     with pytest.raises(NotFound):
         site.back_up(previous=PointId("01J0000000000000000000000Z"))
+
+
+def test_a_disk_without_uuid_is_built_on_no_other_and_can_be_restored(site: Site) -> None:
+    """Two disks that were put into one slot one after the other have the same key and no uuid."""
+    nameless = site.disk_to_back_up(2000, backing_uuid="")
+    first = site.back_up([nameless])
+    second = site.back_up([nameless], previous=point_of(first))
+    assert second.disks[0].changed_bytes == first.disks[0].changed_bytes
+    changes = site.disk_to_back_up(2000, backing_uuid="", areas=AreaSource.CHANGED)
+    with pytest.raises(IntegrityError):
+        site.back_up([changes], previous=point_of(first), context=site.context(extents={2000: []}))
+    disk = replace(site.disk_to_restore(2000, site.file_ticket("a.vmdk")), backing_uuid="")
+    work = replace(site.restore_work(point_of(second), {}), disks=(disk,))
+    assert restore_disks(site.spec(work), site.context()).outcome is Outcome.DONE
+
+
+def descriptor_of(path: Path) -> Descriptor:
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        return read_descriptor(ImageName(directory_fd=folder, name=path.name))
+    finally:
+        os.close(folder)
+
+
+@pytest.mark.parametrize("way", ["direct", *FileFormat])
+def test_a_restored_disk_has_a_new_uuid_of_its_own(site: Site, way: str) -> None:
+    first = site.back_up()
+    uuids = {disk_uuid(2000)}
+    for name in ("a.vmdk", "b.vmdk"):
+        ticket, folder = direct_ticket(f"web/{name}"), site.root / "nfs" / "web"
+        if way != "direct":
+            ticket, folder = site.file_ticket(name, FileFormat(way)), site.root / "restores"
+        work = site.restore_work(point_of(first), {2000: ticket})
+        assert restore_disks(site.spec(work), site.context()).outcome is Outcome.DONE
+        uuids.add(descriptor_of(folder / name).disk_uuid)
+    assert len(uuids) == 3
+    assert all(len(uuid) == 36 for uuid in uuids)
 
 
 def test_a_disk_replaced_by_another_of_the_same_key_is_read_anew(site: Site) -> None:

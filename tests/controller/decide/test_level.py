@@ -106,6 +106,14 @@ def test_rule_07_a_disk_that_is_not_provably_the_same_is_read_whole(
     assert found.disks[0].areas is not AreaSource.CHANGED
 
 
+def test_rule_07_and_27_disks_without_uuids_are_never_the_same_disk() -> None:
+    nameless = replace(POINT, disks=(replace(BEFORE, backing_uuid=""),))
+    found = decided(replace(DISK, backing_uuid=""), previous=nameless)
+    assert found.level == "full"
+    assert "no uuid" in found.reason
+    assert found.disks[0].areas is not AreaSource.CHANGED
+
+
 def test_rule_07_and_29_a_restore_a_changed_tree_or_no_point_mean_a_full() -> None:
     assert decided(previous=None).level == "full"
     assert decided(tree="root>snapshot-9 at snapshot-9").level == "full"

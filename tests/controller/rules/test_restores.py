@@ -120,6 +120,9 @@ def test_rule_30_a_copy_beside_its_living_original_shares_nothing_with_it(
     assert copy.power_state == "poweredOff"
     assert copy.instance_uuid != original.instance_uuid
     assert copy.bios_uuid != original.bios_uuid
+    disks = [disk.backing_uuid for vm in (original, copy) for disk in vm.disks]
+    assert all(disks)
+    assert len(set(disks)) == len(disks), "a restored disk is one of its own"
     listed = {each["name"]: each["network_cards"] for each in lab.control.call("vm-list")}
     assert {card["mac"] for card in listed["copy"]}.isdisjoint(card["mac"] for card in listed["db"])
     assert [card["start_connected"] for card in listed["copy"]] == [False]

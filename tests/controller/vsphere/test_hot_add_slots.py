@@ -139,6 +139,7 @@ def test_rule_21_what_cannot_be_hot_added_is_refused_by_name(session: VsphereSes
     assert "IDE disks cannot be hot-added" in refused(session, {"adapter": "ide"})
     assert "no file to attach" in refused(session, {"chain": ()})
     assert "raw device mappings" in refused(session, {"raw_mapping": "virtual"})
+    assert "no uuid" in refused(session, {"backing_uuid": ""})
     chained = refused(session, {}, writable=True)
     assert "only a disk without snapshots can be written" in chained
 
