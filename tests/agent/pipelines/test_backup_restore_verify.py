@@ -161,7 +161,8 @@ def test_a_restored_disk_has_a_new_uuid_of_its_own(site: Site, way: str) -> None
     first = site.back_up()
     uuids = {disk_uuid(2000)}
     for name in ("a.vmdk", "b.vmdk"):
-        ticket, folder = direct_ticket(f"web/{name}"), site.root / "nfs" / "web"
+        ticket: DiskTicket = direct_ticket(f"web/{name}")
+        folder = site.root / "nfs" / "web"
         if way != "direct":
             ticket, folder = site.file_ticket(name, FileFormat(way)), site.root / "restores"
         work = site.restore_work(point_of(first), {2000: ticket})
