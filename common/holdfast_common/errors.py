@@ -222,6 +222,16 @@ class ObjectMissing(IntegrityError):
     code = "object_missing"
 
 
+class PreviousLost(ObjectMissing):
+    """What a new point would build on is no longer whole; the next attempt builds on nothing."""
+
+    code = "previous_lost"
+    retryable = True
+    default_advice = (
+        "the next attempt reads the whole VM; `holdfast check` tells what earlier points lost"
+    )
+
+
 class PointVoided(IntegrityError):
     """A restore point was published after its writer's epoch had been closed; it never counted."""
 

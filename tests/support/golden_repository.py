@@ -23,6 +23,8 @@ from support.memory_store import MemoryStore
 from support.repositories import BLOCK, LINEAGE, Repository, SeededRandomness, new_repository
 
 GOLDEN = Path(__file__).parents[1] / "common" / "repository" / "golden"
+# name: whether its data compresses. In the first two manifests do not say what their points use.
+KINDS = {"format-1-plain": False, "format-1-compressed": True, "format-1-used": False}
 PASSPHRASE = "correct horse battery staple"
 KEY_FILE = b"holdfast-key-1:" + b"ab" * 32 + b"\n"
 OTHER_LINEAGE = "vcenter-1/502f-other"
@@ -128,7 +130,7 @@ def lineage_of(job_id: str) -> str:
 
 
 def main() -> None:
-    for name, compressible in (("format-1-plain", False), ("format-1-compressed", True)):
+    for name, compressible in KINDS.items():
         directory = GOLDEN / name
         if directory.exists():
             continue

@@ -233,7 +233,7 @@ class DiskMap:
     def __init__(
         self, pages: PageStore, root: PageReference | None, *, capacity_bytes: int
     ) -> None:
-        self._pages = pages
+        self._store = pages
         self.root = root
         self.root_level = level_count(capacity_bytes)
         self._leaf_count = -(-capacity_bytes // LEAF_BYTES)
@@ -246,7 +246,7 @@ class DiskMap:
 
     def load_leaf(self, number: int, reference: PageReference) -> Leaf:
         """The leaf behind a reference. Raises: IntegrityError, FormatError."""
-        leaf = Leaf.decode(self._pages.page(reference))
+        leaf = Leaf.decode(self._store.page(reference))
         if leaf.number != number:
             raise IntegrityError(
                 "a leaf stands where another belongs", wanted=number, found=leaf.number
@@ -261,13 +261,19 @@ class DiskMap:
         if self.root is not None and first < end:
             yield from self._below(self.root, level=self.root_level, number=0, first=first, end=end)
 
+    def pages(self) -> Iterator[PageReference]:
+        """References of all pages, the leaves' too; only inner pages are read for it."""
+        if self.root is not None:
+            yield self.root
+            yield from self._pages_below(self.root, level=self.root_level, number=0)
+
     def children(
         self, reference: PageReference, *, level: int, number: int
     ) -> dict[int, PageReference]:
         """The children of an inner page. Raises: IntegrityError, FormatError."""
         page = self._inner.get(reference.digest)
         if page is None:
-            page = InnerPage.decode(self._pages.page(reference))
+            page = InnerPage.decode(self._store.page(reference))
             self._inner[reference.digest] = page
             if len(self._inner) > PAGE_CACHE_MAX:
                 self._inner.popitem(last=False)
@@ -278,6 +284,15 @@ class DiskMap:
                 "a page stands where another belongs", wanted=number, found=page.number
             )
         return page.children
+
+    def _pages_below(
+        self, reference: PageReference, *, level: int, number: int
+    ) -> Iterator[PageReference]:
+        if level == 0:
+            return
+        for slot, child in self.children(reference, level=level, number=number).items():
+            yield child
+            yield from self._pages_below(child, level=level - 1, number=number * MAP_FANOUT + slot)
 
     def _below(
         self, reference: PageReference, *, level: int, number: int, first: int, end: int

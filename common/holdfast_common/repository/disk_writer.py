@@ -111,7 +111,9 @@ class DiskWriter:
         root = self._editor.finish()
         blocks = root.blocks if root is not None else 0
         allocated = min(blocks * BLOCK_BYTES, self.header.capacity_bytes)
-        summary = replace(self._counts, root=root, allocated_bytes=allocated)
+        summary = replace(
+            self._counts, root=root, allocated_bytes=allocated, map_pages=self._editor.pages
+        )
         self._pool.remove_disk()
         self._finished(summary)
         return summary

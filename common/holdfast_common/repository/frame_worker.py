@@ -24,7 +24,7 @@ from holdfast_common.repository.layout import (
     BlobKind,
 )
 from holdfast_common.repository.pack_writer import PackWriter
-from holdfast_common.repository.repository_index import RepositoryIndex
+from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
 from holdfast_common.units import MIB
 
 OPAQUE_CHUNK_BYTES: Final = MIB
@@ -81,8 +81,10 @@ class KnownChunks:
 
     index: RepositoryIndex
     writer: bytes
+    packs: dict[bytes, int]  # digest and length of those that are there
     proven_packs: frozenset[bytes] = frozenset()
     claimed: dict[bytes, object] = field(default_factory=dict)
+    used_indexes: set[bytes] = field(default_factory=set)  # index objects that were relied on
 
     def claim(self, chunk_id: bytes, *, blocks: int) -> bool:
         """Whether the caller must store it; of several callers only one is told so."""
@@ -93,9 +95,18 @@ class KnownChunks:
         for location in self.index.find_all(chunk_id):
             trusted = location.origin.writer == self.writer
             trusted = trusted or location.origin.pack.digest in self.proven_packs
-            if trusted and location.blocks == blocks and not location.is_hollow:
-                return False
+            fits = location.blocks == blocks and not location.is_hollow
+            if trusted and fits and self.is_there(location):
+                object_id = self.index.object_of(location)
+                if object_id is not None:
+                    self.used_indexes.add(object_id)
+                    return False
         return True
+
+    def is_there(self, location: ChunkLocation) -> bool:
+        """Whether the pack is in the store as the index knows it: an index alone proves nothing."""
+        pack = location.origin.pack
+        return self.packs.get(pack.digest) == pack.length
 
     def forget(self, chunk_ids: Iterable[bytes]) -> None:
         """These are in the index now; keeping them twice would cost memory."""

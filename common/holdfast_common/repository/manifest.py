@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final
 
 from holdfast_common.errors import FormatError, IntegrityError
@@ -54,6 +54,18 @@ class DiskSummary:
     known_bytes: int = 0  # of these found in the repository already
     new_bytes: int = 0  # of these compressed and stored
     stored_bytes: int = 0  # what they take in packs
+    map_pages: Mapping[bytes, int] | None = None  # map object -> pages of this disk in it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsedObjects:
+    """All metadata that a point stands on, whoever wrote it: what must be there for it to be readable.
+
+    ``indexes`` may hold more than is needed; None: not known, some data is in no index.
+    """
+
+    maps: Mapping[bytes, int]  # map object -> its length
+    indexes: frozenset[bytes] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +75,7 @@ class PointDisk:
     point_id: PointId
     lineage_id: str
     summary: DiskSummary
+    used: UsedObjects | None = None  # by the whole point
 
     @property
     def header(self) -> DiskHeader:
@@ -128,6 +141,7 @@ class Manifest:
     packs: tuple[bytes, ...]  # digests of the packs that this attempt wrote
     indexes: tuple[ObjectReference, ...]
     maps: tuple[ObjectReference, ...]
+    used: UsedObjects | None = None  # None: not known
 
     def encode(self) -> bytes:
         """The body that is sealed: JSON with sorted keys."""
@@ -152,6 +166,7 @@ class Manifest:
             "packs": [digest.hex() for digest in self.packs],
             "indexes": [_object_to_json(item) for item in self.indexes],
             "maps": [_object_to_json(item) for item in self.maps],
+            "used": _used_to_json(self.used),
         }
         return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
@@ -174,13 +189,14 @@ class Manifest:
                 packs=tuple(bytes.fromhex(digest) for digest in document["packs"]),
                 indexes=tuple(_object_from_json(item) for item in document["indexes"]),
                 maps=tuple(_object_from_json(item) for item in document["maps"]),
+                used=_used_from_json(document.get("used")),
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise IntegrityError("a manifest cannot be read") from error
 
 
 def _disk_to_json(disk: DiskSummary) -> dict[str, Any]:  # JSON has no better type
-    document = asdict(disk)
+    document = asdict(replace(disk, map_pages=None))
     root = disk.root
     document["header"]["chain"] = list(disk.header.chain)
     document["root"] = None
@@ -192,6 +208,7 @@ def _disk_to_json(disk: DiskSummary) -> dict[str, Any]:  # JSON has no better ty
             "blocks": root.blocks,
             "digest": root.digest.hex(),
         }
+    document["map_pages"] = _counts_to_json(disk.map_pages)
     return document
 
 
@@ -215,8 +232,36 @@ def _disk_from_json(document: dict[str, Any]) -> DiskSummary:
             blocks=int(root["blocks"]),
             digest=bytes.fromhex(root["digest"]),
         ),
+        map_pages=_counts_from_json(document.get("map_pages")),
         **counts,
     )
+
+
+def _used_to_json(used: UsedObjects | None) -> dict[str, Any] | None:
+    if used is None:
+        return None
+    indexes = None if used.indexes is None else sorted(item.hex() for item in used.indexes)
+    return {"maps": _counts_to_json(used.maps), "indexes": indexes}
+
+
+def _used_from_json(document: dict[str, Any] | None) -> UsedObjects | None:
+    if document is None:
+        return None
+    indexes = document["indexes"]
+    return UsedObjects(
+        maps=_counts_from_json(document["maps"]) or {},
+        indexes=None if indexes is None else frozenset(bytes.fromhex(item) for item in indexes),
+    )
+
+
+def _counts_to_json(counts: Mapping[bytes, int] | None) -> dict[str, int] | None:
+    return None if counts is None else {key.hex(): counts[key] for key in sorted(counts)}
+
+
+def _counts_from_json(document: dict[str, Any] | None) -> dict[bytes, int] | None:
+    if document is None:
+        return None
+    return {bytes.fromhex(key): int(value) for key, value in document.items()}
 
 
 def _blob_from_json(document: dict[str, Any]) -> BlobRecord:

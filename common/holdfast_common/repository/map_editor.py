@@ -5,7 +5,7 @@ Only changed pages are written; the rest is referred to. Memory: one open page p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from holdfast_common.repository.derivation import Hasher
 from holdfast_common.repository.disk_map import DiskMap, InnerPage, Leaf, PageReference
@@ -18,14 +18,24 @@ class MapEditor:
     """Takes changed leaves in ascending order and makes the new root. One thread."""
 
     def __init__(
-        self, previous: DiskMap, *, object_id: bytes, write_page: WritePage, hasher: Hasher
+        self,
+        previous: DiskMap,
+        *,
+        object_id: bytes,
+        write_page: WritePage,
+        hasher: Hasher,
+        previous_pages: Mapping[bytes, int] | None = None,
     ) -> None:
+        """``previous_pages``: how many pages of the previous map lie in which object; None: not known."""
         self._previous = previous
         self._object_id = object_id
         self._write_page = write_page  # appends to the attempt's map object; returns the offset
         self._hasher = hasher
         self._open: list[_OpenPage | None] = [None] * (previous.root_level + 1)
         self._root: PageReference | None = previous.root
+        self._pages: dict[bytes, int] | None = {}
+        if previous.root is not None:
+            self._pages = None if previous_pages is None else dict(previous_pages)
         self._previous_reference: PageReference | None = None
         self._last_leaf = -1
 
@@ -60,6 +70,11 @@ class MapEditor:
             self._last_leaf = number
             self._set(0, number, None)
 
+    @property
+    def pages(self) -> Mapping[bytes, int] | None:
+        """After `finish`: how many pages of the new map lie in which object; None: not known."""
+        return self._pages
+
     def finish(self) -> PageReference | None:
         """Write what is open; the new root, None for a disk that is all zero."""
         for level in range(1, len(self._open)):
@@ -69,6 +84,7 @@ class MapEditor:
     def _set(self, level: int, number: int, reference: PageReference | None) -> None:
         parent_level = level + 1
         if parent_level > self._previous.root_level:
+            self._count(self._root, reference)
             self._root = reference
             return
         parent = number // MAP_FANOUT
@@ -80,10 +96,21 @@ class MapEditor:
             page = _OpenPage(parent, self._previous_children(parent_level, parent))
             self._open[parent_level] = page
         slot = number % MAP_FANOUT
+        self._count(page.children.get(slot), reference)
         if reference is None:
             page.children.pop(slot, None)
         else:
             page.children[slot] = reference
+
+    def _count(self, before: PageReference | None, now: PageReference | None) -> None:
+        if self._pages is None:
+            return
+        if before is not None:
+            self._pages[before.object_id] -= 1
+            if not self._pages[before.object_id]:
+                del self._pages[before.object_id]
+        if now is not None:
+            self._pages[now.object_id] = self._pages.get(now.object_id, 0) + 1
 
     def _close(self, level: int) -> None:
         page = self._open[level]

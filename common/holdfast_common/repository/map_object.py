@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 
 from holdfast_common.repository.derivation import Hasher
 from holdfast_common.repository.disk_map import DiskMap
@@ -28,13 +29,20 @@ class MapObject:
             ObjectKind.MAP, signing_key=None, randomness=randomness, write=self._write
         )
 
-    def editor(self, previous: DiskMap, hasher: Hasher) -> MapEditor:
+    def editor(
+        self,
+        previous: DiskMap,
+        hasher: Hasher,
+        *,
+        previous_pages: Mapping[bytes, int] | None = None,
+    ) -> MapEditor:
         """An editor of one disk's map that writes its pages here."""
         return MapEditor(
             previous,
             object_id=self._stream.header.object_id,
             write_page=self._write_page,
             hasher=hasher,
+            previous_pages=previous_pages,
         )
 
     def finish(self) -> ObjectReference | None:

@@ -54,6 +54,7 @@ class Point:
                 point_id=self.manifest.point_id,
                 lineage_id=self.manifest.lineage_id,
                 summary=summary,
+                used=self.manifest.used,
             )
             for summary in self.manifest.disks
         )

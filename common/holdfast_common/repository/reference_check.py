@@ -1,20 +1,30 @@
-"""Before a point is published: is everything that it refers to still there?
+"""Before a point is published: is everything that it stands on still there, and as long as it was?
 
-A writer's index may be old: a pack may have been lost, or pruned behind its back. When all packs that
-the index names are there with their lengths, nothing more need be read; otherwise every chunk that the
-new point's maps name is looked for.
+A writer's index may be old, and an incremental stands on pages, index objects and packs of attempts long
+past, of which it reads next to none. A manifest therefore names all metadata that its point uses, and
+so three listings tell: map objects, index objects, packs. Only when something of it is gone, or an
+earlier point does not say what it uses, every chunk that the new point's maps name is looked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from holdfast_common.errors import ObjectMissing
-from holdfast_common.repository.disk_map import DiskMap, PageStore
+from holdfast_common.errors import FormatError, IntegrityError, PreviousLost
+from holdfast_common.repository.disk_map import DiskMap, PageReference, PageStore
 from holdfast_common.repository.key_sets import ReaderKeys
-from holdfast_common.repository.manifest import BlobRecord, DiskSummary
+from holdfast_common.repository.layout import ObjectKind, map_name
+from holdfast_common.repository.manifest import (
+    BlobRecord,
+    DiskSummary,
+    ObjectReference,
+    PointDisk,
+    UsedObjects,
+)
 from holdfast_common.repository.object_store import ObjectStore
-from holdfast_common.repository.repository_index import RepositoryIndex
+from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
+from holdfast_common.repository.sealed_object import SEGMENT_BYTES, SealedRanges, body_length
 
 
 def stored_packs(store: ObjectStore) -> dict[bytes, int]:
@@ -27,40 +37,170 @@ def stored_packs(store: ObjectStore) -> dict[bytes, int]:
     return found
 
 
+class PreviousPages(PageStore):
+    """Pages of an earlier point's maps: one that cannot be used means that nothing can build on them."""
+
+    def page(self, reference: PageReference) -> bytes:
+        """Raises: PreviousLost, RepositoryFailed."""
+        try:
+            return super().page(reference)
+        except (IntegrityError, FormatError) as error:
+            raise PreviousLost(
+                "the map of an earlier point, on which this one builds, cannot be read",
+                object=map_name(self._keys.lineage_tag, reference.object_id),
+                reason=str(error),
+            ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What one attempt made, and what it stands on besides."""
+
+    disks: Sequence[DiskSummary]
+    blobs: Sequence[BlobRecord]
+    packs: Mapping[bytes, int]  # digest and length
+    indexes: Sequence[ObjectReference]
+    map: ObjectReference | None
+    previous: Sequence[PointDisk]  # what its disks build on
+    known_indexes: frozenset[bytes]  # by which it found chunks of others
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedReferences:
+    """The disks with their pages counted, and all metadata that the point uses."""
+
+    disks: tuple[DiskSummary, ...]
+    used: UsedObjects
+
+
 def check_references(
-    store: ObjectStore,
-    keys: ReaderKeys,
-    *,
-    index: RepositoryIndex,
-    written: Sequence[bytes],
-    disks: Iterable[DiskSummary],
-    blobs: Iterable[BlobRecord],
-) -> None:
-    """Raises: ObjectMissing naming the first chunk or pack that is gone; RepositoryFailed."""
+    store: ObjectStore, keys: ReaderKeys, *, index: RepositoryIndex, written: Written
+) -> CheckedReferences:
+    """Raises: PreviousLost naming the first object or chunk that is gone; RepositoryFailed."""
     present = stored_packs(store)
-    for digest in written:
-        if digest not in present:
-            raise ObjectMissing("a pack of this attempt is gone", pack=digest.hex())
-    lost = {pack.digest for pack in index.packs() if present.get(pack.digest) != pack.length}
-    if not lost and not index.has_vanished(store):
-        return
-    fresh = index.reloaded()
-    for chunk_id in _chunks(store, keys, disks, blobs):
-        places = fresh.find_all(chunk_id)
-        if not any(
-            present.get(place.origin.pack.digest) == place.origin.pack.length for place in places
-        ):
-            raise ObjectMissing(
-                "data that this point refers to is no longer in the repository",
-                chunk=chunk_id.hex(),
-                advice="run `holdfast repo check`; the next backup of this VM should be a full one",
+    for digest, length in written.packs.items():
+        if present.get(digest) != length:
+            raise PreviousLost("a pack of this attempt is gone", pack=digest.hex())
+    pages = PreviousPages(store, keys)
+    disks = tuple(_counted(disk, pages) for disk in written.disks)
+    maps = _checked_maps(store, keys, written, disks)
+    relied = _relied_indexes(written)
+    listed = {info.name: info.length for info in store.list("index/")}
+    if relied is None or not index.is_whole(relied, listed=listed, present=present):
+        search = _Search(store, index.reloaded(), present)
+        relied = search.indexes_of(_chunks(pages, disks, written.blobs))
+    return CheckedReferences(disks=disks, used=UsedObjects(maps=maps, indexes=relied))
+
+
+def _counted(disk: DiskSummary, pages: PageStore) -> DiskSummary:
+    """With its pages counted: from the previous point's count if it has one, otherwise from the map."""
+    if disk.map_pages is not None:
+        return disk
+    disk_map = DiskMap(pages, disk.root, capacity_bytes=disk.header.capacity_bytes)
+    counts: dict[bytes, int] = {}
+    for reference in disk_map.pages():
+        counts[reference.object_id] = counts.get(reference.object_id, 0) + 1
+    return replace(disk, map_pages=counts)
+
+
+def _checked_maps(
+    store: ObjectStore, keys: ReaderKeys, written: Written, disks: Iterable[DiskSummary]
+) -> dict[bytes, int]:
+    """The map objects that the disks use, with their lengths, each of them seen in the store."""
+    lengths = {
+        object_id: length
+        for disk in written.previous
+        if disk.used is not None
+        for object_id, length in disk.used.maps.items()
+    }
+    if written.map is not None:
+        lengths[written.map.object_id] = written.map.length
+    prefix = map_name(keys.lineage_tag, bytes(16)).rpartition("/")[0] + "/"
+    listed = {info.name: info.length for info in store.list(prefix)}
+    used = {}
+    for object_id in sorted({each for disk in disks for each in disk.map_pages or ()}):
+        name = map_name(keys.lineage_tag, object_id)
+        found = listed.get(name)
+        wanted = lengths.get(object_id)
+        if found is None or (wanted is not None and wanted != found):
+            raise PreviousLost(
+                "a map that this point would stand on is gone or has another length",
+                object=name,
+                length=found,
+                wanted=wanted,
             )
+        if wanted is None:
+            _open_end(store, keys, object_id, found)
+        used[object_id] = found
+    return used
+
+
+def _open_end(store: ObjectStore, keys: ReaderKeys, object_id: bytes, length: int) -> None:
+    """Prove an object's length, which nobody wrote down: only its true last segment opens as the last one."""
+    name = map_name(keys.lineage_tag, object_id)
+    try:
+        body = body_length(length, kind=ObjectKind.MAP)
+        ranges = SealedRanges(
+            store,
+            name,
+            expected=keys.expected(ObjectKind.MAP, object_id),
+            body=body,
+            class_key=keys.class_key,
+        )
+        ranges.segment(max(body - 1, 0) // SEGMENT_BYTES)
+    except (IntegrityError, FormatError) as error:
+        raise PreviousLost(
+            "a map that this point would stand on is damaged", object=name, reason=str(error)
+        ) from error
+
+
+def _relied_indexes(written: Written) -> frozenset[bytes] | None:
+    """Index objects that together name all chunks of the point, and maybe more; None: not known."""
+    relied = written.known_indexes | {item.object_id for item in written.indexes}
+    for disk in written.previous:
+        if disk.used is None or disk.used.indexes is None:
+            return None
+        relied |= disk.used.indexes
+    return relied
+
+
+class _Search:
+    """Looks for each chunk, in a fresh index and in packs that no index names."""
+
+    def __init__(
+        self, store: ObjectStore, index: RepositoryIndex, present: Mapping[bytes, int]
+    ) -> None:
+        self._store = store
+        self._index = index
+        self._present = present
+
+    def indexes_of(self, chunk_ids: Iterable[bytes]) -> frozenset[bytes] | None:
+        """The index objects that name all of them; None: some stand in no index. Raises: PreviousLost."""
+        found: set[bytes | None] = set()
+        for chunk_id in chunk_ids:
+            place = self._place(chunk_id)
+            if place is None and self._index.recover(self._store):
+                place = self._place(chunk_id)
+            if place is None:
+                raise PreviousLost(
+                    "data that this point would refer to is no longer in the repository",
+                    chunk=chunk_id.hex(),
+                )
+            found.add(self._index.object_of(place))
+        known = frozenset(each for each in found if each is not None)
+        return known if None not in found else None
+
+    def _place(self, chunk_id: bytes) -> ChunkLocation | None:
+        for place in self._index.find_all(chunk_id):
+            pack = place.origin.pack
+            if self._present.get(pack.digest) == pack.length:
+                return place
+        return None
 
 
 def _chunks(
-    store: ObjectStore, keys: ReaderKeys, disks: Iterable[DiskSummary], blobs: Iterable[BlobRecord]
+    pages: PageStore, disks: Iterable[DiskSummary], blobs: Iterable[BlobRecord]
 ) -> Iterator[bytes]:
-    pages = PageStore(store, keys)
     for disk in disks:
         disk_map = DiskMap(pages, disk.root, capacity_bytes=disk.header.capacity_bytes)
         for number, reference in disk_map.references():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -105,6 +106,12 @@ class RefusedIndex:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loaded:
+    length: int
+    packs: tuple[bytes, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class _Table:
     prefixes: Array
@@ -128,12 +135,12 @@ class RepositoryIndex:
         self._ranges: dict[int, SealedRanges] = {}
         self._digest_cache: dict[tuple[int, int], bytes] = {}
         self._loaded: set[str] = set()  # names that were looked at
-        self._used: set[str] = set()  # names that were right
+        self._used: dict[str, _Loaded] = {}  # by the names of objects that were right
         self._writers: WriterList | None = None
         self._asked_packs: set[bytes] = set()
         self._recovered: dict[int, bytes] = {}  # bodies of segments that were made from packs
         self.refused: list[RefusedIndex] = []
-        self.superseded: set[str] = set()  # names of objects that a merged one contains
+        self._superseding: dict[str, str] = {}  # name of an object -> of the merged one with it
 
     def refresh(self, writers: WriterList) -> None:
         """Load index objects that were not there before. Unusable ones are noted in ``refused``.
@@ -167,15 +174,37 @@ class RepositoryIndex:
         with self._lock:
             self._add(segment, name=name, stored_length=len(data))
             self._loaded.add(name)
-            self._used.add(name)
-            self.superseded |= {index_name(object_id) for object_id in segment.supersedes}
+            packs = tuple(row["digest"].tobytes() for row in segment.packs)
+            self._used[name] = _Loaded(length=len(data), packs=packs)
+            self._superseding |= {index_name(each): name for each in segment.supersedes}
         return found
 
-    def has_vanished(self, store: ObjectStore) -> bool:
-        """Whether an index object that was loaded is no longer listed: somebody pruned or merged."""
-        listed = {info.name for info in store.list("index/")}
+    def is_whole(
+        self,
+        object_ids: Iterable[bytes],
+        *,
+        listed: Mapping[str, int],
+        present: Mapping[bytes, int],
+    ) -> bool:
+        """Whether these index objects, or merged ones in their place, and all of their packs are there.
+
+        ``listed``: names and lengths of the index objects in the store; ``present``: of the packs.
+        """
         with self._lock:
-            return not self._used <= listed
+            for object_id in object_ids:
+                name = index_name(object_id)
+                name = name if name in self._used else self._superseding.get(name, "")
+                found = self._used.get(name)
+                if found is None or listed.get(name) != found.length:
+                    return False
+                if any(present.get(pack) != self._packs[pack].length for pack in found.packs):
+                    return False
+        return True
+
+    def object_of(self, location: ChunkLocation) -> bytes | None:
+        """The id of the index object that says where a chunk lies; None: its own pack does."""
+        name = self._digest_places[location.digest_segment][0]
+        return bytes.fromhex(name.rpartition("/")[2]) if name else None
 
     def reloaded(self) -> RepositoryIndex:
         """A new index of what is listed now. Raises: RepositoryFailed."""
@@ -212,7 +241,7 @@ class RepositoryIndex:
     def uses(self, name: str) -> bool:
         """Whether that index object was loaded, or a merged one that contains it."""
         with self._lock:
-            return name in self._used or name in self.superseded
+            return name in self._used or name in self._superseding
 
     def find(self, chunk_id: bytes) -> ChunkLocation | None:
         """One place of that chunk."""

@@ -19,17 +19,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from holdfast_common.clock import Clock, utc_text
 from holdfast_common.errors import HoldfastError, LeaseExpired, ObjectExists, Refused, UsageError
 from holdfast_common.identity import JobId, PointId
-from holdfast_common.repository.disk_map import DiskMap, PageStore
+from holdfast_common.repository.disk_map import DiskMap
 from holdfast_common.repository.disk_writer import DiskWriter
 from holdfast_common.repository.fence import load_fences
 from holdfast_common.repository.frame_worker import FrameWorker, KnownChunks
 from holdfast_common.repository.index import IndexBuilder
 from holdfast_common.repository.key_sets import WriterKeys
-from holdfast_common.repository.layout import (
-    ObjectKind,
-    index_name,
-    manifest_name,
-)
+from holdfast_common.repository.layout import ObjectKind, index_name, manifest_name
 from holdfast_common.repository.lease import acquire_writer_lease
 from holdfast_common.repository.manifest import (
     MANIFEST_BYTES_MAX,
@@ -47,7 +43,12 @@ from holdfast_common.repository.pack_writer import CompletePack, PackWriter
 from holdfast_common.repository.previous_digests import previous_digests_of
 from holdfast_common.repository.proof import load_proven_packs
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
-from holdfast_common.repository.reference_check import check_references
+from holdfast_common.repository.reference_check import (
+    PreviousPages,
+    Written,
+    check_references,
+    stored_packs,
+)
 from holdfast_common.repository.repository_index import RepositoryIndex
 from holdfast_common.repository.sealed_object import ObjectHeader
 from holdfast_common.repository.worker_pool import WorkerPool
@@ -112,7 +113,8 @@ class PointWriter:
         self._disks: list[DiskSummary] = []
         self._open_disks = 0
         self._blobs: list[BlobRecord] = []
-        self._packs: list[bytes] = []
+        self._packs: dict[bytes, int] = {}  # digest and length
+        self._previous: list[PointDisk] = []
         self._builder = IndexBuilder()
         self._pending_ids: list[bytes] = []
         self._indexes: list[ObjectReference] = []
@@ -123,7 +125,7 @@ class PointWriter:
         proven = load_proven_packs(store, keys.reader, writers)
         self._index = index if index is not None else RepositoryIndex(store, keys.reader)
         self._index.refresh(writers)
-        self._known = KnownChunks(self._index, self._public_key, proven)
+        self._known = KnownChunks(self._index, self._public_key, stored_packs(store), proven)
         self._lease = acquire_writer_lease(
             store,
             keys.reader,
@@ -159,18 +161,23 @@ class PointWriter:
             )
         root = previous.summary.root if previous is not None else None
         disk_map = DiskMap(
-            PageStore(self._store, reader), root, capacity_bytes=header.capacity_bytes
+            PreviousPages(self._store, reader), root, capacity_bytes=header.capacity_bytes
         )
         writer = DiskWriter(
             header,
             pool=self._pool,
-            editor=self._map_object().editor(disk_map, self._hasher),
+            editor=self._map_object().editor(
+                disk_map,
+                self._hasher,
+                previous_pages=previous.summary.map_pages if previous is not None else None,
+            ),
             finished=self._disk_finished,
             renew_lease=self._lease.renew_when_due,
-            previous_digests=previous_digests_of(disk_map, self._index) if compare else None,
+            previous_digests=previous_digests_of(disk_map, self._known) if compare else None,
         )
         with self._lock:
             self._open_disks += 1
+            self._previous += [previous] if previous is not None else []
         return writer
 
     def add_blob(self, kind: str, data: bytes) -> None:
@@ -199,7 +206,8 @@ class PointWriter:
     def prepare(self, facts: ManifestFacts) -> PreparedPoint:
         """Make everything durable and check all that the point refers to; only the manifest is missing.
 
-        Raises: ObjectMissing, IntegrityError, LeaseExpired, RepositoryFull, RepositoryFailed.
+        Raises: PreviousLost (what it stands on is gone), IntegrityError, LeaseExpired, RepositoryFull,
+        RepositoryFailed.
         """
         if self._open_disks:
             raise UsageError("a disk was begun and not finished", disks=self._open_disks)
@@ -207,13 +215,19 @@ class PointWriter:
         self._pool.close()
         self._flush_index()
         pages = self._map.finish() if self._map is not None else None
-        check_references(
+        checked = check_references(
             self._store,
             self._keys.reader,
             index=self._index,
-            written=self._packs,
-            disks=self._disks,
-            blobs=self._blobs,
+            written=Written(
+                disks=self._disks,
+                blobs=self._blobs,
+                packs=self._packs,
+                indexes=self._indexes,
+                map=pages,
+                previous=self._previous,
+                known_indexes=frozenset(self._known.used_indexes),
+            ),
         )
         manifest = Manifest(
             point_id=PointId(self._job_id),
@@ -224,11 +238,12 @@ class PointWriter:
             created_at=utc_text(self._clock.now()),
             writer_epoch=self._lease.writer_epoch,
             facts=facts,
-            disks=tuple(self._disks),
+            disks=checked.disks,
             blobs=tuple(self._blobs),
             packs=tuple(self._packs),
             indexes=tuple(self._indexes),
             maps=(pages,) if pages is not None else (),
+            used=checked.used,
         )
         stored = self._sealed(ObjectKind.MANIFEST, manifest.encode())
         return PreparedPoint(
@@ -330,7 +345,7 @@ class PointWriter:
         contents = pack.commit()
         self._lease.renew_when_due()
         with self._lock:
-            self._packs.append(contents.digest)
+            self._packs[contents.digest] = self._known.packs[contents.digest] = contents.length
             self._builder.add(contents)
             self._pending_ids += [blob.chunk_id for blob in contents.blobs]
             full = self._builder.chunk_count >= INDEX_CHUNKS_MAX

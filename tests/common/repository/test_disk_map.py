@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -135,6 +137,7 @@ class World:
         self.store = MemoryStore()
         self.capacity_bytes = capacity_bytes
         self.root: PageReference | None = None
+        self.pages: Mapping[bytes, int] | None = {}
         self.written = 0
 
     def map(self, root: PageReference | None) -> DiskMap:
@@ -148,7 +151,7 @@ class World:
     ) -> PageReference | None:
         """One generation; the leaves cleared come after all changed ones."""
         pages = MapObject(self.store, KEYS, SYSTEM_RANDOMNESS)
-        editor = pages.editor(self.map(self.root), HASHER)
+        editor = pages.editor(self.map(self.root), HASHER, previous_pages=self.pages)
         for number in sorted(changes):
             leaf = editor.previous_leaf(number) or Leaf.empty(number)
             for block, value in changes[number].items():
@@ -160,7 +163,10 @@ class World:
         if cleared is not None:
             editor.clear(*cleared)
         self.root = editor.finish()
+        self.pages = editor.pages
         reference = pages.finish()
+        walked = Counter(page.object_id for page in self.map(self.root).pages())
+        assert self.pages == walked, "every generation counts its pages rightly"
         self.written = 0 if reference is None else reference.length
         return self.root
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast_common.identity import JobId, PointId
 from holdfast_common.repository import layout
 from holdfast_common.repository.check import check_data
 from holdfast_common.repository.keys import open_repository
@@ -21,6 +22,7 @@ from holdfast_common.repository.recovery_sheet import RecoverySheet
 from support.golden_repository import (
     GOLDEN,
     KEY_FILE,
+    KINDS,
     PASSPHRASE,
     built,
     images,
@@ -30,9 +32,7 @@ from support.golden_repository import (
     text,
 )
 from support.independent_reader import IndependentReader
-from support.repositories import DEVICE_KEY
-
-KINDS = {"format-1-plain": False, "format-1-compressed": True}
+from support.repositories import BLOCK, DEVICE_KEY
 
 
 def recovery_key(name: str) -> str:
@@ -71,14 +71,32 @@ def test_a_golden_repository_is_read_by_every_recipient(name: str) -> None:
 def test_the_same_work_writes_the_same_bytes() -> None:
     """A byte that differs means another format: then it needs another number, and readers of both."""
     store, repository, _ = built(compressible=False)
-    golden = load(GOLDEN / "format-1-plain")
+    golden = load(GOLDEN / "format-1-used")
     about = "about/FORMAT.md"  # it may be worded better
     made = {name: data for name, data in store.objects.items() if name != about}
     kept = {name: data for name, data in golden.objects.items() if name != about}
     assert sorted(made) == sorted(kept)
     for name, data in made.items():
         assert data == kept[name], name
-    assert repository.sheet.key_text() == recovery_key("format-1-plain").strip()
+    assert repository.sheet.key_text() == recovery_key("format-1-used").strip()
+
+
+def test_a_point_of_before_manifests_said_what_they_use_is_built_on() -> None:
+    store, repository, _ = built(compressible=False)
+    store.objects = load(GOLDEN / "format-1-plain").objects
+    with repository.reader() as reader:
+        last = reader.load_point(PointId("JOB00003"))
+    assert last.manifest.used is None
+    image = bytearray(images(compressible=False)["JOB00003"])
+    image[:BLOCK] = noise(BLOCK, "fifth")
+    point = repository.backup(
+        image, ranges=[(0, BLOCK)], previous=last.disks[0], job_id=JobId("JOB00005")
+    )
+    assert repository.restored(point) == image
+    assert point.manifest.used is not None
+    assert point.manifest.used.indexes is not None
+    assert len(point.manifest.used.indexes) > 1
+    assert check_data(store, repository.keys, segment_keys=repository.keys).is_clean
 
 
 @pytest.mark.parametrize("name", KINDS)
