@@ -183,7 +183,9 @@ def test_what_is_no_longer_used_is_no_longer_needed(
 
 
 @pytest.mark.parametrize(
-    "damage", [gone("packs"), gone("packs", "index"), shorter("packs")], ids=str
+    "damage",
+    [gone("packs"), gone("packs", "index"), shorter("packs")],
+    ids=["packs gone", "packs and index gone", "packs truncated"],
 )
 def test_a_full_that_compares_stores_anew_what_is_lost(
     repository: Repository, store: MemoryStore, damage: Damage
