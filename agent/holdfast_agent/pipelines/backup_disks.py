@@ -24,7 +24,14 @@ from holdfast_common.blocks.read_ahead import WINDOW_BYTES, Block
 from holdfast_common.blocks.stream import UNIT_BYTES, BlockStream, whole
 from holdfast_common.blocks.wanted import CompactExtents, ascending
 from holdfast_common.clock import SystemClock
-from holdfast_common.errors import HoldfastError, IntegrityError, NotFound, NothingProtected
+from holdfast_common.errors import (
+    FormatError,
+    HoldfastError,
+    IntegrityError,
+    NotFound,
+    NothingProtected,
+    PreviousLost,
+)
 from holdfast_common.identity import PointId
 from holdfast_common.job_result import DiskResult, JobResult, Outcome
 from holdfast_common.job_spec import AreaSource, BackUpDisks, DiskToBackUp, JobSpec
@@ -68,7 +75,7 @@ def back_up_disks(spec: JobSpec, context: JobContext) -> JobResult:
     check_lineage(keys.reader, work.lineage_id)
     with opened_store(context, spec.repository_id) as store:
         _sweep(store)
-        previous = _previous_point(store, keys.reader, work.previous_point_id)
+        previous = _usable_previous(store, keys.reader, work, context)
         plans = [_plan(disk, previous, context) for disk in work.disks]
         total = sum(_reach_bytes(plan) for plan in plans)
         progress = Progress(context, total_bytes=total, phase="transfer")
@@ -195,7 +202,7 @@ def _with_gaps(blocks: Iterable[Block], capacity_bytes: int) -> Iterator[Block]:
 
 
 def _plan(disk: DiskToBackUp, previous_point: Point | None, context: JobContext) -> _Plan:
-    """Raises: IntegrityError, when only changes are to be read and there is nothing to build on."""
+    """Raises: PreviousLost, when only changes are to be read and there is nothing to build on."""
     capacity = disk.capacity_bytes
     previous = None
     if previous_point is not None:
@@ -205,11 +212,10 @@ def _plan(disk: DiskToBackUp, previous_point: Point | None, context: JobContext)
     if previous is not None and previous.header.capacity_bytes != capacity:
         previous = None
     if disk.areas is AreaSource.CHANGED and previous is None:
-        raise IntegrityError(
+        raise PreviousLost(
             "changes of a disk were asked for, but the previous point has no such disk",
             device_key=disk.device_key,
             disk_uuid=disk.backing_uuid,
-            advice="back this VM up in full",
         )
     in_parts = OPENERS[disk.ticket.kind].access is Access.RANDOM
     areas = (
@@ -234,6 +240,28 @@ def _changed_bytes(plan: _Plan, summary: DiskSummary) -> int:
     if plan.only_changes:
         return plan.areas.total_bytes
     return summary.known_bytes + summary.new_bytes  # what differs, or is there for the first time
+
+
+def _usable_previous(
+    store: ObjectStore, keys: ReaderKeys, work: BackUpDisks, context: JobContext
+) -> Point | None:
+    """The previous point; None where nothing is lost without it: then everything is read anyway.
+
+    Raises: PreviousLost, when it cannot be used and only changes are to be read; RepositoryFailed.
+    """
+    try:
+        return _previous_point(store, keys, work.previous_point_id)
+    except (NotFound, IntegrityError, FormatError) as error:
+        problem = error
+    if any(disk.areas is AreaSource.CHANGED for disk in work.disks):
+        raise PreviousLost(
+            "the previous point cannot be used", point=work.previous_point_id, reason=str(problem)
+        ) from problem
+    context.warn(
+        PreviousLost.code,
+        f"the previous point cannot be used, so nothing was compared with it: {problem}",
+    )
+    return None
 
 
 def _previous_point(store: ObjectStore, keys: ReaderKeys, point_id: PointId | None) -> Point | None:

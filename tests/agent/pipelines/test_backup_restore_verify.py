@@ -11,7 +11,13 @@ import pytest
 from holdfast_agent.pipelines.backup_disks import back_up_disks
 from holdfast_agent.pipelines.restore_disks import restore_disks
 from holdfast_agent.pipelines.verify_disks import verify_disks
-from holdfast_common.errors import IntegrityError, NotFound, NothingProtected, Refused
+from holdfast_common.errors import (
+    IntegrityError,
+    NotFound,
+    NothingProtected,
+    PreviousLost,
+    Refused,
+)
 from holdfast_common.extents import Extent
 from holdfast_common.formats.vmdk_chain import ImageName, open_chain_at, read_descriptor
 from holdfast_common.formats.vmdk_descriptor import Descriptor
@@ -129,9 +135,46 @@ def test_changes_without_a_previous_disk_are_refused(site: Site) -> None:
         site.back_up([disk], context=site.context(extents={2000: []}))
 
 
-def test_a_previous_point_that_is_gone_is_an_error(site: Site) -> None:
-    with pytest.raises(NotFound):
-        site.back_up(previous=PointId("01J0000000000000000000000Z"))
+@pytest.mark.parametrize("damage", ["gone", "a byte differs", "empty"])
+def test_a_previous_point_that_cannot_be_used_stops_only_an_incremental(
+    site: Site, damage: str
+) -> None:
+    point = point_of(site.back_up())
+    (manifest,) = site.repository.folder.glob(f"points/*/{point}")
+    data = bytearray(manifest.read_bytes())
+    data[len(data) // 2] ^= 1
+    manifest.chmod(0o600)
+    manifest.unlink() if damage == "gone" else manifest.write_bytes(
+        data if damage == "a byte differs" else b""
+    )
+    with pytest.raises(PreviousLost) as caught:
+        site.incremental(point, {})
+    assert caught.value.retryable
+    context = site.context()
+    full = site.back_up(previous=point, context=context)
+    assert [code for code, _ in context.warnings] == ["previous_lost"]
+    assert restored(site, point_of(full), 2000) == site.content(2000)
+    again = site.incremental(point_of(full), {2000: [site.write(2000, 0, b"n" * 512)]})
+    assert restored(site, point_of(again), 2000, "again.vmdk") == site.content(2000)
+
+
+@pytest.mark.parametrize("kind", ["maps", "packs"])
+@pytest.mark.parametrize("with_previous", [True, False])
+def test_after_a_loss_a_full_is_whole_again_and_can_be_built_on(
+    site: Site, kind: str, with_previous: bool
+) -> None:
+    point = point_of(site.back_up())
+    for lost in sorted((site.repository.folder / kind).glob("*/*")):
+        lost.unlink()
+    with pytest.raises(PreviousLost):
+        site.incremental(point, {2000: [site.write(2000, MIB, b"n" * 512)]})
+    if kind == "maps" and with_previous:
+        with pytest.raises(PreviousLost):  # what is compared page by page needs the pages
+            site.back_up(previous=point)
+    full = site.back_up(previous=point if with_previous and kind == "packs" else None)
+    assert restored(site, point_of(full), 2000) == site.content(2000)
+    again = site.incremental(point_of(full), {2000: [site.write(2000, 0, b"n" * 512)]})
+    assert restored(site, point_of(again), 2000, "again.vmdk") == site.content(2000)
 
 
 def test_a_disk_without_uuid_is_built_on_no_other_and_can_be_restored(site: Site) -> None:
