@@ -14,6 +14,7 @@ from holdfast_common.errors import (
     CapabilityAbsent,
     NotFound,
     NothingProtected,
+    PreviousLost,
     Refused,
     VsphereFailed,
 )
@@ -28,6 +29,7 @@ from holdfast_common.job_spec import (
 )
 from holdfast_controller.decide.job_state import JobEvent
 from holdfast_controller.decide.level import (
+    FULL,
     LevelDecision,
     decide_level,
     host_build_text,
@@ -63,6 +65,7 @@ from holdfast_controller.vsphere.still_frozen import check_still_frozen
 log = logging.getLogger(__name__)
 
 VMFS = "VMFS"
+LOST = "what an incremental would have built on is no longer whole"
 VTPM = (
     "the VM has a virtual TPM: its NVRAM is saved, but opens only with the key of its key provider,"
     " which is not in the backup"
@@ -208,7 +211,7 @@ class ImageBackup:
         return self._world.catalogue.latest(self._lineage_id)
 
     def _expected_level(self) -> str:
-        if self._request.level == "full":
+        if self._request.level == FULL:
             return "full, as asked"
         if self._previous() is None:
             return "full, because there is no previous point"
@@ -228,6 +231,7 @@ class ImageBackup:
             raise NothingProtected("the snapshot froze no disk", vm=snapshot.vm.name)
         _, around = read_vm_around(session, snapshot.vm.moref)
         previous = self._previous()
+        full_needed = self._world.catalogue.full_needed(self._lineage_id)
         # where the VM stood in its own snapshots before ours
         tree = snapshot_tree_text(snapshot.vm.snapshots, before.current_snapshot_moref)
         decision = decide_level(
@@ -241,8 +245,7 @@ class ImageBackup:
             },
             previous=None if previous is None else previous_point(previous.decoded()),
             level_asked=self._request.level,
-            full_needed=self._world.catalogue.full_needed(self._lineage_id)
-            or doubt_of_history(self._world, previous, before),
+            full_needed=full_needed or doubt_of_history(self._world, previous, before),
         )
         decided = {each.device_key: each for each in decision.disks}
         return Frozen(
@@ -250,7 +253,8 @@ class ImageBackup:
             snapshot=snapshot,
             snapshot_tree=tree,
             host_build=host_build_text(around.hosts.get(snapshot.vm.host_moref)),
-            previous=previous,
+            # a full that is wanted stands on nothing: it heals what an earlier point may have lost
+            previous=None if full_needed or self._request.level == FULL else previous,
             decision=decision,
             areas={
                 disk.device_key: areas_of_disk(session, snapshot, disk, decided[disk.device_key])
@@ -336,6 +340,8 @@ class ImageBackup:
         def keep(result: JobResult) -> None:
             if result.outcome is Outcome.DONE:
                 record_point(world, job.job_id, result)
+            elif result.error is not None and result.error.code == PreviousLost.code:
+                world.catalogue.require_full(self._lineage_id, LOST)
 
         frozen.space.check()
         result = run_attempt(
