@@ -79,6 +79,14 @@ class Locked(HoldfastError):
     retryable = True
 
 
+class StoreFailed(HoldfastError):
+    """The controller's own database could not be read or written; it may pass by itself."""
+
+    code = "store_failed"
+    retryable = True
+    default_advice = "look for a full or failing disk under the controller's state folder"
+
+
 class WrongKey(HoldfastError):
     """The key given does not open this repository or secret."""
 

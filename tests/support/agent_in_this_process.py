@@ -26,6 +26,8 @@ from holdfast_lab.server import RunningLab
 from support.agent_configurations import agent_configuration
 
 HOST_NAME = "proxy"
+RESULT_TRIES = 5
+RESULT_AGAIN_SECONDS = 0.1
 
 
 def nothing(_: JobSpec) -> None:
@@ -102,7 +104,19 @@ class AgentInThisProcess:
         result = replace(result, warnings=(*result.warnings, *context.warnings))
         if isinstance(spec.work, BackUpDisks):
             result = self.after(spec, result)
-        context.handler.finished(result)
+        _tell(context.handler, result)
+
+
+def _tell(handler: AttemptHandler, result: JobResult) -> None:
+    """As an agent does: again and again until the result is kept; at last it dies."""
+    for _ in range(RESULT_TRIES):
+        try:
+            handler.finished(result)
+        except HoldfastError:
+            threading.Event().wait(RESULT_AGAIN_SECONDS)
+        else:
+            return
+    handler.lost()
 
 
 class _Context:

@@ -5,16 +5,23 @@ Between `runs` (a thread per job, which waits here) and `service` (which calls f
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Final
 
-from holdfast_common.errors import Cancelled, LeaseExpired, NotFound, Refused
+from holdfast_common.errors import Cancelled, HoldfastError, LeaseExpired, NotFound, Refused
 from holdfast_common.extents import Extent
 from holdfast_common.identity import AgentId
-from holdfast_common.job_result import JobResult, ProgressReport
+from holdfast_common.job_result import ErrorReport, JobResult, Outcome, ProgressReport
 from holdfast_common.job_spec import Attempt, DiskTicket, JobSpec
 from holdfast_controller.runs.agent_link import AgentLink, SignedGrant
+from holdfast_controller.runs.lifecycle import bug_report
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +78,21 @@ class AttemptInProgress:
         self._answers.on_progress(progress)
 
     def finished(self, result: JobResult) -> None:
-        """Durable first, then the waiting run goes on."""
-        self._answers.on_result(result)
+        """Durable first, then the waiting run goes on.
+
+        Raises: what may pass by itself; the agent keeps the result and sends it again. What would be so
+        for ever is the attempt's end instead: else its job would wait for ever.
+        """
+        try:
+            self._answers.on_result(result)
+        except HoldfastError as error:
+            if error.retryable:
+                raise
+            log.exception("a result cannot be kept")
+            result = replace(result, outcome=Outcome.FAILED, error=ErrorReport.of(error))
+        except Exception as error:
+            log.exception("a result cannot be kept because of a bug")
+            result = replace(result, outcome=Outcome.FAILED, error=bug_report(error))
         self._result = result
         self._ended.set()
 
@@ -108,11 +128,9 @@ def run_attempt(
     if stopped():
         raise Cancelled("cancelled before the agent started")
     link.start(agent_id, attempt, spec, handler)
-    cancelled = False
-    while not handler.wait(0.5):
-        if not cancelled and stopped():
-            link.cancel(attempt)
-            cancelled = True
+    bug = _waited_for(link, attempt, handler, stopped)
+    if bug is not None:
+        raise bug
     if handler.result is None and link.is_revoked(agent_id):
         raise Refused(
             "the agent was revoked in the middle of the job; it can commit nothing any more",
@@ -127,3 +145,27 @@ def run_attempt(
             attempt=attempt.number,
         )
     return handler.result
+
+
+def _waited_for(
+    link: AgentLink, attempt: Attempt, handler: AttemptInProgress, stopped: Callable[[], bool]
+) -> BaseException | None:
+    """Until the attempt has ended, whatever happens here: until then the agent reads and writes.
+
+    Returns what is to be raised then.
+    """
+    cancelled = False
+    failure: BaseException | None = None
+    while True:
+        try:
+            if handler.wait(POLL_SECONDS):
+                return failure
+            if not cancelled and (failure is not None or stopped()):
+                link.cancel(attempt)
+                cancelled = True
+        except HoldfastError as error:
+            # asked again: the database or the agents' sessions may be there in a moment
+            log.warning("a job waits for its agent", extra={"error": error.line()})
+        except BaseException as error:
+            log.exception("a job stops its agent because of a bug")
+            failure = failure or error

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from holdfast_common.errors import NothingProtected, Refused, UsageError
+from holdfast_common.errors import HoldfastError, Interrupted, NothingProtected, Refused, UsageError
 from holdfast_common.identity import JobId
+from holdfast_common.job_result import ErrorReport
 from holdfast_controller.decide.job_state import JobEvent, JobState
 from holdfast_controller.runs.back_up_image import ImageBackup
 from holdfast_controller.runs.check_points import CheckPoints
-from holdfast_controller.runs.lifecycle import JobWork
+from holdfast_controller.runs.job_threads import JobThreads
+from holdfast_controller.runs.lifecycle import JobWork, bug_report
 from holdfast_controller.runs.requests import (
     BackupRequest,
     CheckRequest,
@@ -46,9 +47,10 @@ class Engine:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._threads = ThreadPoolExecutor(
-            max_workers=world.configuration.jobs_at_once_max, thread_name_prefix="job"
+        self._threads = JobThreads(
+            threads_max=world.configuration.jobs_at_once_max, carry_out=self._carry_out
         )
+        self._works: dict[JobId, JobWork] = {}
         self._lock = threading.Lock()
         self._closed = False
         self._unreconciled: frozenset[str] | None = None  # None: all vCenters, known or not
@@ -57,7 +59,8 @@ class Engine:
     def reconciled(self, but: Collection[str] = ()) -> None:
         """What an earlier life of this controller left was looked after, ``but`` at these vCenters.
 
-        Jobs elsewhere may start; an empty id stands for jobs that concern no vCenter.
+        Jobs elsewhere may start; an empty id stands for jobs that concern no vCenter. Told again and
+        again, which also begins jobs for which no thread could be started before.
         """
         with self._lock:
             if self._closed:
@@ -66,6 +69,7 @@ class Engine:
             held, self._held = self._held, []
             for each in held:
                 self._begin_or_hold(each)
+        self._threads.begin()
 
     def start_backup(self, request: BackupRequest, *, dry_run: bool) -> Started:
         """Raises: NothingProtected, NotFound, Refused, NoRepository; nothing was started then."""
@@ -121,7 +125,16 @@ class Engine:
 
     def cancel(self, job_id: JobId) -> JobRow:
         """Ask a job to stop; one that has not begun ends at once. Raises: NotFound, Refused."""
-        return self._world.jobs.ask_cancel(job_id)
+        job = self._world.jobs.ask_cancel(job_id)
+        if not self._taken_back(job_id):
+            return job
+        try:
+            self._world.jobs.advance(job_id, JobEvent.END_CANCELLED)
+        except HoldfastError as error:
+            self._world.attended.leave(job_id, ErrorReport.of(error))  # the reconciler ends it
+            raise
+        self._world.attended.leave(job_id)
+        return self._world.jobs.job(job_id)
 
     def close(self) -> None:
         """Stop cleanly: running jobs give everything back and end as interrupted."""
@@ -129,7 +142,7 @@ class Engine:
         self.reconciled()  # what is held ends as well: nothing starts any more
         with self._lock:
             self._closed = True
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.join()
 
     def _check_ready(self) -> None:
         self._world.keeper.keys()
@@ -166,10 +179,19 @@ class Engine:
     ) -> Started:
         if self._world.stopping.is_set():
             raise Refused("the controller is stopping")
-        run_id = self._world.jobs.create_run(kind=kind, request=request, jobs=jobs)
-        rows = self._world.jobs.jobs_of_run(run_id)
+        attended = self._world.attended
+        with attended.planning():
+            run_id = self._world.jobs.create_run(kind=kind, request=request, jobs=jobs)
+            rows = self._world.jobs.jobs_of_run(run_id)
+            for row in rows:
+                attended.attend(row.job_id)
         for row, work in zip(rows, works, strict=True):
-            self._world.jobs.advance(row.job_id, JobEvent.QUEUE)
+            try:
+                self._world.jobs.advance(row.job_id, JobEvent.QUEUE)
+            except HoldfastError as error:
+                # the others go on, and the reconciler ends this one
+                attended.leave(row.job_id, ErrorReport.of(error))
+                continue
             with self._lock:
                 self._begin_or_hold(_Held(row.vcenter_id, row.job_id, work))
         return Started(run_id=run_id, job_ids=tuple(row.job_id for row in rows), plan=tuple(plan))
@@ -178,13 +200,43 @@ class Engine:
         """A job that has to wait takes no thread from those that have not."""
         if self._unreconciled is None or job.vcenter_id in self._unreconciled:
             self._held.append(job)
-        elif not self._closed:
-            self._threads.submit(self._carry_out, job.job_id, job.work)
+        elif self._closed:
+            self._world.attended.leave(job.job_id, _STOPPING)
+        else:
+            self._works[job.job_id] = job.work
+            self._threads.add(job.job_id)
 
-    def _carry_out(self, job_id: JobId, work: JobWork) -> None:
+    def _taken_back(self, job_id: JobId) -> bool:
+        """Whether a job had not begun, and now never will."""
+        with self._lock:
+            kept = [each for each in self._held if each.job_id != job_id]
+            was_held = len(kept) < len(self._held)
+            self._held = kept
+            if was_held or self._threads.take_back(job_id):
+                self._works.pop(job_id, None)
+                return True
+            return False
+
+    def _carry_out(self, job_id: JobId) -> None:
+        """However this ends, the job is no longer attended to; the reconciler ends what has not ended."""
+        world = self._world
+        why: ErrorReport | None = None
         try:
-            if self._world.jobs.job(job_id).state is JobState.QUEUED:
-                self._world.lifecycle.carry_out(job_id, work)
-        except Exception:
-            # Not an error of a job: those end it. The reconciler marks it when it finds it.
+            with self._lock:
+                work = self._works.pop(job_id)
+            if world.jobs.job(job_id).state is JobState.QUEUED:
+                world.lifecycle.carry_out(job_id, work)
+            if world.ledger.open_entries(job_id=job_id):
+                world.attended.look_soon()
+        except HoldfastError as error:
+            log.exception("a job's thread ended before its job", extra={"job_id": job_id})
+            why = ErrorReport.of(error)
+        except BaseException as error:
+            # Not even a bug, or an exit somewhere below, may leave a job that never ends.
             log.exception("a job's thread failed", extra={"job_id": job_id})
+            why = bug_report(error)
+        finally:
+            world.attended.leave(job_id, why)
+
+
+_STOPPING = ErrorReport.of(Interrupted("the controller is stopping"))

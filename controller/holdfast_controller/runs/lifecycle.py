@@ -13,18 +13,24 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
+from typing import Final, TypeVar
 
-from holdfast_common.errors import Cancelled, HoldfastError, Interrupted
+from holdfast_common.errors import Cancelled, HoldfastError, Interrupted, Locked, StoreFailed
 from holdfast_common.identity import JobId
 from holdfast_common.job_result import ErrorReport, JobResult, Outcome
-from holdfast_common.retry import backoff_seconds
+from holdfast_common.retry import backoff_seconds, retried
 from holdfast_controller.decide.job_state import END_EVENTS, JobEvent, JobState
 from holdfast_controller.store.jobs import JobRow, JobTable
 
 log = logging.getLogger(__name__)
 
 JobWork = Callable[[JobRow], JobResult]
+Written = TypeVar("Written")
+
+STORE_TRIES: Final = 10  # about a minute of pauses; a busy database waits by itself besides
+STORE_RETRY_SECONDS: Final = 0.5
+STORE_RETRY_SECONDS_MAX: Final = 10.0
 
 
 class Lifecycle:
@@ -37,42 +43,37 @@ class Lifecycle:
         stopping: threading.Event,
         attempts_max: int,
         retry_seconds: float = 5.0,
+        store_tries: int = STORE_TRIES,
     ) -> None:
         self._jobs = jobs
         self._stopping = stopping
         self._attempts_max = attempts_max
         self._retry_seconds = retry_seconds
+        self._store_tries = store_tries
 
     def carry_out(self, job_id: JobId, work: JobWork) -> JobResult:
-        """From queued to an end; never raises an error of a job. Returns how it ended."""
+        """From queued to an end; never raises an error of a job. Returns how it ended.
+
+        Raises: when not even after some time it can be written down how it ended.
+        """
         waits = backoff_seconds(
             first=self._retry_seconds, maximum=60.0, attempts=self._attempts_max
         )
         while True:
             result = self._one_attempt(job_id, work)
-            job = self._jobs.job(job_id)
-            self._jobs.set_result(
-                job_id,
-                error=result.error,
-                disks=result.disks or job.disks,
-                warnings=result.warnings or job.warnings,
-                point_id=result.point_id,
-            )
+            job = self._durably(partial(self._keep, job_id, result))
             if job.ended:
                 return result
-            if job.state not in (JobState.CLEANING, JobState.QUEUED):
-                self._jobs.advance(job_id, JobEvent.CLEAN)
             wait = next(waits, None)
             if self._may_try_again(job, result) and wait is not None:
-                self._jobs.note(job_id, "trying again", result.error.text() if result.error else "")
-                self._jobs.advance(job_id, JobEvent.TRY_AGAIN)
+                self._durably(partial(self._queue_again, job_id, result))
                 if not self._stopping.wait(wait):
                     continue
                 result = JobResult(
                     outcome=Outcome.INTERRUPTED,
                     error=ErrorReport.of(Interrupted("the controller is stopping")),
                 )
-            self._jobs.advance(job_id, END_EVENTS[result.outcome])
+            self._durably(partial(self._end, job_id, result.outcome))
             log.info(
                 "job ended",
                 extra={"job_id": job_id, "outcome": result.outcome, "subject": job.subject},
@@ -99,8 +100,51 @@ class Lifecycle:
         try:
             yield
         finally:
-            if self._jobs.job(job_id).state is not JobState.CLEANING:
-                self._jobs.advance(job_id, JobEvent.CLEAN)
+            try:
+                self._clean(job_id)
+            except (Locked, StoreFailed) as error:
+                # it only tells people; what is to be given back is given back all the same
+                log.warning(
+                    "a job cleans up, which could not be written down",
+                    extra={"job_id": job_id, "error": error.line()},
+                )
+
+    def _durably(self, write: Callable[[], Written]) -> Written:
+        """Tried for some minutes: without it a job would not end. ``write`` may come twice."""
+        return retried(
+            write,
+            stop=self._stopping,
+            attempts=self._store_tries,
+            first_seconds=STORE_RETRY_SECONDS,
+            maximum_seconds=STORE_RETRY_SECONDS_MAX,
+        )
+
+    def _keep(self, job_id: JobId, result: JobResult) -> JobRow:
+        """What an attempt brought; the job as it is then, which is cleaning or has not begun."""
+        job = self._jobs.job(job_id)
+        self._jobs.set_result(
+            job_id,
+            error=result.error,
+            disks=result.disks or job.disks,
+            warnings=result.warnings or job.warnings,
+            point_id=result.point_id,
+        )
+        if not job.ended and job.state is not JobState.QUEUED:
+            self._clean(job_id)
+        return self._jobs.job(job_id)
+
+    def _clean(self, job_id: JobId) -> None:
+        if self._jobs.job(job_id).state is not JobState.CLEANING:
+            self._jobs.advance(job_id, JobEvent.CLEAN)
+
+    def _queue_again(self, job_id: JobId, result: JobResult) -> None:
+        if self._jobs.job(job_id).state is not JobState.QUEUED:
+            self._jobs.note(job_id, "trying again", result.error.text() if result.error else "")
+            self._jobs.advance(job_id, JobEvent.TRY_AGAIN)
+
+    def _end(self, job_id: JobId, outcome: Outcome) -> None:
+        if not self._jobs.job(job_id).ended:
+            self._jobs.advance(job_id, END_EVENTS[outcome])
 
     def _one_attempt(self, job_id: JobId, work: JobWork) -> JobResult:
         try:
@@ -117,12 +161,7 @@ class Lifecycle:
             )
         except Exception as error:
             log.exception("a job failed by a bug", extra={"job_id": job_id})
-            report = ErrorReport(
-                code="failed",
-                message=f"a bug in Holdfast: {type(error).__name__}: {error}",
-                advice="see the controller's log, and report it",
-            )
-            return JobResult(outcome=Outcome.FAILED, error=report)
+            return JobResult(outcome=Outcome.FAILED, error=bug_report(error))
 
     def _may_try_again(self, job: JobRow, result: JobResult) -> bool:
         return (
@@ -136,6 +175,10 @@ class Lifecycle:
         )
 
 
-def failed_with(result: JobResult, error: HoldfastError) -> JobResult:
-    """The same result, but failed."""
-    return replace(result, outcome=Outcome.FAILED, error=ErrorReport.of(error))
+def bug_report(error: BaseException) -> ErrorReport:
+    """An error that is none of ours, as a job's error."""
+    return ErrorReport(
+        code="failed",
+        message=f"a bug in Holdfast: {type(error).__name__}: {error}",
+        advice="see the controller's log, and report it",
+    )

@@ -2,7 +2,7 @@
 
 Order within a job: disks detached, leases ended, snapshots removed, helper VMs destroyed. What cannot
 be undone is a debt, shown to people and tried again. A job that a dead controller left unfinished is
-interrupted, unless its point turns out to be committed.
+interrupted, unless its point turns out to be committed; so is one whose thread ended before it did.
 """
 
 from __future__ import annotations
@@ -12,11 +12,18 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from holdfast_common.errors import FormatError, HoldfastError, NotFound
+from holdfast_common.errors import (
+    Cancelled,
+    FormatError,
+    HoldfastError,
+    Interrupted,
+    NotFound,
+    StoreFailed,
+)
 from holdfast_common.identity import JobId
 from holdfast_common.job_result import ErrorReport, JobResult, Outcome, Warned
 from holdfast_common.job_spec import Attempt
-from holdfast_controller.decide.job_state import ENDED, JobEvent, JobState
+from holdfast_controller.decide.job_state import END_EVENTS, ENDED, JobEvent, JobState
 from holdfast_controller.ledger import EntryKind, EntryState, LedgerEntry
 from holdfast_controller.runs.committed_points import committed_point, look_for_late_points
 from holdfast_controller.runs.results import record_point
@@ -27,6 +34,7 @@ from holdfast_controller.vsphere.undo import undo_entries
 
 log = logging.getLogger(__name__)
 
+LOOK_SECONDS = 1.0  # how soon it is seen that a job's thread left something
 AGENT_SETTLES_SECONDS = 0.5  # for a reconnected agent to say what it is at work on
 LOST_AFTER_LEASE_SECONDS = 15.0
 WORKERS_MAX = 64  # threads, which mostly wait for their vCenter
@@ -34,6 +42,7 @@ LATE_POINTS = "late points"  # the one worker that is no vCenter's: it asks agen
 UNSETTLED_RETRY_SECONDS = 10.0  # such a job keeps its VM from being backed up again
 # A job that waits for another attempt ends as interrupted, although an earlier one may have committed.
 _CAN_BE_DONE = frozenset(JobState) - ENDED - {JobState.PLANNED, JobState.QUEUED}
+_TO_BE_CLEANED = _CAN_BE_DONE - {JobState.CLEANING}
 
 
 class Orphans:
@@ -80,6 +89,7 @@ class Reconciler:
         self._tell: Callable[[frozenset[str]], None] = lambda _: None
         # read before anybody can ask for a new job: those are none of an earlier life
         self._unsettled = {job.job_id: job for job in world.jobs.unfinished()}
+        self._of_earlier_life = frozenset(self._unsettled)
         left = {entry.vcenter_id for entry in world.ledger.open_entries()}
         self._unreconciled = left | {job.vcenter_id for job in self._unsettled.values()}
 
@@ -98,7 +108,7 @@ class Reconciler:
             except Exception:
                 # A bug must not end the thread that has everything given back.
                 log.exception("the reconciler failed; it goes on")
-            self._world.stopping.wait(self._pause_seconds())
+            self._pause()
 
     def join(self, seconds: float) -> None:
         """Wait for the workers that are left, so long at most, after the controller was told to stop."""
@@ -110,8 +120,10 @@ class Reconciler:
 
     def begin_round(self) -> list[threading.Thread]:
         """Start a worker wherever something is to be done and none is at work yet; those at work."""
+        self._find_unattended()
         wanted = sorted(self._vcenters_with_work())
         with self._lock:
+            self._tell(frozenset(self._unreconciled))
             free = [each for each in wanted if each not in self._workers]
             if LATE_POINTS not in self._workers:
                 self._begin(LATE_POINTS, lambda: look_for_late_points(self._world))
@@ -132,11 +144,26 @@ class Reconciler:
             unsettled = {job.vcenter_id for job in self._unsettled.values()}
             return over | unsettled | self._unreconciled
 
-    def _pause_seconds(self) -> float:
-        every = self._world.configuration.reconcile_seconds
+    def _find_unattended(self) -> None:
+        """Jobs of this life whose thread ended, or was never begun, before they did."""
+        found = self._world.attended.unattended(self._world.jobs.unfinished)
         with self._lock:
-            soon = bool(self._unsettled or self._unreconciled)
-        return min(every, UNSETTLED_RETRY_SECONDS) if soon else every
+            for job in found:
+                self._unsettled.setdefault(job.job_id, job)
+
+    def _pause(self) -> None:
+        """Until the next round: sooner when a job's thread left something."""
+        pause = self._world.configuration.reconcile_seconds
+        with self._lock:
+            if self._unsettled or self._unreconciled:
+                pause = min(pause, UNSETTLED_RETRY_SECONDS)
+        clock = self._world.clock
+        ends_at = clock.monotonic_seconds() + pause
+        while (left := ends_at - clock.monotonic_seconds()) > 0:
+            if self._world.stopping.wait(min(left, LOOK_SECONDS)):
+                return
+            if self._world.attended.is_to_look():
+                return
 
     def _begin(self, name: str, work: Callable[[], None]) -> None:
         def carry_out() -> None:
@@ -152,7 +179,11 @@ class Reconciler:
         self._workers[name] = threading.Thread(
             target=carry_out, name=f"reconciler {name}", daemon=True
         )
-        self._workers[name].start()
+        try:
+            self._workers[name].start()
+        except RuntimeError as error:  # the machine has no thread left: the next round tries again
+            del self._workers[name]
+            log.warning("the reconciler has no thread", extra={"error": str(error)})
 
     def _vcenter_round(self, vcenter_id: str) -> None:
         try:
@@ -188,8 +219,10 @@ class Reconciler:
     def _settled(self, job: JobRow) -> bool:
         """Whether a job of an earlier life has ended now; what hinders it is logged."""
         try:
-            if not self._world.jobs.job(job.job_id).ended:
-                self._settle(job)
+            now = self._world.jobs.job(job.job_id)
+            if not now.ended:
+                self._settle(now)
+            self._world.attended.settled(job.job_id)
         except HoldfastError as error:
             log.warning(
                 "an unfinished job could not be settled yet",
@@ -243,18 +276,33 @@ class Reconciler:
         world = self._world
         # a job writes of its own vCenter only
         self._undo(job.vcenter_id, world.ledger.open_entries(job_id=job.job_id))
-        if self._has_reached_its_aim(job) and job.state in _CAN_BE_DONE:
+        try:
+            has_reached_its_aim = self._has_reached_its_aim(job)
+        except HoldfastError:
+            if not job.cancel_asked:
+                raise
+            has_reached_its_aim = False  # a point that it has all the same is looked for later on
+        if has_reached_its_aim and job.state in _CAN_BE_DONE:
             self._end_as_done(job)
             return
-        report = ErrorReport(
-            code="interrupted",
-            message="the controller was stopped in the middle of the job",
-            advice="start it again",
-            exit_status=130,
-            retryable=True,
-        )
+        outcome, report = self._end_without_aim(job)
         world.jobs.set_result(job.job_id, error=report, disks=job.disks, warnings=job.warnings)
-        world.jobs.advance(job.job_id, JobEvent.END_INTERRUPTED)
+        if outcome is not Outcome.INTERRUPTED and job.state in _TO_BE_CLEANED:
+            world.jobs.advance(job.job_id, JobEvent.CLEAN)
+        world.jobs.advance(job.job_id, END_EVENTS[outcome])
+
+    def _end_without_aim(self, job: JobRow) -> tuple[Outcome, ErrorReport]:
+        if job.cancel_asked:
+            return Outcome.CANCELLED, ErrorReport.of(Cancelled("cancelled by an operator"))
+        if job.job_id in self._of_earlier_life:
+            message = "the controller was stopped in the middle of the job"
+            return Outcome.INTERRUPTED, ErrorReport.of(
+                Interrupted(message, advice="start it again")
+            )
+        why = self._world.attended.why_left(job.job_id)
+        return Outcome.FAILED, why or ErrorReport.of(
+            StoreFailed("the job was written down, but could not be begun")
+        )
 
     def _has_reached_its_aim(self, job: JobRow) -> bool:
         """Whether all that a job was for had happened. Raises: when it cannot be known yet."""

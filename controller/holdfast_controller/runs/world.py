@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from holdfast_common.clock import Clock
 from holdfast_common.identity import LineageId
@@ -13,6 +13,7 @@ from holdfast_controller.decide.placement import AgentFacts
 from holdfast_controller.facts import VmFacts
 from holdfast_controller.ledger import JobLedger
 from holdfast_controller.runs.agent_link import AgentLink
+from holdfast_controller.runs.attended_jobs import AttendedJobs
 from holdfast_controller.runs.key_keeper import KeyKeeper
 from holdfast_controller.runs.lifecycle import Lifecycle
 from holdfast_controller.runs.vcenters import Vcenters
@@ -42,6 +43,7 @@ class World:
     keeper: KeyKeeper
     link: AgentLink
     lifecycle: Lifecycle
+    attended: AttendedJobs = field(default_factory=AttendedJobs)
 
     @property
     def controller_epoch(self) -> int:

@@ -235,7 +235,10 @@ class AttemptDesk:
             route.progress_running = False
 
     async def _progressed(self, route: Route, report: ProgressReport) -> None:
-        await self.handled(route, lambda handler: handler.progressed(report))
+        try:
+            await self.handled(route, lambda handler: handler.progressed(report))
+        except HoldfastError as error:  # the next one may be kept; nothing depends on it
+            log.info("a progress was not kept", extra={"error": error.line()})
 
     async def _give_up(self, route: Route) -> None:
         """Wait until an agent that does not answer cannot be at work on the attempt."""
@@ -253,8 +256,10 @@ class AttemptDesk:
         if route.handler is not None:
             try:
                 await self.handled(route, lambda handler: handler.lost())
-            except HoldfastError:
-                log.exception("a lost attempt was not taken note of")
+            except Exception:
+                # e.g. no thread can be started: its job must not wait for ever because of that
+                log.exception("a lost attempt is taken note of without a thread")
+                route.handler.lost()
 
 
 def _refused(refusal: ErrorReport) -> HoldfastError:

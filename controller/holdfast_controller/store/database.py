@@ -6,19 +6,34 @@ disk: WAL with ``synchronous=FULL``, because vSphere is only asked for things th
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sqlite_utils import Database as SqliteDatabase
 from sqlite_utils import Migrations
 
-from holdfast_common.errors import ConfigurationError, Locked
+from holdfast_common.errors import ConfigurationError, HoldfastError, Locked, StoreFailed
+
+log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_MS: Final = 15_000  # a writer waits this long for another one
+
+
+class Found(list[Any]):
+    """The rows that a question found, all of them: no error comes later, while they are looked at."""
+
+    def fetchone(self) -> Any:  # noqa: ANN401 - a row's columns are of SQLite's types
+        """The first row; None: there is none."""
+        return self[0] if self else None
+
+    def fetchall(self) -> list[Any]:
+        """All rows."""
+        return self
 
 
 class Database:
@@ -36,7 +51,7 @@ class Database:
         self._closed = False
         try:
             self._migrate(migrations)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, StoreFailed) as error:
             self.close()
             raise ConfigurationError(
                 f"the controller's database cannot be used: {error}", file=str(path)
@@ -55,31 +70,58 @@ class Database:
             self._threads.connection = found
         return found
 
-    def execute(self, sql: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
-        """One statement: a question, or a change that is a transaction of its own."""
-        return self.connection().execute(sql, tuple(parameters))
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> Found:
+        """One statement: a question, or a change that is a transaction of its own.
+
+        Raises: Locked, StoreFailed.
+        """
+        with self._translated():
+            return Found(self.connection().execute(sql, tuple(parameters)).fetchall())
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing, durable at the end; the write lock is taken at the start.
 
         Inside another transaction of the same thread it joins that one.
-        Raises: Locked when another writer does not end within 15 s.
+        Raises: Locked when another writer does not end within 15 s; StoreFailed when the disk is full
+        or fails: what was written is undone then, or, when the end itself failed, is there all the same.
         """
-        connection = self.connection()
-        if connection.in_transaction:
-            yield connection
-            return
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            raise Locked("the controller's database is busy", file=str(self.path)) from error
-        try:
-            yield connection
-            connection.execute("COMMIT")
-        finally:
+        with self._translated():
+            connection = self.connection()
             if connection.in_transaction:
-                connection.execute("ROLLBACK")
+                yield connection
+                return
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    self._roll_back(connection)
+
+    def _roll_back(self, connection: sqlite3.Connection) -> None:
+        """Or let go of a connection that cannot: a later transaction must never join this one."""
+        try:
+            connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            log.exception("a transaction could not be undone; its connection is closed")
+            self._threads.connection = None
+            connection.close()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Errors of SQLite leave as ours: a job that meets one can end, or try again."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._error_of(error) from error
+
+    def _error_of(self, error: sqlite3.Error) -> HoldfastError:
+        # the lower byte is the error, the rest says more of it; None: an error of the module itself
+        code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return Locked("the controller's database is busy", file=str(self.path))
+        return StoreFailed(f"the controller's database failed: {error}", file=str(self.path))
 
     def close(self) -> None:
         """No thread may use the database from now on; a thread that still does so gets an error.

@@ -125,7 +125,10 @@ class LedgerTable:
 
     def entry(self, entry_id: EntryId) -> LedgerEntry:
         """One entry. Raises: NotFound."""
-        return _entry(self._database.connection(), entry_id)
+        found = self._select("WHERE entry_id = ?", (entry_id,))
+        if not found:
+            raise NotFound("there is no such ledger entry", id=entry_id)
+        return found[0]
 
     def open_entries(self, *, vcenter_id: str = "", job_id: str = "") -> list[LedgerEntry]:
         """What is not gone, oldest first; of one vCenter or job when named."""

@@ -152,6 +152,7 @@ def test_a_job_that_was_cancelled_is_settled_all_the_same(holdfast: OneProcess) 
 def test_a_job_of_this_life_is_left_alone(holdfast: OneProcess) -> None:
     reconciler = restarted(holdfast)
     job_id = left_at(holdfast, JobEvent.QUEUE)
+    holdfast.world.attended.attend(job_id)
     one_round(reconciler)
     assert state_of(holdfast, job_id) is JobState.QUEUED
 

@@ -9,9 +9,10 @@ import pytest
 from sqlite_utils import Database as SqliteDatabase
 from sqlite_utils import Migrations
 
-from holdfast_common.errors import ConfigurationError
+from holdfast_common.errors import ConfigurationError, HoldfastError, Locked, StoreFailed
 from holdfast_controller.store.database import Database
 from holdfast_controller.store.schema import open_database
+from support.failing_store import Failure, failing_writes
 
 
 def numbers() -> Migrations:
@@ -65,6 +66,46 @@ def test_many_threads_read_then_write_without_losing_an_update(tmp_path: Path) -
     for thread in threads:
         thread.join(60)
     assert count(database) == 80
+
+
+def test_an_error_of_sqlite_leaves_as_one_of_ours(tmp_path: Path) -> None:
+    database = Database(tmp_path / "d", [numbers()])
+    with pytest.raises(StoreFailed, match="no such table"):
+        database.execute("SELECT * FROM letters")
+    with pytest.raises(StoreFailed, match="UNIQUE"), database.transaction() as connection:
+        connection.execute("INSERT INTO numbers VALUES (1)")
+        connection.execute("INSERT INTO numbers VALUES (1)")
+    assert count(database) == 0
+
+
+@pytest.mark.parametrize(
+    ("failure", "error", "left"),
+    [(Failure.BUSY, Locked, 0), (Failure.FULL, StoreFailed, 0), (Failure.UNSURE, StoreFailed, 1)],
+)
+def test_a_disk_that_fails_leaves_a_database_that_can_be_used(
+    tmp_path: Path, failure: Failure, error: type[HoldfastError], left: int
+) -> None:
+    database = Database(tmp_path / "d", [numbers()])
+    with failing_writes(database, failure, first=0):
+        with pytest.raises(error) as raised, database.transaction() as connection:
+            connection.execute("INSERT INTO numbers VALUES (1)")
+        assert raised.value.retryable
+        assert count(database) == left
+        with database.transaction() as connection:
+            connection.execute("INSERT INTO numbers VALUES (2)")
+        assert count(database) == left + 1
+
+
+def test_a_transaction_that_cannot_even_be_undone_is_never_joined_by_a_later_one(
+    tmp_path: Path,
+) -> None:
+    database = Database(tmp_path / "d", [numbers()])
+    with failing_writes(database, Failure.STUCK, first=0):
+        with pytest.raises(StoreFailed), database.transaction() as connection:
+            connection.execute("INSERT INTO numbers VALUES (1)")
+        with database.transaction() as connection:
+            connection.execute("INSERT INTO numbers VALUES (2)")
+        assert database.execute("SELECT number FROM numbers").fetchall() == [(2,)]
 
 
 def test_a_failed_migration_leaves_nothing_behind(tmp_path: Path) -> None:
