@@ -142,8 +142,10 @@ class RecordingOrphans:
     """An `OrphanResults` that notes what it is told."""
 
     results: list[tuple[Attempt, JobResult]] = field(default_factory=list)
+    agents: list[AgentId] = field(default_factory=list)
 
-    def finished(self, attempt: Attempt, result: JobResult) -> None:
+    def finished(self, agent_id: AgentId, attempt: Attempt, result: JobResult) -> None:
+        self.agents.append(agent_id)
         self.results.append((attempt, result))
 
 

@@ -78,8 +78,8 @@ class AttemptHandler(Protocol):
 class OrphanResults(Protocol):
     """Takes results of attempts that no handler waits for, e.g. after the controller's restart."""
 
-    def finished(self, attempt: Attempt, result: JobResult) -> None:
-        """Returns when the result is durable (or known to be stale)."""
+    def finished(self, agent_id: AgentId, attempt: Attempt, result: JobResult) -> None:
+        """Returns when nothing of the result is needed any more. ``agent_id``: who sent it."""
         ...
 
 

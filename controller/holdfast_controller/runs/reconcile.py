@@ -14,19 +14,17 @@ from functools import partial
 
 from holdfast_common.errors import (
     Cancelled,
-    FormatError,
     HoldfastError,
     Interrupted,
     NotFound,
     StoreFailed,
 )
-from holdfast_common.identity import JobId
+from holdfast_common.identity import AgentId, JobId
 from holdfast_common.job_result import ErrorReport, JobResult, Outcome, Warned
 from holdfast_common.job_spec import Attempt
 from holdfast_controller.decide.job_state import END_EVENTS, ENDED, JobEvent, JobState
 from holdfast_controller.ledger import EntryKind, EntryState, LedgerEntry
 from holdfast_controller.runs.committed_points import committed_point, look_for_late_points
-from holdfast_controller.runs.results import record_point
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.jobs import JobRow
 from holdfast_controller.vsphere.disk_swap import is_committed
@@ -58,16 +56,29 @@ class Orphans:
         self._world = world
         self._ready.set()
 
-    def finished(self, attempt: Attempt, result: JobResult) -> None:
-        """A committed point is catalogued, whatever became of its job. Durable on return."""
+    def finished(self, agent_id: AgentId, attempt: Attempt, result: JobResult) -> None:
+        """Remember it for the end of its job, when it comes from the job's own agent.
+
+        A point that it tells of is not believed: the repository is asked when the job is settled, or,
+        when it has ended already, when late points are looked for.
+        """
         self._ready.wait(30)
         assert self._world is not None, "attached before the listeners were started"
-        if result.outcome is Outcome.DONE and result.record:
-            try:
-                record_point(self._world, attempt.job_id, result)
-            except (FormatError, NotFound) as error:
-                log.warning("a late result was not used", extra={"error": str(error)})
-        self._results[attempt.job_id] = result
+        try:
+            job = self._world.jobs.job(attempt.job_id)
+        except NotFound as error:
+            log.warning("a late result was not used", extra={"error": str(error)})
+            return
+        if job.agent_id != agent_id:
+            log.warning(
+                "a late result of another agent than the job's was not used",
+                extra={"job_id": job.job_id, "agent_id": agent_id},
+            )
+            return
+        if job.ended:
+            self._world.attended.look_soon()
+        else:
+            self._results[attempt.job_id] = result
 
     def result(self, job_id: JobId) -> JobResult | None:
         """What came late for this job; None: nothing so far."""
@@ -313,7 +324,8 @@ class Reconciler:
     def _end_as_done(self, job: JobRow) -> None:
         jobs = self._world.jobs
         point = self._world.catalogue.of_job(job.job_id)
-        warnings = job.warnings
+        late = self._orphans.result(job.job_id) or JobResult(outcome=Outcome.DONE)
+        warnings = (*job.warnings, *late.warnings)
         if (
             point is None
         ):  # a restore: its disks had been read back, or it would not have come so far
@@ -322,7 +334,7 @@ class Reconciler:
         jobs.set_result(
             job.job_id,
             error=None,
-            disks=job.disks,
+            disks=late.disks or job.disks,
             warnings=warnings,
             point_id=None if point is None else point.point_id,
         )

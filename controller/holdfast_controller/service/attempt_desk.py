@@ -178,7 +178,7 @@ class AttemptDesk:
             return  # somebody else's attempt: not even an answer
         try:
             if route is None:
-                await self.blocking(lambda: self._orphans.finished(attempt, result))
+                await self.blocking(lambda: self._orphans.finished(agent_id, attempt, result))
             elif route.finishing:
                 return  # being written already; its own acknowledgement follows
             else:
@@ -217,7 +217,9 @@ class AttemptDesk:
         for left in reversed(range(RESULT_TRIES)):
             try:
                 if route.handler is None:
-                    await self.blocking(lambda: self._orphans.finished(route.attempt, result))
+                    await self.blocking(
+                        lambda: self._orphans.finished(route.agent_id, route.attempt, result)
+                    )
                 else:
                     await self.handled(route, lambda handler: handler.finished(result))
                 return

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from sqlite_utils import Database as SqliteDatabase
 from sqlite_utils import Migrations
 
-from holdfast_common.errors import NotFound
+from holdfast_common.errors import IntegrityError, NotFound
 from holdfast_common.identity import JobId, LineageId, PointId, RepositoryId
 from holdfast_common.point_record import PointRecord
+from holdfast_controller.decide.job_state import JobState
 from holdfast_controller.store.database import Database
 
 MIGRATIONS = Migrations("catalogue")
@@ -49,6 +50,12 @@ def create_points(database: SqliteDatabase) -> None:
     )
 
 
+@MIGRATIONS()
+def order_fulls_and_points(database: SqliteDatabase) -> None:
+    """After which event of any job a full became needed: points of older snapshots do not meet it."""
+    database.table("lineages").add_column("full_needed_event", int, not_null_default=0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PointRow:
     """One committed point. ``record`` is an encoded `PointRecord`; ``vcenter_id`` the vCenter's instance uuid."""
@@ -75,10 +82,23 @@ class Catalogue:
         self._database = database
 
     def add(self, point: PointRow) -> None:
-        """Remember a committed point, and that its lineage needs no full for it; twice is harmless."""
+        """Remember a committed point; twice is harmless, and what is remembered first stays.
+
+        Its lineage needs no full any more, unless that need arose after this point's snapshot.
+        Raises: IntegrityError when another job's point has this id.
+        """
         with self._database.transaction() as connection:
+            owner = connection.execute(
+                "SELECT job_id, lineage_id FROM points WHERE point_id = ?", (point.point_id,)
+            ).fetchone()
+            if owner is not None:
+                if tuple(owner) != (point.job_id, point.lineage_id):
+                    raise IntegrityError(
+                        "another job's restore point has this id", point=point.point_id
+                    )
+                return
             connection.execute(
-                "INSERT OR REPLACE INTO points (point_id, repository_id, lineage_id, job_id,"
+                "INSERT INTO points (point_id, repository_id, lineage_id, job_id,"
                 " vcenter_id, instance_uuid, vm_name, created_at, record) VALUES (?,?,?,?,?,?,?,?,?)",
                 (
                     point.point_id,
@@ -94,16 +114,25 @@ class Catalogue:
             )
             connection.execute(
                 "INSERT INTO lineages (lineage_id, vcenter_id, instance_uuid, full_needed)"
-                " VALUES (?,?,?,'') ON CONFLICT (lineage_id) DO UPDATE SET full_needed = ''",
+                " VALUES (?,?,?,'') ON CONFLICT (lineage_id) DO NOTHING",
                 (point.lineage_id, point.vcenter_id, point.instance_uuid),
+            )
+            # by the order of the jobs' events: clocks can be set back
+            connection.execute(
+                "UPDATE lineages SET full_needed = '' WHERE lineage_id = ? AND full_needed_event <"
+                " (SELECT max(event_id) FROM job_events WHERE job_id = ? AND event = ?)",
+                (point.lineage_id, point.job_id, JobState.SNAPSHOTTING),
             )
 
     def require_full(self, lineage_id: LineageId, reason: str) -> None:
         """The next backup of this lineage must be a full (our own restore, a suspicion)."""
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT INTO lineages (lineage_id, vcenter_id, instance_uuid, full_needed)"
-                " VALUES (?,'','',?) ON CONFLICT (lineage_id) DO UPDATE SET full_needed = excluded.full_needed",
+                "INSERT INTO lineages (lineage_id, vcenter_id, instance_uuid, full_needed,"
+                " full_needed_event)"
+                " VALUES (?,'','',?,(SELECT coalesce(max(event_id), 0) FROM job_events))"
+                " ON CONFLICT (lineage_id) DO UPDATE SET full_needed = excluded.full_needed,"
+                " full_needed_event = excluded.full_needed_event",
                 (lineage_id, reason),
             )
 

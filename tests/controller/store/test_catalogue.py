@@ -1,20 +1,39 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from holdfast_common.errors import NotFound
+from holdfast_common.clock import SystemClock
+from holdfast_common.errors import IntegrityError, NotFound
 from holdfast_common.identity import JobId, LineageId, PointId, RepositoryId
-from holdfast_controller.store import catalogue
+from holdfast_controller.decide.job_state import JobEvent
 from holdfast_controller.store.catalogue import Catalogue, PointRow
 from holdfast_controller.store.database import Database
+from holdfast_controller.store.jobs import JobTable, NewJob
+from holdfast_controller.store.schema import open_database
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> Iterator[Catalogue]:
-    database = Database(tmp_path / "controller.sqlite", [catalogue.MIGRATIONS])
-    yield Catalogue(database)
-    database.close()
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = open_database(tmp_path / "controller.sqlite")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def table(database: Database) -> Catalogue:
+    return Catalogue(database)
+
+
+def snapshot_taken(database: Database) -> JobId:
+    """A job that has come to its snapshot."""
+    jobs = JobTable(database, SystemClock())
+    run = jobs.create_run(kind="backup", request={}, jobs=[NewJob(kind="backup", subject="web")])
+    (job,) = jobs.jobs_of_run(run)
+    for event in (JobEvent.QUEUE, JobEvent.START, JobEvent.QUIESCE, JobEvent.SNAPSHOT):
+        jobs.advance(job.job_id, event)
+    return job.job_id
 
 
 def point(number: int, lineage: str = "L") -> PointRow:
@@ -47,11 +66,26 @@ def test_adding_a_point_twice_is_harmless(table: Catalogue) -> None:
     assert table.points() == [point(1)]
 
 
-def test_a_full_stays_needed_until_a_point_is_committed(table: Catalogue) -> None:
+def test_a_full_stays_needed_until_a_point_of_a_later_snapshot_is_committed(
+    table: Catalogue, database: Database
+) -> None:
+    earlier = snapshot_taken(database)
     table.require_full(LineageId("L"), "restored in place")
     assert table.full_needed(LineageId("L")) == "restored in place"
-    table.add(point(1))
+    table.add(replace(point(1), job_id=earlier))
+    table.add(point(2))  # of a job that nobody knows
+    assert table.full_needed(LineageId("L")) == "restored in place"
+    table.add(replace(point(3), job_id=snapshot_taken(database)))
     assert table.full_needed(LineageId("L")) == ""
+
+
+def test_nobody_can_put_his_point_in_the_place_of_another(table: Catalogue) -> None:
+    table.add(point(1))
+    for other in (replace(point(1), job_id=JobId("job2")), point(1, "other")):
+        with pytest.raises(IntegrityError):
+            table.add(other)
+    table.add(replace(point(1), record="{}", created_at="2099"))
+    assert table.points() == [point(1)]
 
 
 def test_a_point_is_found_by_the_end_of_its_id_when_only_one_fits(table: Catalogue) -> None:
