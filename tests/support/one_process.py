@@ -223,7 +223,7 @@ def disk_content(holdfast: OneProcess, job: JobRow, device_key: int = 2000) -> s
     started = holdfast.engine.start_restore_disk(
         RestoreDiskRequest(
             point_id=PointId(record.point_id),
-            device_key=device_key,
+            disk_number=device_key,
             path=str(path),
             format=FileFormat.FLAT,
         ),

@@ -71,7 +71,7 @@ def restore(holdfast: OneProcess, job: JobRow, device_key: int, path: Path) -> N
     started = holdfast.engine.start_restore_disk(
         RestoreDiskRequest(
             point_id=PointId(holdfast.record(job).point_id),
-            device_key=device_key,
+            disk_number=device_key,
             path=str(path),
             format=FileFormat.STREAM_OPTIMIZED,
         ),

@@ -894,6 +894,7 @@ class RestoreDisk(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     device_key: _builtins.int
+    """or 0, 1, 2 in the order of the keys"""
     path: _builtins.str
     """on the proxy"""
     format: _builtins.str

@@ -87,7 +87,7 @@ def vm(
 
 
 @restore.command()
-@click.argument("number", type=int, metavar="N")
+@click.argument("number", type=click.IntRange(min=0), metavar="N")
 @click.option("--to", "path", required=True, metavar="FILE.vmdk", help="A path on the proxy.")
 @click.option(
     "--format",
@@ -114,7 +114,10 @@ def disk(
     dry_run: bool,
     output: Output,
 ) -> None:
-    """Restore disk N (its device key, or 0 for the first) to a VMDK file; needs no vSphere."""
+    """Restore disk N (0, 1, 2 … in the order of `holdfast point show`, or its device key) to a VMDK file.
+
+    Needs no vSphere.
+    """
     request = operator_pb2.StartRestoreRequest(
         point_id=context.meta["point"],
         disk=operator_pb2.RestoreDisk(device_key=number, path=path, format=file_format),

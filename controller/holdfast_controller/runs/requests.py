@@ -39,10 +39,10 @@ class RestoreVmRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreDiskRequest:
-    """Restore one disk to a file on a proxy. ``device_key`` 0: the first disk."""
+    """Restore one disk to a file on a proxy. ``disk_number``: 0, 1, 2 in order, or a device key."""
 
     point_id: PointId
-    device_key: int
+    disk_number: int
     path: str
     format: FileFormat
     agent: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -9,6 +10,7 @@ from holdfast_common.errors import NotFound, Refused, UsageError
 from holdfast_common.identity import AgentId
 from holdfast_common.job_result import DiskResult, JobResult
 from holdfast_common.job_spec import DiskToRestore, FileTicket, RestoreDisks, VerifyDisks
+from holdfast_common.point_record import DiskRecord
 from holdfast_controller.decide.job_state import JobEvent
 from holdfast_controller.runs.agent_link import ConnectedAgent
 from holdfast_controller.runs.agent_work import raise_unless_done, read_with_agent
@@ -25,13 +27,7 @@ class RestoreDisk:
         self._point = world.catalogue.point(request.point_id)
         self._record = self._point.decoded()
         self._request = request
-        keys = [disk.device_key for disk in self._record.disks]
-        wanted = request.device_key or (keys[0] if keys else 0)
-        if wanted not in keys:
-            raise NotFound(
-                "the point has no such disk", device_key=wanted, known=", ".join(map(str, keys))
-            )
-        self._disk = next(disk for disk in self._record.disks if disk.device_key == wanted)
+        self._disk = _wanted_disk(self._record.disks, request.disk_number)
         self._agent = _agent_for(world, request)
 
     def plan(self) -> list[str]:
@@ -114,6 +110,18 @@ def joined(written: JobResult, compared: JobResult) -> JobResult:
             )
         )
     return replace(compared, disks=tuple(disks), warnings=(*written.warnings, *compared.warnings))
+
+
+def _wanted_disk(disks: Sequence[DiskRecord], number: int) -> DiskRecord:
+    """A disk by its device key, or counted from 0 in the order of the keys. Raises: NotFound."""
+    in_order = sorted(disks, key=lambda disk: disk.device_key)
+    for disk in in_order:
+        if disk.device_key == number:
+            return disk
+    if 0 <= number < len(in_order):
+        return in_order[number]
+    known = [f"{n} or {d.device_key} ({d.label})" for n, d in enumerate(in_order)]
+    raise NotFound("the point has no such disk", disk=number, known=", ".join(known))
 
 
 def _agent_for(world: World, request: RestoreDiskRequest) -> ConnectedAgent:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from holdfast_common.errors import Refused, SourceGone, VsphereFailed
+from holdfast_common.errors import HoldfastError, Refused, SourceGone, UsageError, VsphereFailed
 from holdfast_common.identity import LineageId
 from holdfast_common.job_result import JobResult, Outcome, Warned
 from holdfast_common.point_record import DiskRecord
@@ -66,6 +66,7 @@ class RestoreInPlace:
             )
         if not self._record.disks:
             raise Refused("the point has no disks", point=self._point.point_id)
+        _refuse_places(request)
 
     def plan(self) -> list[str]:
         """For people. Raises: Refused, SourceGone."""
@@ -187,7 +188,7 @@ class RestoreInPlace:
             return result
         try:
             power_on(session, vm)
-        except VsphereFailed as error:
+        except HoldfastError as error:  # whatever it is: the restore is done, and is not done twice
             warned = Warned(code="power_on", message=f"restored, but not started: {error}")
             return replace(result, outcome=Outcome.PARTIAL, warnings=(*result.warnings, warned))
         return result
@@ -257,6 +258,23 @@ class RestoreInPlace:
                 raise VsphereFailed("a restored disk is not in the VM", vm=now.name, disk=old.label)
             keys[disk.device_key] = found
         return keys
+
+
+def _refuse_places(request: RestoreVmRequest) -> None:
+    """In place, everything stays where it is. Raises: UsageError."""
+    given = {
+        "--name": request.name,
+        "--host": request.host,
+        "--folder": request.folder,
+        "--datastore": request.datastore,
+        "--disk": request.disk_datastores,
+    }
+    wrong = [option for option, value in given.items() if value]
+    if wrong:
+        raise UsageError(
+            f"--in-place leaves the VM and its disks where they are: {', '.join(wrong)} does not go with it",
+            advice="leave it out, or restore a new VM with --name",
+        )
 
 
 def _file(disk: DiskFacts) -> str:

@@ -242,7 +242,7 @@ class OperatorActions:
                 raise UsageError("unknown file format", format=request.disk.format) from error
             disk_request = RestoreDiskRequest(
                 point_id=point_id,
-                device_key=request.disk.device_key,
+                disk_number=request.disk.device_key,
                 path=request.disk.path,
                 format=file_format,
                 agent=request.agent,

@@ -73,11 +73,14 @@ def refuse_unless_possible(vm: VmFacts) -> None:
         problems.append("the VM has snapshots, which would stand on disks that are gone")
     if vm.consolidation_needed:
         problems.append("a consolidation of its disks is pending")
-    problems += [
-        f"{disk.label} stands on another VM's disk (a linked clone)"
-        for disk in vm.protected_disks
-        if len(disk.chain) != 1
-    ]
+    if (
+        not vm.snapshots and not vm.consolidation_needed
+    ):  # their chains are longer, and told already
+        problems += [
+            f"{disk.label} stands on another disk: a linked clone's, or one never consolidated"
+            for disk in vm.protected_disks
+            if len(disk.chain) != 1
+        ]
     if problems:
         raise Refused("; ".join(problems), vm=vm.name)
 
