@@ -34,6 +34,11 @@ class NewFiles:
             raise _failed("file cannot be looked at", name, error) from error
         raise Refused("something of this name exists, and nothing is overwritten", name=name[:300])
 
+    def check_writable(self) -> None:
+        """Raises: TargetFailed, when nothing can be made in the directory."""
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=self._directory_fd, effective_ids=True):
+            raise TargetFailed("the agent may not write into the folder")
+
     def make(self, name: str) -> BinaryIO:
         """A new file under its final name, unbuffered, readable too. Raises: Refused, TargetFailed."""
         try:

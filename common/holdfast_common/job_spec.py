@@ -208,7 +208,14 @@ class ListPoints:
     job_id: JobId | None = None
 
 
-Work = BackUpDisks | RestoreDisks | VerifyDisks | CheckRepository | ListPoints
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckNewFile:
+    """Look whether a disk can be restored to a new file; makes nothing."""
+
+    ticket: FileTicket
+
+
+Work = BackUpDisks | RestoreDisks | VerifyDisks | CheckRepository | ListPoints | CheckNewFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

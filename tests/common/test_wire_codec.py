@@ -29,6 +29,7 @@ from holdfast_common.job_spec import (
     BackUpDisks,
     Blob,
     ChainFile,
+    CheckNewFile,
     CheckRepository,
     Consistency,
     DirectTicket,
@@ -114,6 +115,7 @@ WORKS: list[Work] = [
     CheckRepository(read_data=False, point_ids=(), keys=()),
     ListPoints(keys=(Secret(b"k"),), job_id=JobId(new_ulid())),
     ListPoints(keys=()),
+    CheckNewFile(ticket=FileTicket(path="/r/d.vmdk", format=FileFormat.FLAT)),
 ]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from holdfast_agent.pipelines.backup_disks import back_up_disks
+from holdfast_agent.pipelines.check_new_file import check_new_file
 from holdfast_agent.pipelines.check_repository import check_repository
 from holdfast_agent.pipelines.context import JobContext
 from holdfast_agent.pipelines.list_points import list_points
@@ -14,6 +15,7 @@ from holdfast_agent.pipelines.verify_disks import verify_disks
 from holdfast_common.job_result import JobResult
 from holdfast_common.job_spec import (
     BackUpDisks,
+    CheckNewFile,
     CheckRepository,
     JobSpec,
     ListPoints,
@@ -30,4 +32,5 @@ PIPELINES: Final[Mapping[type[Work], Pipeline]] = {
     VerifyDisks: verify_disks,
     CheckRepository: check_repository,
     ListPoints: list_points,
+    CheckNewFile: check_new_file,
 }

@@ -6,6 +6,7 @@ A file gets its name when it is complete; until then it is a hidden partial file
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -60,12 +61,27 @@ def open_sink(
         return NewVmdkFile(place, disk, file_format=ticket.format)
 
 
+def check_new_vmdk_file(ticket: FileTicket, configuration: AgentConfiguration) -> None:
+    """Whether `open_sink` would make its files; makes none. Raises: Refused, TargetFailed."""
+    folder, relative = below_one_of(configuration.restore.folders, ticket.path)
+    with place_below(Path(folder), relative, failure=TargetFailed) as place:
+        _refuse_other_names(place)
+        with closing(NewFiles(place)) as files:
+            for name in {place.name, _DATA_NAMES[ticket.format](place.name)}:
+                files.refuse_existing(name)
+            files.check_writable()
+
+
+def _refuse_other_names(place: Place) -> None:
+    if not place.name.endswith(_SUFFIX):
+        raise Refused("a restored disk's name ends in .vmdk", name=place.name[:300])
+
+
 class NewVmdkFile:
     """A `BlockSink` into partial files, which `finish` gives their names."""
 
     def __init__(self, place: Place, disk: NewDisk, *, file_format: FileFormat) -> None:
-        if not place.name.endswith(_SUFFIX):
-            raise Refused("a restored disk's name ends in .vmdk", name=place.name[:300])
+        _refuse_other_names(place)
         self._disk = disk
         self._name = place.name
         self._data_name = _DATA_NAMES[file_format](place.name)

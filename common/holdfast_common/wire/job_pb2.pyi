@@ -600,6 +600,30 @@ class ListPoints(_message.Message):
 Global___ListPoints: _TypeAlias = ListPoints  # noqa: Y015
 
 @_typing.final
+class CheckNewFile(_message.Message):
+    """Looks whether a disk can be restored to a new file; makes nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TICKET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ticket(self) -> Global___DiskTicket:
+        """of a file"""
+
+    def __init__(
+        self,
+        *,
+        ticket: Global___DiskTicket | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ticket", b"ticket"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ticket", b"ticket"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckNewFile: _TypeAlias = CheckNewFile  # noqa: Y015
+
+@_typing.final
 class JobSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -610,6 +634,7 @@ class JobSpec(_message.Message):
     VERIFY_DISKS_FIELD_NUMBER: _builtins.int
     CHECK_REPOSITORY_FIELD_NUMBER: _builtins.int
     LIST_POINTS_FIELD_NUMBER: _builtins.int
+    CHECK_NEW_FILE_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     repository_id: _builtins.str
     @_builtins.property
@@ -622,6 +647,8 @@ class JobSpec(_message.Message):
     def check_repository(self) -> Global___CheckRepository: ...
     @_builtins.property
     def list_points(self) -> Global___ListPoints: ...
+    @_builtins.property
+    def check_new_file(self) -> Global___CheckNewFile: ...
     def __init__(
         self,
         *,
@@ -632,12 +659,13 @@ class JobSpec(_message.Message):
         verify_disks: Global___VerifyDisks | None = ...,
         check_repository: Global___CheckRepository | None = ...,
         list_points: Global___ListPoints | None = ...,
+        check_new_file: Global___CheckNewFile | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["back_up_disks", b"back_up_disks", "check_repository", b"check_repository", "list_points", b"list_points", "restore_disks", b"restore_disks", "verify_disks", b"verify_disks", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["back_up_disks", b"back_up_disks", "check_new_file", b"check_new_file", "check_repository", b"check_repository", "list_points", b"list_points", "restore_disks", b"restore_disks", "verify_disks", b"verify_disks", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["back_up_disks", b"back_up_disks", "check_repository", b"check_repository", "list_points", b"list_points", "repository_id", b"repository_id", "restore_disks", b"restore_disks", "run_id", b"run_id", "verify_disks", b"verify_disks", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["back_up_disks", b"back_up_disks", "check_new_file", b"check_new_file", "check_repository", b"check_repository", "list_points", b"list_points", "repository_id", b"repository_id", "restore_disks", b"restore_disks", "run_id", b"run_id", "verify_disks", b"verify_disks", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["back_up_disks", "restore_disks", "verify_disks", "check_repository", "list_points"]  # noqa: Y015
+    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["back_up_disks", "restore_disks", "verify_disks", "check_repository", "list_points", "check_new_file"]  # noqa: Y015
     _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_work) -> _WhichOneofReturnType_work | None: ...
 

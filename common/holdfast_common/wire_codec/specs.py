@@ -18,10 +18,12 @@ from holdfast_common.job_spec import (
     AreaSource,
     BackUpDisks,
     Blob,
+    CheckNewFile,
     CheckRepository,
     Consistency,
     DiskToBackUp,
     DiskToRestore,
+    FileTicket,
     JobSpec,
     ListPoints,
     RestoreDisks,
@@ -70,6 +72,8 @@ def job_spec_to_message(spec: JobSpec) -> job_pb2.JobSpec:
             message.list_points.keys.extend(_reader_keys(work.keys))
             message.list_points.job_id = work.job_id or ""
             message.list_points.SetInParent()
+        case CheckNewFile() as work:
+            message.check_new_file.ticket.CopyFrom(ticket_to_message(work.ticket))
     return message
 
 
@@ -118,6 +122,11 @@ def _work_from_message(message: job_pb2.JobSpec) -> Work:
                 keys=tuple(Secret(key.encoded) for key in message.list_points.keys),
                 job_id=JobId(checked_ulid(job_id)) if job_id else None,
             )
+        case "check_new_file":
+            ticket = ticket_from_message(message.check_new_file.ticket)
+            if not isinstance(ticket, FileTicket):
+                raise UsageError("only a file can be looked for")
+            return CheckNewFile(ticket=ticket)
         case _:
             raise UsageError("a job of no known kind; the agent may be older than the controller")
 

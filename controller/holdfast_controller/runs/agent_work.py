@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from holdfast_common.errors import HoldfastError
-from holdfast_common.identity import AgentId
+from holdfast_common.identity import AgentId, JobId, RunId, new_ulid
 from holdfast_common.job_result import JobResult, Outcome, ProgressReport
 from holdfast_common.job_spec import Attempt, DiskTicket, JobSpec, Work
 from holdfast_controller.runs.attempt import AttemptAnswers, run_attempt
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.jobs import JobRow
+
+QUESTION_SECONDS: Final = 30.0  # somebody waits at a terminal
 
 
 def next_attempt(world: World, job: JobRow) -> Attempt:
@@ -63,6 +66,20 @@ def read_with_agent(
         answers=answers,
         stopped=stopped or (lambda: world.lifecycle.stopped(job.job_id)),
     )
+
+
+def ask_agent(world: World, *, agent_id: AgentId, work: Work) -> JobResult:
+    """A question that belongs to no job, answered at once. Raises: as above, and the agent's error."""
+    limit = world.clock.monotonic_seconds() + QUESTION_SECONDS
+    result = run_attempt(
+        world.link,
+        agent_id=agent_id,
+        attempt=Attempt(job_id=JobId(new_ulid()), number=1),
+        spec=JobSpec(run_id=RunId(new_ulid()), repository_id=world.keeper.repository_id, work=work),
+        answers=AttemptAnswers(on_result=lambda _: None, on_progress=lambda _: None),
+        stopped=lambda: world.stopping.is_set() or world.clock.monotonic_seconds() > limit,
+    )
+    return raise_unless_done(result)
 
 
 def raise_unless_done(result: JobResult) -> JobResult:

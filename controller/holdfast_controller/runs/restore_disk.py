@@ -9,11 +9,17 @@ from pathlib import PurePosixPath
 from holdfast_common.errors import NotFound, Refused, UsageError
 from holdfast_common.identity import AgentId
 from holdfast_common.job_result import DiskResult, JobResult
-from holdfast_common.job_spec import DiskToRestore, FileTicket, RestoreDisks, VerifyDisks
+from holdfast_common.job_spec import (
+    CheckNewFile,
+    DiskToRestore,
+    FileTicket,
+    RestoreDisks,
+    VerifyDisks,
+)
 from holdfast_common.point_record import DiskRecord
 from holdfast_controller.decide.job_state import JobEvent
 from holdfast_controller.runs.agent_link import ConnectedAgent
-from holdfast_controller.runs.agent_work import raise_unless_done, read_with_agent
+from holdfast_controller.runs.agent_work import ask_agent, raise_unless_done, read_with_agent
 from holdfast_controller.runs.requests import RestoreDiskRequest
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.jobs import JobRow, NewJob
@@ -31,12 +37,20 @@ class RestoreDisk:
         self._agent = _agent_for(world, request)
 
     def plan(self) -> list[str]:
-        """For people."""
+        """For people. Raises: Refused and its kin, when the agent could not make the file."""
+        ask_agent(
+            self._world,
+            agent_id=AgentId(self._agent.agent_id),
+            work=CheckNewFile(ticket=self._ticket()),
+        )
         return [
             f"write disk {self._disk.device_key} ({self._disk.label}) of {self._record.vm_name},"
             f" {self._point.created_at}, to {self._request.path} on {self._agent.host_name},"
             f" {self._request.format}; read it back and compare"
         ]
+
+    def _ticket(self) -> FileTicket:
+        return FileTicket(path=self._request.path, format=self._request.format)
 
     def new_job(self) -> NewJob:
         """The job's row."""
@@ -62,7 +76,7 @@ class RestoreDisk:
             device_key=self._disk.device_key,
             backing_uuid=self._disk.uuid,
             adapter_type="lsilogic",
-            ticket=FileTicket(path=self._request.path, format=self._request.format),
+            ticket=self._ticket(),
         )
         keys = world.keeper.reader_keys(self._point.lineage_id)
         with world.lifecycle.cleaning(job.job_id):

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_common.errors import HoldfastError, NotFound, Refused, TimedOut, UsageError
+from holdfast_common.errors import (
+    HoldfastError,
+    NotFound,
+    Refused,
+    TargetFailed,
+    TimedOut,
+    UsageError,
+)
 from holdfast_common.identity import PointId
 from holdfast_common.job_spec import FileFormat
 from holdfast_controller.runs import restore_in_place
@@ -155,4 +162,36 @@ def test_a_disk_that_the_point_lacks_is_told_with_those_that_it_has(
     with pytest.raises(NotFound, match=r"1 or 2001 \(Hard disk 2\)"):
         holdfast.engine.start_restore_disk(
             file_request(holdfast, point, number, "none.vmdk"), dry_run=True
+        )
+
+
+@pytest.mark.parametrize("taken", ["taken.vmdk", "taken-flat.vmdk"])
+def test_a_file_that_exists_is_refused_in_the_plan(
+    holdfast: OneProcess, point: PointId, taken: str
+) -> None:
+    folder = holdfast.folder / "restores"
+    (folder / taken).write_text("somebody's")
+    try:
+        request = file_request(holdfast, point, 0, "taken.vmdk")
+        for dry_run in (True, False):
+            with pytest.raises(Refused, match="nothing is overwritten"):
+                holdfast.engine.start_restore_disk(request, dry_run=dry_run)
+        assert (folder / taken).read_text() == "somebody's"
+    finally:
+        (folder / taken).unlink()
+
+
+def test_a_plan_makes_no_file(holdfast: OneProcess, point: PointId) -> None:
+    before = sorted((holdfast.folder / "restores").iterdir())
+    request = file_request(holdfast, point, 0, "planned.vmdk")
+    assert holdfast.engine.start_restore_disk(request, dry_run=True).plan
+    assert sorted((holdfast.folder / "restores").iterdir()) == before
+
+
+def test_a_folder_that_is_not_there_is_told_in_the_plan(
+    holdfast: OneProcess, point: PointId
+) -> None:
+    with pytest.raises(TargetFailed):
+        holdfast.engine.start_restore_disk(
+            file_request(holdfast, point, 0, "absent/disk.vmdk"), dry_run=True
         )
