@@ -230,6 +230,12 @@ class ObjectMissing(IntegrityError):
     code = "object_missing"
 
 
+class RevokedWriter(IntegrityError):
+    """An object is signed by a writer that was revoked, and was not accepted then: it does not count."""
+
+    code = "revoked_writer"
+
+
 class PreviousLost(ObjectMissing):
     """What a new point would build on is no longer whole; the next attempt builds on nothing."""
 

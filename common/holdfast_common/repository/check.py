@@ -18,6 +18,7 @@ from holdfast_common.errors import (
     IntegrityError,
     PointVoided,
     RepositoryFailed,
+    RevokedWriter,
     UsageError,
 )
 from holdfast_common.repository.fence import load_fences
@@ -170,7 +171,8 @@ class _Check:
         self._damaged |= dict.fromkeys(self._missing_points, "the manifest is missing")
         self.index.refresh(self._writers)
         for refused in self.index.refused:
-            self._damaged[refused.name] = refused.reason
+            if refused.code != RevokedWriter.code:  # unless a point needs it, see _check_written
+                self._damaged[refused.name] = refused.reason
         for pack in self.index.packs():
             found = self._present.get(pack.digest)
             if found != pack.length:
@@ -287,13 +289,18 @@ class _Check:
             self._damaged[fence_name(epoch)] = "it is missing"
 
     def _check_signed(self) -> None:
-        """Objects that nothing refers to: each must be whole and rightly signed."""
+        """Objects that nothing refers to: each must be whole and rightly signed.
+
+        What a revoked writer signed counts for nothing, and is no damage: its leases are ended.
+        """
         keys = self._ring.common
         for prefix, read in (("leases/", read_lease), ("proofs/", read_proof)):
             for info in self._store.list(prefix):
                 self._checked += 1
                 try:
                     read(self._store, info.name, keys, self._writers)
+                except RevokedWriter:
+                    continue
                 except _DAMAGE as error:
                     self._damaged[info.name] = str(error)
 

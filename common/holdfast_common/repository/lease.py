@@ -16,7 +16,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_common.clock import Clock, parse_utc, utc_text
-from holdfast_common.errors import IntegrityError, LeaseExpired
+from holdfast_common.errors import IntegrityError, LeaseExpired, RevokedWriter
 from holdfast_common.repository.fence import Fences
 from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import ObjectKind, lease_name
@@ -153,10 +153,16 @@ def acquire_writer_lease(
 
 
 def load_leases(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> list[LeaseRecord]:
-    """The newest record of every lease. Raises: IntegrityError, RepositoryFailed."""
+    """The newest record of every lease; those of a revoked writer are ended: it can publish nothing.
+
+    Raises: IntegrityError, RepositoryFailed.
+    """
     newest: dict[bytes, LeaseRecord] = {}
     for info in store.list("leases/"):
-        record = read_lease(store, info.name, keys, writers)
+        try:
+            record = read_lease(store, info.name, keys, writers)
+        except RevokedWriter:
+            continue
         known = newest.get(record.lease_id)
         if known is None or record.sequence > known.sequence:
             newest[record.lease_id] = record
@@ -164,7 +170,7 @@ def load_leases(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> li
 
 
 def read_lease(store: ObjectStore, name: str, keys: ReaderKeys, writers: WriterList) -> LeaseRecord:
-    """One lease object. Raises: IntegrityError, ObjectMissing, RepositoryFailed."""
+    """One lease object. Raises: RevokedWriter, IntegrityError, ObjectMissing, RepositoryFailed."""
     item = keys.open(ObjectKind.LEASE, store.get(name, length_max=LEASE_BYTES_MAX))
     writers.check(item, role=ROLE_WRITE)
     record = _from_json(item.body)

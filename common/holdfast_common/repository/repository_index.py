@@ -104,6 +104,7 @@ class RefusedIndex:
 
     name: str
     reason: str
+    code: str  # of the error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +161,9 @@ class RepositoryIndex:
                 log.warning(
                     "index object refused", extra={"object": info.name, "reason": str(error)}
                 )
-                self.refused.append(RefusedIndex(name=info.name, reason=str(error)))
+                self.refused.append(
+                    RefusedIndex(name=info.name, reason=str(error), code=error.code)
+                )
             self._loaded.add(info.name)
 
     def load(self, data: bytes, name: str, writers: WriterList) -> OpenedObject:

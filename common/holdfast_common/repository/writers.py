@@ -21,6 +21,7 @@ from holdfast_common.errors import (
     NotFound,
     ObjectExists,
     ObjectMissing,
+    RevokedWriter,
 )
 from holdfast_common.repository.key_sets import GRANT_BYTES, ReaderKeys
 from holdfast_common.repository.layout import ObjectKind, copy_name, numbered, writers_name
@@ -62,8 +63,8 @@ class WriterList:
     def check(self, found: OpenedObject, *, role: str) -> Writer:
         """The writer who signed ``found`` in that role.
 
-        Raises: IntegrityError when it is not listed, lacks the role, or was revoked and the object is not
-        among those accepted then.
+        Raises: IntegrityError when it is not listed or lacks the role; RevokedWriter when it was revoked
+        and the object is not among those accepted then.
         """
         writer = self.of(found.signer or b"")
         if writer is None or role not in writer.roles:
@@ -73,7 +74,7 @@ class WriterList:
                 signer=(found.signer or b"").hex(),
             )
         if writer.revoked_at and found.digest not in writer.accepted:
-            raise IntegrityError(
+            raise RevokedWriter(
                 "an object is signed by a revoked writer",
                 kind=found.header.kind.name,
                 agent=writer.agent_id,

@@ -4,11 +4,21 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_common.errors import IntegrityError, NotFound, Refused, UsageError
+from holdfast_common.repository.check import check_data
 from holdfast_common.repository.keys import create_repository
+from holdfast_common.repository.lease import load_leases
+from holdfast_common.repository.manifest import ManifestFacts
 from holdfast_common.repository.points import list_points
 from holdfast_common.repository.writers import ROLE_WRITE, load_writers
 from support.memory_store import MemoryStore
-from support.repositories import FixedClock, Repository, authorise, new_repository, patterned
+from support.repositories import (
+    FixedClock,
+    Repository,
+    authorise,
+    disk_header,
+    new_repository,
+    patterned,
+)
 
 IMAGE = patterned(3 * 65536, "image")
 
@@ -81,6 +91,32 @@ def test_a_retired_writers_points_stay_and_nothing_new_of_it_counts(
         authorise(repository, repository.signing_key, agent_id="again")
 
 
+def test_a_revoked_writer_leaves_a_whole_repository_and_no_lease(
+    repository: Repository, store: MemoryStore
+) -> None:
+    """Also when it is revoked in the middle of an attempt, of which an index object comes too late."""
+    key = public(repository.signing_key)
+    repository.backup(IMAGE)
+    writer = repository.writer()
+    disk = writer.begin_disk(disk_header(len(IMAGE)))
+    disk.write(0, bytes(reversed(IMAGE)))
+    disk.finish()
+    repository.keys.revoke_writer(store, key, clock=repository.clock, keep_existing=True)
+    with pytest.raises(IntegrityError):
+        writer.prepare(ManifestFacts())
+    writer.abandon()
+    assert len(list(store.list("index/"))) == 2
+    other = Ed25519PrivateKey.generate()
+    authorise(repository, other, agent_id="proxy-2")
+    point = repository.backup(IMAGE, signing_key=other)
+    report = check_data(store, repository.keys, segment_keys=repository.keys)
+    assert report.is_clean, report.damaged
+    assert report.points == 2
+    assert repository.restored(point) == IMAGE
+    (lease,) = load_leases(store, repository.keys.common, repository.keys.writers(store))
+    assert lease.job_id == point.manifest.job_id
+
+
 def test_a_stolen_key_takes_its_points_with_it(repository: Repository, store: MemoryStore) -> None:
     repository.backup(IMAGE)
     repository.keys.revoke_writer(
@@ -99,7 +135,6 @@ def test_what_a_revoked_writer_had_ready_does_not_count(
         disk = writer.begin_disk(repository.backup(IMAGE).disks[0].header)
         disk.write(0, IMAGE)
         disk.finish()
-        from holdfast_common.repository.manifest import ManifestFacts
 
         prepared = writer.prepare(ManifestFacts())
         grant = repository.grant(prepared)
