@@ -1,4 +1,4 @@
-"""A raw block device, or a file in its place, read past the page cache and written in order.
+"""A raw block device, or a file in its place, read and written past the page cache, written in order.
 
 Under the transport `hotadd`, once a disk was found and proven.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from holdfast_common.blocks.wanted import CompactExtents
+from holdfast_common.direct_writes import DirectWrites
 from holdfast_common.errors import HoldfastError, ShortRead, SourceFailed, TargetFailed
 from holdfast_common.extents import Extent
 from holdfast_common.formats.ascending import AscendingWrites
@@ -120,6 +121,7 @@ class RawDiskSink:
         try:
             _checked_mode(self._fd, path, TargetFailed)
             _checked_size(self._fd, path, capacity_bytes, TargetFailed)
+            self._direct = DirectWrites(self._fd)
         except BaseException:
             self.close()
             raise
@@ -132,17 +134,12 @@ class RawDiskSink:
     def write(self, offset: int, data: memoryview) -> None:
         """Write whole sectors, ascending."""
         self._order.accept(offset, len(data))
-        done = 0
-        while done < len(data):
-            try:
-                done += os.pwrite(self._fd, data[done:], offset + done)
-            except OSError as error:
-                raise TargetFailed(
-                    "disk cannot be written",
-                    path=str(self._path),
-                    offset=offset + done,
-                    reason=str(error),
-                ) from error
+        try:
+            self._direct.write(offset, data)
+        except OSError as error:
+            raise TargetFailed(
+                "disk cannot be written", path=str(self._path), offset=offset, reason=str(error)
+            ) from error
 
     def finish(self) -> None:
         """Make it durable."""

@@ -5,13 +5,13 @@ Inside `stream`: between a source and the iteration over its blocks.
 
 from __future__ import annotations
 
-import mmap
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from holdfast_common.direct_writes import page_aligned
 from holdfast_common.errors import SourceFailed
 from holdfast_common.units import MIB
 
@@ -69,7 +69,7 @@ class BufferPool:
                     return self._free.pop()
                 if self._unmade:
                     self._unmade -= 1
-                    return memoryview(mmap.mmap(-1, WINDOW_BYTES))  # aligned, as O_DIRECT wants it
+                    return page_aligned(WINDOW_BYTES)
                 self._condition.wait(_LOOK_SECONDS)
             raise Stopped
 

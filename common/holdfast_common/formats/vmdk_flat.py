@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from holdfast_common.direct_writes import DirectWrites
 from holdfast_common.errors import FormatError, TargetFailed
 from holdfast_common.formats.ascending import AscendingWrites
 from holdfast_common.formats.grain_map import ABSENT, Run
@@ -62,6 +63,7 @@ class FlatWriter:
 
     def __init__(self, file: BinaryIO, capacity_bytes: int) -> None:
         self._file = file
+        self._direct = DirectWrites(file.fileno())
         self._order = AscendingWrites(capacity_bytes)
         try:
             os.ftruncate(file.fileno(), capacity_bytes)
@@ -76,7 +78,12 @@ class FlatWriter:
     def write(self, offset: int, data: memoryview) -> None:
         """Write whole sectors at ``offset``, not before the end of the last write."""
         self._order.accept(offset, len(data))
-        pwrite_all(self._file, offset, data)
+        try:
+            self._direct.write(offset, data)
+        except OSError as error:
+            raise TargetFailed(
+                "disk cannot be written", offset=offset, reason=str(error)
+            ) from error
 
     def finish(self) -> None:
         """Make it durable."""

@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from holdfast_common.direct_writes import DirectWrites
 from holdfast_common.errors import (
     HoldfastError,
     IntegrityError,
@@ -131,7 +132,7 @@ class DirectoryStore:
         """Start an object. Raises: RepositoryFull, RepositoryFailed."""
         if bulk:
             self._keep_reserve()
-        return FileUpload(self)
+        return FileUpload(self, bulk=bulk)
 
     def get(self, name: str, *, length_max: int) -> bytes:
         """All bytes. Raises: ObjectMissing, FormatError, RepositoryFailed."""
@@ -287,9 +288,9 @@ class DirectoryStore:
 
 
 class FileUpload:
-    """A temporary file on its way to become an object."""
+    """A temporary file on its way to become an object. ``bulk``: written past the page cache."""
 
-    def __init__(self, store: DirectoryStore) -> None:
+    def __init__(self, store: DirectoryStore, *, bulk: bool = False) -> None:
         self._store = store
         self._temporary = f"{TEMPORARY_DIRECTORY}/{secrets.token_hex(16)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -298,11 +299,17 @@ class FileUpload:
         except OSError as error:
             raise _translated(error, name=self._temporary) from error
         self._exists = True
+        self._length = 0
+        self._direct = DirectWrites(self._descriptor) if bulk else None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append. Raises: RepositoryFull, RepositoryFailed."""
         remaining = memoryview(data)
         try:
+            if self._direct is not None:
+                self._direct.write(self._length, remaining)
+                self._length += remaining.nbytes
+                return
             while remaining.nbytes:
                 remaining = remaining[os.write(self._descriptor, remaining) :]
         except OSError as error:

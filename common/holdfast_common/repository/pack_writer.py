@@ -11,6 +11,7 @@ from typing import Final
 
 from blake3 import blake3
 
+from holdfast_common.direct_writes import PAGE_BYTES, page_aligned
 from holdfast_common.repository.chunk_codec import SEGMENT_HEADER, SegmentSealer
 from holdfast_common.repository.key_sets import WriterKeys
 from holdfast_common.repository.layout import BLOCK_DIGEST_BYTES, PACK_BYTES, BlobKind, pack_name
@@ -55,7 +56,7 @@ class PackWriter:
         self._randomness = randomness
         self._finished = finished
         self._pack_bytes = pack_bytes
-        self._staging = memoryview(bytearray(STAGING_BYTES))
+        self._staging = page_aligned(STAGING_BYTES)
         self._staged = 0
         self._flushed = 0
         self._upload: Upload | None = None
@@ -123,7 +124,7 @@ class PackWriter:
                 randomness=self._randomness,
             )
         )
-        self._flush()
+        self._flush(all_of_it=True)
         contents = PackContents(
             digest=self._hash.digest(),
             length=self._length,
@@ -165,10 +166,14 @@ class PackWriter:
             self._staged += count
             position += count
 
-    def _flush(self) -> None:
+    def _flush(self, *, all_of_it: bool = False) -> None:
+        """Hand over whole pages, so that a store can write past the page cache; the rest waits."""
         assert self._upload is not None
-        staged = self._staging[: self._staged]
+        count = self._staged if all_of_it else self._staged - self._staged % PAGE_BYTES
+        staged = self._staging[:count]
         self._hash.update(staged)
         self._upload.write(staged)
-        self._flushed += self._staged
-        self._staged = 0
+        self._flushed += count
+        rest = self._staged - count
+        self._staging[:rest] = self._staging[count : self._staged]
+        self._staged = rest
