@@ -67,7 +67,7 @@ class NoRepository(HoldfastError):
     code = "no_repository"
     exit_status = 10
     default_advice = (
-        "check that the repository's file system is mounted; only `repo init` and `init` create one"
+        "check that the repository's file system is mounted; only `holdfast init` creates one"
     )
 
 
@@ -212,9 +212,7 @@ class RepositoryFull(HoldfastError):
     """The repository has no room left."""
 
     code = "repository_full"
-    default_advice = (
-        "free space with `repo forget` and `repo prune`, or give the repository more room"
-    )
+    default_advice = "give the repository more room: nothing is removed from it yet"
 
 
 class RepositoryFailed(HoldfastError):

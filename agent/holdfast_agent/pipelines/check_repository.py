@@ -55,7 +55,7 @@ def _result(report: CheckReport, damages: list[DamageFound]) -> JobResult:
     if damages:
         error = IntegrityError(
             "the repository is damaged",
-            advice="`point list` shows what is left; back the VMs named up in full",
+            advice="`holdfast point list` shows what is left; back the VMs named up in full",
             damages=len(damages),
             points=len({damage.point_id for damage in damages if damage.point_id}),
             first=f"{damages[0].object_name}: {damages[0].problem}"[:500],
