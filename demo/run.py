@@ -22,6 +22,7 @@ from pathlib import Path
 
 READY_SECONDS = 30
 INTEGRITY_EXIT = 13
+PORTS = range(9442, 9642)  # beside the usual ones of a controller on this machine
 EXPECTED_COMPARISONS = 5  # web and both disks of db anew, web in place, web's disk as a file
 
 
@@ -132,7 +133,9 @@ def main() -> int:
         return 1
     finally:
         if keep:
+            pids = " ".join(str(program.pid) for program in demo.programs)
             print(f"left standing: HOLDFAST_HOME={folder / 'home'}, the lab in {folder / 'lab'}")
+            print(f"end it with: kill {pids}; rm -r {folder}")
         else:
             demo.stop()
             shutil.rmtree(folder, ignore_errors=True)
@@ -150,14 +153,16 @@ def set_up(demo: Demo) -> Story:
     )  # fmt: skip
     lab: dict[str, object] = json.loads((demo.folder / "lab" / "lab.json").read_text())
     repository = demo.folder / "repository"
+    # lasting ones: with KEEP=1 the controller may be started again, and its agent finds it
+    session_port, enrolment_port = free_ports(2)
     demo.run(
-        "holdfast", "init", "--repository", str(repository), "--session-address", "127.0.0.1:0",
-        "--enrolment-address", "127.0.0.1:0", "--recovery-sheet",
+        "holdfast", "init", "--repository", str(repository), "--session-address",
+        f"127.0.0.1:{session_port}", "--enrolment-address", f"127.0.0.1:{enrolment_port}",
+        "--recovery-sheet",
         str(demo.folder / "recovery-sheet.txt"), "--accept-recovery-sheet",
     )  # fmt: skip
     ready = demo.folder / "controller.ready"
     demo.start("holdfast", "controller", "run", "--ready-file", str(ready), ready=ready)
-    ports = json.loads(ready.read_text())
     password = demo.folder / "password"
     password.write_text(str(lab["password"]) + "\n")
     demo.run(
@@ -167,10 +172,23 @@ def set_up(demo: Demo) -> Story:
     )  # fmt: skip
     restores = demo.folder / "restores"
     restores.mkdir()
-    add_proxy(demo, lab, lab_state, repository, restores, session_port=int(ports["session"]))
+    add_proxy(demo, lab, lab_state, repository, restores, session_port=session_port)
     demo.run("holdfast", "inventory", "list")
     demo.run("holdfast", "doctor")
     return Story(lab=lab, lab_state=lab_state, restores=restores)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports at which nothing listens, below those that outgoing connections take."""
+    found: list[int] = []
+    first = os.getpid() % len(PORTS)  # demos that begin at once look at different ones
+    for port in [*PORTS[first:], *PORTS[:first]]:
+        with socket.socket() as trial:
+            if trial.connect_ex(("127.0.0.1", port)) != 0:
+                found.append(port)
+        if len(found) == count:
+            return found
+    raise DemoFailed("no free ports")
 
 
 def add_proxy(
