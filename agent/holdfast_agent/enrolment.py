@@ -20,12 +20,15 @@ from holdfast_agent.certificates import (
     save_signing_key,
 )
 from holdfast_agent.configuration import (
+    SESSION_PORT,
     AgentConfiguration,
     HotAddConfiguration,
     RestoreConfiguration,
+    bracketed,
     configuration_text,
+    split_address,
 )
-from holdfast_common.errors import AuthenticationFailed, Refused, UsageError
+from holdfast_common.errors import AuthenticationFailed, Refused
 from holdfast_common.places import Places, private_folder
 from holdfast_common.trust.channels import open_enrolment_channel
 from holdfast_common.trust.join_token import JoinToken
@@ -35,7 +38,6 @@ from holdfast_common.wire import session_pb2, session_pb2_grpc
 from holdfast_common.wire_codec.call_errors import error_of_call
 
 ENROL_SECONDS: Final = 30.0
-SESSION_PORT: Final = 9440
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,7 @@ def enrol(places: Places, wanted: Enrolment) -> AgentConfiguration:
     signing_key = Ed25519PrivateKey.generate()
     pending = new_request()
     reply = _ask(
-        f"{_bracketed(host)}:{wanted.enrolment_port or wanted.token.enrolment_port}",
+        f"{bracketed(host)}:{wanted.enrolment_port or wanted.token.enrolment_port}",
         wanted.token.authority_pem,
         session_pb2.EnrolRequest(
             token=wanted.token.secret,
@@ -110,28 +112,13 @@ def write_configuration(places: Places, configuration: AgentConfiguration) -> No
     )
 
 
-def split_address(text: str) -> tuple[str, int]:
-    """``host``, ``host:port`` or ``[v6]:port``; port 0 when none is given. Raises: UsageError."""
-    host, separator, port = text.rpartition(":")
-    if not separator or "]" in port or (host.count(":") > 0 and not host.startswith("[")):
-        host, port = text, "0"
-    host = host.strip("[]")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise UsageError("not an address", address=text[:100], advice="write HOST or HOST:PORT")
-    return host, int(port)
-
-
 def _session_address(host: str, port: int, told: str) -> str:
     """What the administrator said goes first; then what the controller tells; then the usual port."""
     if port:
-        return f"{_bracketed(host)}:{port}"
+        return f"{bracketed(host)}:{port}"
     if told.startswith(":"):
-        return f"{_bracketed(host)}{told}"
-    return told or f"{_bracketed(host)}:{SESSION_PORT}"
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+        return f"{bracketed(host)}{told}"
+    return told or f"{bracketed(host)}:{SESSION_PORT}"
 
 
 def _ask(

@@ -23,6 +23,7 @@ from holdfast_agent.configuration import (
     RestoreConfiguration,
     configuration_text,
     read_configuration,
+    session_address,
 )
 from holdfast_agent.daemon import AgentDaemon, only_agent
 from holdfast_agent.enrolment import Enrolment, enrol, write_configuration
@@ -112,6 +113,7 @@ def enrol_command(
             enrolment_port=enrolment_port or 0,
         ),
     )
+    _note_missing(configuration)
     _print(
         {"agent_id": configuration.agent_id, "controller": configuration.controller, "role": role},
         f"enrolled as {configuration.agent_id} at {configuration.controller}; "
@@ -166,7 +168,10 @@ def configure_command(
     """Change what this agent may reach. A running agent takes it up within seconds."""
     places = find_places()
     old = read_configuration(places.agent_configuration)
-    forgotten = {str(Path(folder).absolute()) for folder in no_restore_folders}
+    forgotten = set(map(_folder, no_restore_folders))
+    unknown = forgotten - set(old.restore.folders)
+    if unknown:
+        raise UsageError("this is no restore folder", folder=min(unknown))
     folders = dict.fromkeys([*old.restore.folders, *map(_folder, restore_folders)])
     hot_add = old.hot_add
     if vm_bios_uuid is not None:
@@ -175,7 +180,7 @@ def configure_command(
         hot_add = msgspec.structs.replace(hot_add, device_folder=device_folder)
     new = msgspec.structs.replace(
         old,
-        controller=controller or old.controller,
+        controller=old.controller if controller is None else session_address(controller),
         repositories=_changed(
             old.repositories, _pairs(repositories, "--repository"), no_repositories
         ),
@@ -186,6 +191,7 @@ def configure_command(
         ),
     )
     write_configuration(places, new)
+    _note_missing(new)
     _print(msgspec.to_builtins(new), configuration_text(new).rstrip(), as_json=as_json)
 
 
@@ -281,6 +287,15 @@ def _pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
 
 def _folder(text: str) -> str:
     return str(Path(text).absolute())
+
+
+def _note_missing(configuration: AgentConfiguration) -> None:
+    """Not an error: a share may be mounted later."""
+    folders = {**configuration.repositories, **configuration.datastores}
+    named = [*folders.items(), *(("restores", folder) for folder in configuration.restore.folders)]
+    for name, folder in named:
+        if not Path(folder).is_dir():
+            print(f"there is no folder {folder} yet ({name})", file=sys.stderr)
 
 
 def _changed(

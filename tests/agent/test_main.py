@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from holdfast_agent.configuration import session_address, split_address
 from holdfast_agent.daemon import only_agent
-from holdfast_agent.enrolment import split_address
 from holdfast_agent.main import run
 from holdfast_common.errors import UsageError
 from holdfast_common.places import find_places
@@ -143,6 +143,54 @@ def test_run_serves_until_sigterm_and_ends_cleanly(
     patience(lambda: not controller.sessions.connected())
 
 
+def test_configure_refuses_what_cannot_be_and_names_what_is_not_there_yet(
+    controller: ControllerRig, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(enrol_arguments(controller, tmp_path)) == 0
+    file = home / "etc" / "agent.toml"
+    before = file.read_bytes()
+    for wrong in (
+        ["--controller", "foo:bar"],
+        ["--controller", ""],
+        ["--controller", "a b:1"],
+        ["--no-restore-folder", "/nowhere"],
+        ["--no-datastore", "d9"],
+        ["--repository", "x"],
+    ):
+        assert run(["configure", *wrong]) == 2, wrong
+    assert file.read_bytes() == before
+    capsys.readouterr()
+    assert run(["configure", "--controller", "vc.example", "--datastore", "d=/nowhere"]) == 0
+    captured = capsys.readouterr()
+    assert 'controller = "vc.example:9440"' in captured.out
+    assert "there is no folder /nowhere yet (d)" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'controller = "\xff"', "wrong"),
+        (b'controller = "foo:bar"', "not an address"),
+        (b"x = [", "wrong"),
+        (None, "Is a directory"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_exit_2_without_a_traceback(
+    home: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, said: str
+) -> None:
+    file = home / "etc" / "agent.toml"
+    file.parent.mkdir(parents=True)
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    assert run(["show"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("configuration: ")
+    assert said in told
+    assert "Traceback" not in told
+
+
 def test_a_second_agent_in_one_home_is_exit_11_and_leaves_the_first_alone(
     controller: ControllerRig, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,6 +240,11 @@ def test_nothing_that_only_proxies_need_is_imported_before_the_first_job() -> No
 )
 def test_addresses_are_split(text: str, parts: tuple[str, int]) -> None:
     assert split_address(text) == parts
+
+
+def test_the_usual_port_is_dialled_when_none_is_given() -> None:
+    assert session_address("::1") == "[::1]:9440"
+    assert session_address("c:1") == "c:1"
 
 
 @pytest.mark.parametrize("text", ["", ":1", "c:", "c:x", "c:99999"])

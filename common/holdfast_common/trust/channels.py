@@ -124,7 +124,7 @@ def open_operator_channel(
     try:
         owner = path.parent.stat().st_uid
         path.stat()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ControllerUnreachable("no controller runs here", socket=str(path)) from error
     except PermissionError as error:
         raise Refused(

@@ -168,14 +168,18 @@ class OperatorActions:
 
     def show_vm(self, request: operator_pb2.VmQuery) -> operator_pb2.Vm:
         """Exactly one VM. Raises: NotFound, UsageError when the name fits more."""
+        if request.vcenter:
+            self._world.vcenters.table.named(request.vcenter)
         chosen = [
             known
             for known in self._world.vcenters.inventory.select([request.vm])
             if not request.vcenter or known.vcenter_name == request.vcenter
         ]
-        if len(chosen) != 1:
+        if not chosen:
+            raise NotFound("no VM is named so in that vCenter", vm=request.vm)
+        if len(chosen) > 1:
             raise UsageError(
-                "this names more than one VM" if chosen else "no VM is named so in that vCenter",
+                "this names more than one VM",
                 vm=request.vm,
                 advice="use the instance uuid, or --vcenter",
             )
@@ -292,13 +296,13 @@ class OperatorActions:
         return RunFollower(self._world.jobs, jobs[0].run_id)
 
     def list_jobs(self, request: operator_pb2.JobQuery) -> operator_pb2.JobList:
-        """Newest first, or all of a run."""
+        """Newest first, or all of a run. Raises: NotFound."""
         if request.run_id:
-            jobs = [
-                job
-                for job in self._world.jobs.jobs_of_run(RunId(request.run_id))
-                if request.vm in ("", job.subject)
-            ][: request.limit or None]
+            found = self._world.jobs.jobs_of_run(RunId(request.run_id))
+            if not found:
+                raise NotFound("there is no such run", run=request.run_id)
+            jobs = [job for job in found if request.vm in ("", job.subject)]
+            jobs = jobs[: request.limit or None]
         else:
             jobs = self._world.jobs.latest(subject=request.vm, limit=request.limit or 50)
         return operator_pb2.JobList(jobs=[job_message(job) for job in jobs])
@@ -335,7 +339,10 @@ class OperatorActions:
     ) -> operator_pb2.Empty:
         """Part of the sheet, typed back. Raises: WrongKey."""
         if not confirm_recovery_sheet(self._world.settings, request.typed):
-            raise WrongKey("that is not what the recovery sheet says")
+            raise WrongKey(
+                "that is not what the recovery sheet says",
+                advice="`holdfast doctor` tells which of its groups to type, one after the other",
+            )
         self._world.settings.set(names.SHEET_CONFIRMED_AT, utc_text(SystemClock().now()))
         return operator_pb2.Empty()
 
