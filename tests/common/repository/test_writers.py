@@ -102,7 +102,7 @@ def test_a_revoked_writer_leaves_a_whole_repository_and_no_lease(
     disk.write(0, bytes(reversed(IMAGE)))
     disk.finish()
     repository.keys.revoke_writer(store, key, clock=repository.clock, keep_existing=True)
-    with pytest.raises(IntegrityError):
+    with pytest.raises(Refused):
         writer.prepare(ManifestFacts())
     writer.abandon()
     assert len(list(store.list("index/"))) == 2
