@@ -18,7 +18,10 @@ RECORD_BYTES_MAX = 8 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskRecord:
-    """One disk of a point; sizes in bytes. ``change_id`` is the base of the next incremental."""
+    """One disk of a point; sizes in bytes. ``change_id`` is the base of the next incremental.
+
+    ``allocated_bytes``: what the disk holds at this point, whatever the level; None: an older record.
+    """
 
     device_key: int
     uuid: str
@@ -33,6 +36,7 @@ class DiskRecord:
     changed_bytes: int = 0
     stored_bytes: int = 0
     zero_bytes: int = 0
+    allocated_bytes: int | None = None
     level_reason: str = ""
 
 

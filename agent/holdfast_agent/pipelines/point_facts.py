@@ -123,6 +123,7 @@ def _disk_record(disk: DiskSummary, counts: dict[str, Json]) -> DiskRecord:
         changed_bytes=_count(counts, "changed_bytes"),
         stored_bytes=disk.stored_bytes,
         zero_bytes=_count(counts, "zero_bytes"),
+        allocated_bytes=disk.allocated_bytes,
         level_reason=str(counts.get("level_reason", "")),
     )
 

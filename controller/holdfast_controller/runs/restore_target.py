@@ -50,7 +50,7 @@ def choose_target(
     home = home or (stores[record.disks[0].device_key] if stores else None)
     if home is None:
         raise Refused("the point has no disks", point=record.point_id)
-    _check_room(around, record.disks, stores)
+    check_room(record.disks, stores)
     host = _host(around, request, original, [home, *stores.values()])
     folder = _folder(around, request, original, home)
     compute = around.places.get(host.compute_moref)
@@ -93,15 +93,16 @@ def _datastore_of_disk(
     )
 
 
-def _check_room(
-    around: Surroundings, disks: Sequence[DiskRecord], stores: Mapping[int, DatastoreFacts]
-) -> None:
-    """Restored disks are thin, so what counts is the data; without knowing it, the smaller of both is asked."""
+def check_room(disks: Sequence[DiskRecord], stores: Mapping[int, DatastoreFacts]) -> None:
+    """Restored disks are thin, so what counts is what they hold; where that is not known, their size.
+
+    ``stores``: by the disks' keys. Raises: Refused.
+    """
     for store in {store.moref: store for store in stores.values()}.values():
         if not store.accessible:
             raise Refused("the datastore is not accessible", datastore=store.name)
         wanted = sum(
-            min(disk.capacity_bytes, disk.read_bytes or disk.capacity_bytes)
+            disk.capacity_bytes if disk.allocated_bytes is None else disk.allocated_bytes
             for disk in disks
             if stores[disk.device_key].moref == store.moref
         )

@@ -74,6 +74,25 @@ def test_a_full_backup_restores_to_the_same_bytes(site: Site) -> None:
         assert restored(site, point_of(result), key, f"{key}.vmdk") == site.content(key)
 
 
+def test_a_points_record_tells_what_its_disks_hold_whatever_was_read(site: Site) -> None:
+    held = [
+        sum(
+            min(UNIT, len(data) - offset)
+            for offset in range(0, len(data), UNIT)
+            if any(data[offset : offset + UNIT])
+        )
+        for data in (site.content(2000), site.content(2001))
+    ]
+    first = site.back_up()
+    second = site.incremental(point_of(first), {})
+    assert [disk.read_bytes for disk in second.disks] == [0, 0]
+    for result in (first, second):
+        record = PointRecord.decode(result.record)
+        for disk, wanted in zip(record.disks, held, strict=True):
+            assert disk.allocated_bytes is not None
+            assert wanted <= disk.allocated_bytes < wanted + UNIT  # whole blocks
+
+
 def test_the_result_counts_what_was_read_found_zero_and_stored(site: Site) -> None:
     disk = site.back_up().disks[0]
     used = sum(
