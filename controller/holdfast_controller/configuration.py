@@ -18,6 +18,24 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 
 
+class DatastoreFloor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[datastores]``: what must be free before a snapshot; the larger one counts. Half of it must stay free under it.
+
+    A delta may grow as large as its disk, and a datastore that is full stops every VM on it.
+    """
+
+    free_share_min: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.10
+    free_bytes_min: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+    def before_snapshot_bytes(self, capacity_bytes: int) -> int:
+        """What must be free of a datastore of this size before a snapshot of ours is made on it."""
+        return max(int(self.free_share_min * capacity_bytes), self.free_bytes_min)
+
+    def under_snapshot_bytes(self, capacity_bytes: int) -> int:
+        """Below this a copy is cut off, so that the snapshot goes before the datastore is full."""
+        return self.before_snapshot_bytes(capacity_bytes) // 2
+
+
 class ControllerConfiguration(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 ):
@@ -32,6 +50,7 @@ class ControllerConfiguration(
     reconcile_seconds: Seconds = 120.0
     heartbeat_seconds: Seconds = 10.0
     job_lease_seconds: Seconds = 45.0
+    datastores: DatastoreFloor = DatastoreFloor()
 
 
 def read_configuration(path: Path) -> ControllerConfiguration:

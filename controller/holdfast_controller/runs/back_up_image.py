@@ -93,6 +93,7 @@ class ImageBackup:
     def __init__(self, world: World, request: BackupRequest, known: KnownVm) -> None:
         self._world = world
         self._request = request
+        self._floor = world.configuration.datastores
         self._vcenter_id = known.vcenter_id
         self._vcenter = world.vcenters.table.vcenter(known.vcenter_id)
         self._known = known
@@ -133,7 +134,7 @@ class ImageBackup:
         with (
             temporary_snapshot(session, ledger, vm=vm, wish=wish) as snapshot,
             world.lifecycle.cleaning(job.job_id),
-            free_space_watched(session, snapshot) as space,
+            free_space_watched(session, snapshot, self._floor) as space,
         ):
             frozen = self._freeze(session, snapshot, vm, space)
             check_connected(world, placement)  # nothing is attached to a proxy that is away
@@ -165,7 +166,7 @@ class ImageBackup:
 
     def _preflight(self, session: VsphereSession) -> tuple[VmFacts, list[Warned]]:
         moref = find_moref(session, instance_uuid=self._known.vm.instance_uuid)
-        examined = preflight.examine(session, moref)
+        examined = preflight.examine(session, moref, floor=self._floor)
         vm = examined.vm
         # not only debts: what a crash left, or another job holds of this VM, is in the way as well
         left = [

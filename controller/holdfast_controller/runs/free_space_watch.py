@@ -15,24 +15,27 @@ from dataclasses import replace
 from holdfast_common.errors import Cancelled, DatastoreFull, HoldfastError
 from holdfast_common.job_result import JobResult, Outcome, Warned
 from holdfast_common.units import size_text
+from holdfast_controller.configuration import DatastoreFloor
 from holdfast_controller.facts import SnapshotFacts
 from holdfast_controller.vsphere.free_space import FreeSpace, read_free_space
+from holdfast_controller.vsphere.preflight import FLOOR
 from holdfast_controller.vsphere.session import VsphereSession
 
 log = logging.getLogger(__name__)
 
 # A guest that writes 500 MB/s fills 15 GB meanwhile; the preflight asked for a tenth of the datastore.
 LOOK_SECONDS = 30.0
-# Beside what the redo logs hold: merging them into thin disks takes as much before it gives it back.
-FREE_SHARE_MIN = 0.05
 _STOP_SECONDS_MAX = 5.0
 
 
 class FreeSpaceWatch:
     """What a thread of its own last saw. Thread-safe: each field is set once or replaced whole."""
 
-    def __init__(self, session: VsphereSession, snapshot: SnapshotFacts) -> None:
+    def __init__(
+        self, session: VsphereSession, snapshot: SnapshotFacts, floor: DatastoreFloor
+    ) -> None:
         self._session = session
+        self._floor = floor
         self._vm_moref = snapshot.vm.moref
         self._datastore_morefs = redo_log_datastores(snapshot)
         self._frozen_links = {disk.device_key: len(disk.chain) for disk in snapshot.protected_disks}
@@ -90,7 +93,7 @@ class FreeSpaceWatch:
                     datastore_morefs=self._datastore_morefs,
                     frozen_links=self._frozen_links,
                 )
-                self._short = shortest(found)
+                self._short = shortest(found, self._floor)
                 self._blind = ""
             except HoldfastError as error:
                 self._blind = str(error)
@@ -99,10 +102,10 @@ class FreeSpaceWatch:
 
 @contextmanager
 def free_space_watched(
-    session: VsphereSession, snapshot: SnapshotFacts
+    session: VsphereSession, snapshot: SnapshotFacts, floor: DatastoreFloor = FLOOR
 ) -> Iterator[FreeSpaceWatch]:
     """Watch where the VM's redo logs lie. Raises: DatastoreFull in place of Cancelled, when that was why."""
-    watch = FreeSpaceWatch(session, snapshot)
+    watch = FreeSpaceWatch(session, snapshot, floor)
     watch.start()
     try:
         yield watch
@@ -122,12 +125,19 @@ def redo_log_datastores(snapshot: SnapshotFacts) -> set[str]:
     return used - {""}
 
 
-def shortest(spaces: Iterable[FreeSpace]) -> FreeSpace | None:
+def shortest(spaces: Iterable[FreeSpace], floor: DatastoreFloor = FLOOR) -> FreeSpace | None:
     """The datastore under its floor with the least room; None: all have enough. Pure."""
-    short = [each for each in spaces if each.capacity_bytes and each.free_bytes < floor_bytes(each)]
+    short = [
+        each
+        for each in spaces
+        if each.capacity_bytes and each.free_bytes < floor_bytes(each, floor)
+    ]
     return min(short, key=lambda each: each.free_bytes, default=None)
 
 
-def floor_bytes(space: FreeSpace) -> int:
-    """What must stay free on a datastore. Pure."""
-    return int(FREE_SHARE_MIN * space.capacity_bytes) + space.redo_log_bytes
+def floor_bytes(space: FreeSpace, floor: DatastoreFloor) -> int:
+    """What must stay free on a datastore. Pure.
+
+    Beside what the redo logs hold: merging them into thin disks takes as much before it gives it back.
+    """
+    return floor.under_snapshot_bytes(space.capacity_bytes) + space.redo_log_bytes

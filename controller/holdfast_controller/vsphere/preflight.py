@@ -8,14 +8,14 @@ from typing import Final
 
 from holdfast_common.errors import NothingProtected, Refused
 from holdfast_common.units import size_text
+from holdfast_controller.configuration import DatastoreFloor
 from holdfast_controller.facts import DatastoreFacts, VmFacts
 from holdfast_controller.vsphere import inventory
 from holdfast_controller.vsphere.session import VsphereSession
 
 # vSphere's limit is 32 links; a merge that fails must still leave room to repair.
 CHAIN_LINKS_MAX: Final = 28
-# A delta may grow as large as its disk: at least this share of a datastore must be free.
-FREE_SHARE_MIN: Final = 0.10
+FLOOR: Final = DatastoreFloor()  # unless the controller's configuration says another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,16 +41,14 @@ class Preflight:
             raise Refused("; ".join(self.refusals), vm=self.vm.name)
 
 
-def examine(
-    session: VsphereSession, vm_moref: str, *, free_share_min: float = FREE_SHARE_MIN
-) -> Preflight:
+def examine(session: VsphereSession, vm_moref: str, *, floor: DatastoreFloor = FLOOR) -> Preflight:
     """Read a VM anew and judge it. Raises: SourceGone."""
     vm, around = inventory.read_vm_around(session, vm_moref)
-    return judge(vm, around.names.by_moref, free_share_min=free_share_min)
+    return judge(vm, around.names.by_moref, floor=floor)
 
 
 def judge(
-    vm: VmFacts, datastores: Mapping[str, DatastoreFacts], *, free_share_min: float = FREE_SHARE_MIN
+    vm: VmFacts, datastores: Mapping[str, DatastoreFacts], *, floor: DatastoreFloor = FLOOR
 ) -> Preflight:
     """The verdict on a VM's facts. Pure."""
     refusals: list[str] = []
@@ -68,7 +66,7 @@ def judge(
             f"vSphere makes no snapshot of a VM with a shared bus ({', '.join(shared)})"
         )
     refusals += _deep_chains(vm)
-    refusals += _full_datastores(vm, datastores, free_share_min)
+    refusals += _full_datastores(vm, datastores, floor)
     warnings = [
         f"{disk.label} is not in the backup: {disk.unprotected_reason}"
         for disk in vm.unprotected_disks
@@ -87,7 +85,7 @@ def _deep_chains(vm: VmFacts) -> list[str]:
 
 
 def _full_datastores(
-    vm: VmFacts, datastores: Mapping[str, DatastoreFacts], free_share_min: float
+    vm: VmFacts, datastores: Mapping[str, DatastoreFacts], floor: DatastoreFloor
 ) -> list[str]:
     used = {link.datastore_moref for disk in vm.protected_disks for link in disk.chain[-1:]}
     if vm.vmx is not None:
@@ -99,9 +97,12 @@ def _full_datastores(
             continue
         if not store.accessible:
             problems.append(f"datastore {store.name} is not accessible")
-        elif store.capacity_bytes and store.free_bytes < free_share_min * store.capacity_bytes:
+            continue
+        wanted = floor.before_snapshot_bytes(store.capacity_bytes)
+        if store.capacity_bytes and store.free_bytes < wanted:
             problems.append(
                 f"datastore {store.name} has only {size_text(store.free_bytes)} of"
-                f" {size_text(store.capacity_bytes)} free; a snapshot needs room to grow"
+                f" {size_text(store.capacity_bytes)} free; a snapshot needs room to grow, and"
+                f" {size_text(wanted)} is the floor ([datastores] in controller.toml)"
             )
     return problems

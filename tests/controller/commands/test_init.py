@@ -134,7 +134,7 @@ def test_a_wrong_configuration_is_named_before_anything_runs(
     file = own_home / "etc" / "controller.toml"
     name = line.partition(" ")[0]
     kept = [each for each in file.read_text().splitlines() if not each.startswith(name)]
-    file.write_text("\n".join([*kept, line]))
+    file.write_text("\n".join([line, *kept]))
     capsys.readouterr()
     assert main.run(["controller", "run"]) == 2
     told = capsys.readouterr().err

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from holdfast_common.errors import Cancelled, DatastoreFull, VsphereFailed
 from holdfast_common.job_result import JobResult, Outcome
 from holdfast_common.job_spec import JobSpec
+from holdfast_controller.configuration import DatastoreFloor
 from holdfast_controller.facts import VmFacts
 from holdfast_controller.runs import free_space_watch
+from holdfast_controller.runs.engine import Engine
 from holdfast_controller.runs.free_space_watch import FreeSpaceWatch, free_space_watched, shortest
+from holdfast_controller.runs.requests import BackupRequest
 from holdfast_controller.vsphere.free_space import FreeSpace, read_free_space
 from holdfast_controller.vsphere.session import VsphereSession
 from holdfast_controller.vsphere.snapshot import temporary_snapshot
@@ -198,3 +203,27 @@ def test_the_datastore_with_the_least_room_is_named() -> None:
     found = shortest([space("a", 49), space("b", 7), space("c", 999)])
     assert found is not None
     assert found.name == "b"
+
+
+def test_the_floor_is_the_one_of_the_configuration(
+    holdfast: OneProcess, lab: RunningLab, gate: CountingGate
+) -> None:
+    world = holdfast.world
+    strict = replace(
+        world,
+        configuration=msgspec.structs.replace(
+            world.configuration, datastores=DatastoreFloor(free_bytes_min=CAPACITY)
+        ),
+    )
+    engine = Engine(strict)
+    engine.reconciled()
+    started = engine.start_backup(BackupRequest(selectors=("web",)), dry_run=False)
+    job = holdfast.ended(started)
+    engine.close()
+    world.stopping.clear()
+    assert job.error is not None
+    assert (job.error.code, job.error.exit_status) == ("refused", 15)
+    assert "is the floor" in job.error.message
+    assert "controller.toml" in job.error.message
+    assert gate.count("CreateSnapshot_Task") == 0
+    assert str(holdfast.back_up("web").state) == "done"

@@ -14,6 +14,7 @@ from holdfast_common.errors import (
     SourceFailed,
     VsphereFailed,
 )
+from holdfast_controller.configuration import DatastoreFloor
 from holdfast_controller.ledger import EntryState, JobLedger
 from holdfast_controller.vsphere import (
     change_tracking,
@@ -300,7 +301,9 @@ def test_rule_19_a_vm_in_danger_is_refused_with_every_reason(lab: RunningLab) ->
     with session_at(lab) as session:
         found = preflight.examine(session, vm_named(session, "web").moref)
         found.check()
-        strict = preflight.examine(session, found.vm.moref, free_share_min=1.1)
+        strict = preflight.examine(
+            session, found.vm.moref, floor=DatastoreFloor(free_share_min=1.1)
+        )
         with pytest.raises(Refused, match="room to grow"):
             strict.check()
         machine = lab.lab.machine("web")
