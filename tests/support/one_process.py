@@ -134,7 +134,6 @@ def one_process(
     folder.mkdir(parents=True, exist_ok=True)
     places = find_places({"HOLDFAST_HOME": str(folder / "home")})
     configuration = ControllerConfiguration(jobs_at_once_max=2, attempts_max=1)
-    folder.mkdir(parents=True, exist_ok=True)
     made = initialise(places, folder / "repository", configuration, accepted=True)
     database = open_database(places.database)
     agent = agent_in_this_process(
