@@ -198,7 +198,11 @@ class InPlace:
         except HoldfastError as error:
             return error.code
         job = self.holdfast.ended(started)
-        return "" if str(job.state) == "done" else (job.error.code if job.error else str(job.state))
+        return (
+            ""
+            if str(job.state) in ("done", "partial")
+            else (job.error.code if job.error else str(job.state))
+        )
 
     def reconcile(self) -> None:
         """What the controller does every two minutes: again while there are debts, as a lease may live on."""

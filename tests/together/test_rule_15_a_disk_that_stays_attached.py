@@ -25,7 +25,7 @@ def test_rule_15_a_disk_that_stays_attached_is_a_debt_that_keeps_its_snapshot_an
             "--set",
             "fault=GenericVmConfigFault",
         )
-        done = holdfast.holdfast("backup", "web", "--transport", "hotadd", "--json")
+        done = holdfast.holdfast("backup", "web", "--transport", "hotadd", "--json", expect=3)
         assert "left_behind" in done.stdout
         assert len(holdfast.points("web")) == 1, "the data is in the repository"
         assert len(holdfast.attached_to_proxy()) == 1

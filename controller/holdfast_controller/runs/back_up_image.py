@@ -7,7 +7,7 @@ meanwhile? -> commit grant -> the agent publishes -> disks and snapshot given ba
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from holdfast_common.errors import (
@@ -38,7 +38,7 @@ from holdfast_controller.decide.level import (
 )
 from holdfast_controller.decide.placement import Placement
 from holdfast_controller.facts import SnapshotFacts, VmFacts
-from holdfast_controller.ledger import JobLedger, LedgerEntry
+from holdfast_controller.ledger import LedgerEntry
 from holdfast_controller.runs.agent_link import SignedGrant
 from holdfast_controller.runs.agent_work import next_attempt, progress_to_table
 from holdfast_controller.runs.attempt import AttemptAnswers, run_attempt
@@ -47,7 +47,12 @@ from holdfast_controller.runs.free_space_watch import FreeSpaceWatch, free_space
 from holdfast_controller.runs.placing import check_connected, place_as_seen, place_now
 from holdfast_controller.runs.point_facts import PointFacts, doubt_of_history, previous_point
 from holdfast_controller.runs.requests import BackupRequest
-from holdfast_controller.runs.results import record_point
+from holdfast_controller.runs.results import (
+    LOWER_CONSISTENCY,
+    NOT_PROTECTED,
+    judged,
+    record_point,
+)
 from holdfast_controller.runs.source_tickets import disk_to_back_up, source_tickets
 from holdfast_controller.runs.vm_blobs import VmBlobs, read_blobs, with_ovf
 from holdfast_controller.runs.world import World, lineage_of
@@ -115,7 +120,8 @@ class ImageBackup:
 
     def __call__(self, job: JobRow) -> JobResult:
         """One attempt. Raises: errors of ours; whatever was made outside is given back or a debt."""
-        return unless_committed(self._world, job, self._attempt)
+        result = unless_committed(self._world, job, self._attempt)
+        return judged(result, self._world.job_ledger(job))
 
     def _attempt(self, job: JobRow) -> JobResult:
         world = self._world
@@ -158,8 +164,8 @@ class ImageBackup:
                 work = self._work(job, placement, frozen, tickets)
                 world.jobs.advance(job.job_id, JobEvent.TRANSFER, placement.reason)
                 result = self._transfer(job, agent_id, frozen, tickets, work)
-        found = [*warnings, *(Warned(code="snapshot", message=text) for text in snapshot.warnings)]
-        found += [*frozen.vm_files.warnings, *_lowered(snapshot), *_left_behind(ledger)]
+        found = [*warnings, *_not_protected(snapshot.warnings)]
+        found += [*frozen.vm_files.warnings, *_lowered(snapshot)]
         return replace(result, warnings=(*found, *result.warnings))
 
     # -- before the snapshot ------------------------------------------------------------------
@@ -183,7 +189,7 @@ class ImageBackup:
                 advice="see `holdfast status`; it is tried again by itself",
             )
         examined.check()
-        warnings = [Warned(code="not_protected", message=text) for text in examined.warnings]
+        warnings = _not_protected(examined.warnings)
         if vm.has_vtpm:
             warnings.append(Warned(code="vtpm", message=VTPM))
         warning = tracking_warning(vm)
@@ -368,19 +374,12 @@ def _is_of(entry: LedgerEntry, vm: VmFacts) -> bool:
     return identity == vm.instance_uuid if identity else entry.fact("vm") == vm.moref
 
 
-def _left_behind(ledger: JobLedger) -> list[Warned]:
-    """What this job could not give back: part of its result, beside the debt that `status` shows."""
-    return [
-        Warned(
-            code="left_behind",
-            message=f"a {entry.kind} of this job could not be given back yet: {entry.last_error}",
-        )
-        for entry in ledger.open_entries()
-    ]
+def _not_protected(texts: Iterable[str]) -> list[Warned]:
+    return [Warned(code=NOT_PROTECTED, message=text) for text in texts]
 
 
 def _lowered(snapshot: SnapshotFacts) -> list[Warned]:
     if not is_lower(snapshot.reached, snapshot.asked):
         return []
     text = f"{snapshot.asked} was asked, {snapshot.reached} was reached: {snapshot.evidence}"
-    return [Warned(code="consistency", message=text)]
+    return [Warned(code=LOWER_CONSISTENCY, message=text)]

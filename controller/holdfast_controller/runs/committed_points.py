@@ -74,7 +74,7 @@ def unless_committed(
             if point is None:
                 raise
         else:
-            if result.outcome is not Outcome.DONE:
+            if result.outcome not in (Outcome.DONE, Outcome.PARTIAL):
                 point = _point_after_failure(world, job)
             if point is None:
                 return result

@@ -25,6 +25,7 @@ from holdfast_common.job_spec import Attempt
 from holdfast_controller.decide.job_state import END_EVENTS, ENDED, JobEvent, JobState
 from holdfast_controller.ledger import EntryKind, EntryState, LedgerEntry
 from holdfast_controller.runs.committed_points import committed_point, look_for_late_points
+from holdfast_controller.runs.results import PARTIAL_CODES, left_behind
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.jobs import JobRow
 from holdfast_controller.vsphere.disk_swap import is_committed
@@ -324,8 +325,9 @@ class Reconciler:
     def _end_as_done(self, job: JobRow) -> None:
         jobs = self._world.jobs
         point = self._world.catalogue.of_job(job.job_id)
+        left = left_behind(self._world.job_ledger(job))
         late = self._orphans.result(job.job_id) or JobResult(outcome=Outcome.DONE)
-        warnings = (*job.warnings, *late.warnings)
+        warnings = (*job.warnings, *late.warnings, *left)
         if (
             point is None
         ):  # a restore: its disks had been read back, or it would not have come so far
@@ -338,9 +340,10 @@ class Reconciler:
             warnings=warnings,
             point_id=None if point is None else point.point_id,
         )
-        if job.state not in (JobState.COMMITTING, JobState.CLEANING):
+        if job.state is not JobState.CLEANING:
             jobs.advance(job.job_id, JobEvent.CLEAN)
-        jobs.advance(job.job_id, JobEvent.END_DONE)
+        lowered = any(warned.code in PARTIAL_CODES for warned in warnings)
+        jobs.advance(job.job_id, JobEvent.END_PARTIAL if lowered else JobEvent.END_DONE)
 
 
 def _is_a_restored_vm(entry: LedgerEntry) -> bool:

@@ -27,6 +27,7 @@ from holdfast_controller.runs.restore_vm import (
     place_restore,
     raise_unless_done_with,
 )
+from holdfast_controller.runs.results import judged
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.jobs import JobRow, NewJob
 from holdfast_controller.vsphere.configuration import parse_configuration
@@ -141,7 +142,7 @@ class RestoreInPlace:
             ):
                 keys = self._keys(vm, changed)
                 result = self._read_back(attempt, changed, keys)
-        return self._finished(session, vm, result)
+        return judged(self._finished(session, vm, result), ledger)
 
     def _read_back(self, attempt: _Attempt, vm: VmFacts, keys: Mapping[int, int]) -> JobResult:
         with read_back_tickets(

@@ -26,6 +26,7 @@ from holdfast_controller.runs.point_facts import PointFacts
 from holdfast_controller.runs.requests import RestoreVmRequest
 from holdfast_controller.runs.restore_disk import joined
 from holdfast_controller.runs.restore_target import RestoreTarget, choose_target
+from holdfast_controller.runs.results import judged
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.catalogue import PointRow
 from holdfast_controller.store.jobs import JobRow, NewJob
@@ -128,7 +129,9 @@ class RestoreVm:
             warnings = [Warned(code="left_out", message=note) for note in made.notes]
             warnings += put_nvram(session, around, made.vm, mover.blobs)
         result = replace(result, warnings=(*warnings, *result.warnings))
-        return self._started(session, made, result) if self._request.power_on else result
+        if self._request.power_on:
+            result = self._started(session, made, result)
+        return judged(result, ledger)
 
     def _started(self, session: VsphereSession, made: MadeVm, result: JobResult) -> JobResult:
         try:

@@ -1,14 +1,45 @@
-"""What an agent committed, written down: the point into the catalogue, with its job, in one transaction."""
+"""What an agent committed, written down; and what makes less of a job's end than done."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Final
+
 from holdfast_common.errors import FormatError
 from holdfast_common.identity import JobId, LineageId, PointId
-from holdfast_common.job_result import JobResult
+from holdfast_common.job_result import JobResult, Outcome, Warned
 from holdfast_common.point_record import PointRecord
+from holdfast_controller.ledger import JobLedger
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.catalogue import PointRow
 from holdfast_controller.store.jobs import JobRow
+
+# A job that ends with one of these has skipped or left something: it is partial, and so is its run.
+NOT_PROTECTED: Final = "not_protected"
+LOWER_CONSISTENCY: Final = "consistency"
+LEFT_BEHIND: Final = "left_behind"
+PARTIAL_CODES: Final = frozenset({NOT_PROTECTED, LOWER_CONSISTENCY, LEFT_BEHIND})
+
+
+def judged(result: JobResult, ledger: JobLedger) -> JobResult:
+    """A result with what its job could not give back; partial when that, or anything else, makes it less."""
+    warnings = tuple(dict.fromkeys((*result.warnings, *left_behind(ledger))))
+    partial = any(warned.code in PARTIAL_CODES for warned in warnings)
+    lowered = partial and result.outcome is Outcome.DONE
+    return replace(
+        result, warnings=warnings, outcome=Outcome.PARTIAL if lowered else result.outcome
+    )
+
+
+def left_behind(ledger: JobLedger) -> list[Warned]:
+    """What a job could not give back: part of its result, beside the debt that `status` shows."""
+    return [
+        Warned(
+            code=LEFT_BEHIND,
+            message=f"a {entry.kind} of this job could not be given back yet: {entry.last_error}",
+        )
+        for entry in ledger.open_entries()
+    ]
 
 
 def record_point(world: World, job_id: JobId, result: JobResult) -> None:

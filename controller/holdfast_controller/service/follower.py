@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from holdfast_common.errors import Refused
 from holdfast_common.identity import JobId, RunId
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.decide.job_state import JobState
@@ -82,14 +83,20 @@ def _named(event: operator_pb2.JobEvent, row: JobRow) -> operator_pb2.JobEvent:
 
 
 def run_end(rows: list[JobRow]) -> tuple[str, int]:
-    """A run's state and exit status: 0 only when all is done; the error's own when all failed by it."""
-    failed = [row for row in rows if row.state is not JobState.DONE]
-    if not failed:
+    """A run's state and exit status: 0 only when all is done; the error's own when all failed by it.
+
+    Jobs that were refused, beside others that are done, are something that was skipped.
+    """
+    less = [row for row in rows if row.state is not JobState.DONE]
+    if not less:
         return JobState.DONE, 0
-    worst = next(state for state in _WORST_FIRST if any(row.state is state for row in failed))
+    failed = [row for row in less if row.state is not JobState.PARTIAL]
     statuses = {
         row.error.exit_status if row.error is not None else _STATUS_OF_STATE[row.state]
         for row in failed
     }
+    if len(failed) < len(rows) and statuses <= {Refused.exit_status}:
+        return JobState.PARTIAL, _STATUS_OF_STATE[JobState.PARTIAL]
+    worst = next(state for state in _WORST_FIRST if any(row.state is state for row in failed))
     same = len(statuses) == 1 and len(failed) == len(rows)
     return worst, statuses.pop() if same else 1

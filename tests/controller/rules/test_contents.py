@@ -63,6 +63,7 @@ def test_rule_23_the_point_keeps_the_level_that_was_reached(
     assert (record.consistency_asked, record.consistency_reached) == ("filesystem", "crash")
     assert "quiesce failed" in record.evidence
     assert [warned.code for warned in job.warnings] == ["consistency"]
+    assert str(job.state) == "partial"
 
 
 def windows(vm: VmFacts) -> VmFacts:
@@ -117,6 +118,7 @@ def test_rule_25_what_is_not_in_the_backup_is_named_in_result_and_status(
     holdfast.refresh()
     job = holdfast.back_up("db")
     assert [disk.device_key for disk in holdfast.record(job).disks] == [2001]
+    assert str(job.state) == "partial"
     told = " ".join(warned.message for warned in job.warnings)
     assert "Hard disk 1 is not in the backup: its mode is independent_persistent" in told
     assert "spans saved and unsaved disks cannot be restored" in told
@@ -246,6 +248,7 @@ def test_rule_35_what_lowers_a_backup_is_counted_with_its_job_and_on_its_point(
         lab.lab.machine("web").tools.running = False
     job = holdfast.back_up("web", consistency="filesystem")
     assert [warned.code for warned in job.warnings] == ["consistency", "left_behind"]
+    assert str(job.state) == "partial"
 
 
 def test_rule_21_a_proxy_that_was_switched_off_is_known_before_a_snapshot_is_taken(
