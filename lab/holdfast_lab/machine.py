@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pyVmomi import vim
 
-from holdfast_lab import machine_view
+from holdfast_lab import machine_view, other_settings
 from holdfast_lab.device_table import DeviceTable, DiskDevice
 from holdfast_lab.lab_clock import utc_now
 from holdfast_lab.lab_object import LabObject, ManagedEntity, wire_property
@@ -47,6 +47,7 @@ class MachineSettings:
     change_tracking: bool = False
     extra_config: dict[str, str] = field(default_factory=dict)
     modified: datetime = field(default_factory=utc_now)
+    others: dict[str, WireObject] = field(default_factory=other_settings.of_a_new_machine)
 
     def copied(self) -> MachineSettings:
         """An independent copy."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,12 +39,8 @@ def config_info(machine: Machine, settings: MachineSettings, devices: DeviceTabl
                 return each.ref
         return None
 
-    allocation = vim.ResourceAllocationInfo(
-        reservation=0,
-        expandableReservation=False,
-        limit=-1,
-        shares=vim.SharesInfo(shares=1000, level="normal"),
-    )
+    others = copy.deepcopy(settings.others)
+    others["bootOptions"].efiSecureBootEnabled = settings.secure_boot
     return vim.vm.ConfigInfo(
         changeVersion=f"{settings.modified.isoformat()}/{machine.change_version}",
         modified=settings.modified,
@@ -63,7 +60,6 @@ def config_info(machine: Machine, settings: MachineSettings, devices: DeviceTabl
             logDirectory=_folder_path(machine),
         ),
         tools=vim.vm.ToolsConfigInfo(toolsVersion=12352 if machine.tools.installed else 0),
-        flags=vim.vm.FlagInfo(snapshotDisabled=False, snapshotLocked=False, vbsEnabled=False),
         defaultPowerOps=vim.vm.DefaultPowerOpInfo(powerOffType="soft", suspendType="hard"),
         hardware=vim.vm.VirtualHardware(
             numCPU=settings.cpu_count,
@@ -71,20 +67,14 @@ def config_info(machine: Machine, settings: MachineSettings, devices: DeviceTabl
             memoryMB=settings.memory_mib,
             device=devices.wire(lab.datastore_path, datastore_of),
         ),
-        cpuAllocation=allocation,
-        memoryAllocation=allocation,
         extraConfig=[
             vim.option.OptionValue(key=key, value=value)
             for key, value in sorted({"nvram": machine.nvram.name, **settings.extra_config}.items())
         ],
-        bootOptions=vim.vm.BootOptions(
-            bootDelay=0, enterBIOSSetup=False, efiSecureBootEnabled=settings.secure_boot
-        ),
         changeTrackingEnabled=settings.change_tracking,
         firmware=settings.firmware,
-        memoryHotAddEnabled=False,
-        cpuHotAddEnabled=False,
         createDate=settings.modified,
+        **others,
     )
 
 

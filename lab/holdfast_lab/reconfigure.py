@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from pyVmomi import vim
 
+from holdfast_lab import other_settings
 from holdfast_lab.disk_devices import change_devices
 from holdfast_lab.faults import SoapFault, invalid_argument
 from holdfast_lab.lab_object import escaped_name, plain_name
@@ -23,7 +24,15 @@ UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 NAME_CHARACTERS_MAX = 80
 TRACKING_VERSION_MIN = 7  # hardware version from which changed blocks can be tracked
 # properties of a specification that a running VM cannot take
-COLD_ONLY = ("numCPUs", "memoryMB", "firmware", "uuid", "version", "guestId")
+COLD_ONLY = (
+    "numCPUs",
+    "memoryMB",
+    "firmware",
+    "uuid",
+    "version",
+    "guestId",
+    *other_settings.PLAIN,
+)
 
 
 @soap_method("ReconfigVM_Task")
@@ -143,6 +152,7 @@ def changed_settings(present: MachineSettings, spec: WireObject) -> MachineSetti
             put(changed, value)
     if spec.bootOptions is not None and spec.bootOptions.efiSecureBootEnabled is not None:
         changed.secure_boot = bool(spec.bootOptions.efiSecureBootEnabled)
+    changed.others = other_settings.changed(present.others, spec)
     for option in spec.extraConfig:
         if option.value in (None, ""):
             changed.extra_config.pop(option.key, None)

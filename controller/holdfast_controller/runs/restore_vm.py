@@ -37,6 +37,7 @@ from holdfast_controller.vsphere.entity_names import check_new_name
 from holdfast_controller.vsphere.inventory import Surroundings, find_vm, read_surroundings, read_vm
 from holdfast_controller.vsphere.session import VsphereSession
 from holdfast_controller.vsphere.virtual_machines import has_vm_named, power_on
+from holdfast_controller.vsphere.vm_settings import set_other_settings
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,8 @@ class RestoreVm:
             ) as tickets:
                 result = mover.read_back(tickets)
             raise_unless_done_with(mover, result)
-            warnings = [Warned(code="left_out", message=note) for note in made.notes]
+            left_out = (*made.notes, *set_other_settings(session, made.vm, wish.configuration))
+            warnings = [Warned(code="left_out", message=note) for note in left_out]
             warnings += put_nvram(session, around, made.vm, mover.blobs)
         result = replace(result, warnings=(*warnings, *result.warnings))
         if self._request.power_on:

@@ -193,6 +193,16 @@ def device_label(device: Mapping[str, Json]) -> str:
     return str(label or device.get("_type", "device"))
 
 
+def decoded_setting(name: str, described: Mapping[str, Json]) -> tuple[Foreign, tuple[str, ...]]:
+    """A property of a VM's specification, and what this interface does not know, left out of it.
+
+    Raises: FormatError for one that is of another type.
+    """
+    decoding = _Decoding()
+    expected = vim.vm.ConfigSpec._GetPropertyInfo(name).type
+    return decoding.value(dict(described), expected, 0), tuple(decoding.dropped)
+
+
 def decoded_device(device: Mapping[str, Json]) -> tuple[Foreign, tuple[str, ...]]:
     """A device of a configuration, and the properties that this interface does not know, left out of it.
 
