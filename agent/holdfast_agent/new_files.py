@@ -8,11 +8,13 @@ from __future__ import annotations
 import fcntl
 import os
 from contextlib import suppress
+from itertools import count
 from typing import BinaryIO
 
 from holdfast_agent.contained_paths import Place
 from holdfast_common.errors import Refused, TargetFailed
 
+_BAD = ".bad"
 _PARTIAL = ".{name}.holdfast-partial"
 _MAKE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -83,6 +85,21 @@ class NewFiles:
             return
         self._made.append(name)
         self._remove(partial)
+
+    def set_aside(self, name: str) -> str:
+        """Give a file that must not be used a name that says so, which it returns. Raises: TargetFailed."""
+        for number in count(1):
+            aside = f"{name}{_BAD}" if number == 1 else f"{name}{_BAD}-{number}"
+            try:
+                self.make(aside).close()  # nobody else has this name, nor gets it now
+            except Refused:
+                continue
+            break
+        try:
+            os.rename(name, aside, src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd)
+        except OSError as error:
+            raise _failed("file cannot be set aside", name, error) from error
+        return aside
 
     def keep(self) -> None:
         """All that was made stays: the directory is durable. Raises: TargetFailed."""

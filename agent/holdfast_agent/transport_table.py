@@ -15,7 +15,7 @@ from holdfast_common.blocks.source import BlockSource, SequentialSource
 from holdfast_common.blocks.stream import BlockStream, random_stream, sequential_stream
 from holdfast_common.errors import HoldfastError
 from holdfast_common.extents import Extent
-from holdfast_common.job_spec import DiskTicket, TransportKind
+from holdfast_common.job_spec import DiskTicket, FileTicket, TransportKind
 
 
 class Access(StrEnum):
@@ -158,6 +158,16 @@ def opened_disk(
             opener.open(ticket, configuration, capacity_bytes=capacity_bytes, check=check)
         ) as source:
             yield _Sequential(source)
+
+
+def set_aside(ticket: DiskTicket, configuration: AgentConfiguration) -> str:
+    """Where a disk that must not be used lies under a name that says so; "": its owner removes it.
+
+    Raises: Refused, TargetFailed.
+    """
+    if isinstance(ticket, FileTicket):
+        return restore_file.set_aside(ticket, configuration)
+    return ""
 
 
 @contextmanager

@@ -10,12 +10,12 @@ from holdfast_agent.pipelines.context import JobContext
 from holdfast_agent.pipelines.progress import Progress
 from holdfast_agent.pipelines.repository_access import OpenedPoint, opened_point, point_disk
 from holdfast_agent.pipelines.restore_disks import check_disks_named
-from holdfast_agent.transport_table import Access, OpenedDisk, opened_disk
+from holdfast_agent.transport_table import Access, OpenedDisk, opened_disk, set_aside
 from holdfast_common.blocks.stream import UNIT_BYTES, random_stream, whole
 from holdfast_common.blocks.verify import compare
 from holdfast_common.blocks.wanted import CompactExtents, ascending
 from holdfast_common.clock import SystemClock
-from holdfast_common.errors import FormatError, IntegrityError
+from holdfast_common.errors import FormatError, HoldfastError, IntegrityError
 from holdfast_common.extents import Extent, merged
 from holdfast_common.job_result import DiskResult, ErrorReport, JobResult, Outcome
 from holdfast_common.job_spec import DiskToRestore, JobSpec, VerifyDisks
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 def verify_disks(spec: JobSpec, context: JobContext) -> JobResult:
     """Compare every disk of the job; all of them, also when the first one differs.
+
+    A file that differs is renamed: it ends in ``.bad``.
 
     A difference is the result's error (`IntegrityError`), with the ranges in the disks' results.
     Raises: errors of ours, when a disk cannot be compared.
@@ -61,14 +63,19 @@ def _verify_disk(
     capacity = point_disk(opened.point, disk).header.capacity_bytes
     with (
         closing(opened.reader.open_disk(opened.point, disk.device_key)) as expected,
-        _opened_again(disk, context, capacity_bytes=capacity) as actual,
+        _opened_again(disk, context, capacity_bytes=capacity) as (
+            actual,
+            allocated,
+        ),
     ):
-        parts = _parts(expected, actual)
+        parts = _parts(expected, actual, allocated)
         with (
             random_stream(expected, parts, check=context.check) as one,
             actual.stream(parts, check=context.check) as other,
         ):
             found = compare(one, other, progressed=progress.add)
+    if found.differing:
+        _set_aside(disk, context)
     if found.damage:
         log.warning("a restored disk cannot be decoded", extra={"damage": found.damage})
     return DiskResult(
@@ -84,8 +91,11 @@ def _verify_disk(
 @contextmanager
 def _opened_again(
     disk: DiskToRestore, context: JobContext, *, capacity_bytes: int
-) -> Iterator[OpenedDisk]:
-    """Raises: IntegrityError, when what was written is no disk of this size any more."""
+) -> Iterator[tuple[OpenedDisk, Sequence[Extent] | None]]:
+    """The disk, and what of it is allocated.
+
+    Raises: IntegrityError, when what was written is no disk of this size any more.
+    """
     with ExitStack() as stack:
         try:
             opened = stack.enter_context(
@@ -96,7 +106,9 @@ def _opened_again(
                     check=context.check,
                 )
             )
+            allocated = opened.allocated()
         except FormatError as error:
+            _set_aside(disk, context)
             raise IntegrityError(
                 "a restored disk cannot be opened again",
                 advice="do not use this disk; restore it again",
@@ -105,10 +117,23 @@ def _opened_again(
                 length=capacity_bytes,
                 cause=str(error),
             ) from error
-        yield opened
+        yield opened, allocated
 
 
-def _parts(expected: PointDiskSource, actual: OpenedDisk) -> CompactExtents:
+def _set_aside(disk: DiskToRestore, context: JobContext) -> None:
+    """A file that failed keeps no name under which somebody would use it."""
+    try:
+        path = set_aside(disk.ticket, context.configuration)
+    except HoldfastError as error:  # the disk's own failure tells more
+        context.warn("not_set_aside", f"a disk that differs still has its name: {error.line()}")
+        return
+    if path:
+        context.warn("set_aside", f"the file that differs from its restore point is now {path}")
+
+
+def _parts(
+    expected: PointDiskSource, actual: OpenedDisk, allocated: Sequence[Extent] | None
+) -> CompactExtents:
     """What is compared: all that the point holds, and all that the other disk may hold besides.
 
     Where a device cannot tell what it holds, what the point says is zero is left out.
@@ -117,7 +142,7 @@ def _parts(expected: PointDiskSource, actual: OpenedDisk) -> CompactExtents:
     if actual.access is Access.SEQUENTIAL:
         parts: Iterable[Extent] = whole(capacity)
     else:
-        parts = merged([*expected.allocated(), *(actual.allocated() or ())])
+        parts = merged([*expected.allocated(), *(allocated or ())])
     return CompactExtents(ascending(parts, unit=UNIT_BYTES, capacity_bytes=capacity))
 
 

@@ -72,6 +72,23 @@ def check_new_vmdk_file(ticket: FileTicket, configuration: AgentConfiguration) -
             files.check_writable()
 
 
+def set_aside(ticket: FileTicket, configuration: AgentConfiguration) -> str:
+    """Rename a disk that is not what it should be, so that nobody uses it; the new path.
+
+    The descriptor goes first: without it the data is no disk. Raises: Refused, TargetFailed.
+    """
+    folder, relative = below_one_of(configuration.restore.folders, ticket.path)
+    with place_below(Path(folder), relative, failure=TargetFailed) as place:
+        _refuse_other_names(place)
+        with closing(NewFiles(place)) as files:
+            aside = files.set_aside(place.name)
+            data_name = _DATA_NAMES[ticket.format](place.name)
+            if data_name != place.name:
+                files.set_aside(data_name)
+            files.keep()
+    return str(Path(ticket.path).with_name(aside))
+
+
 def _refuse_other_names(place: Place) -> None:
     if not place.name.endswith(_SUFFIX):
         raise Refused("a restored disk's name ends in .vmdk", name=place.name[:300])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -344,6 +345,31 @@ def test_a_flipped_byte_is_found_and_named(site: Site, at: int) -> None:
     assert (result.error.code, result.error.exit_status) == ("integrity", 13)
     facts = dict(result.error.facts)
     assert (facts["device_key"], facts["offset"]) == ("2000", str(at // 512 * 512))
+
+
+@pytest.mark.parametrize("file_format", FileFormat)
+@pytest.mark.parametrize("cut", [False, True], ids=["a byte differs", "truncated"])
+def test_a_file_that_fails_its_read_back_loses_its_name(
+    site: Site, file_format: FileFormat, cut: bool
+) -> None:
+    point = point_of(site.back_up())
+    ticket = site.file_ticket("disk.vmdk", file_format)
+    data = ["disk.vmdk", *(["disk-flat.vmdk"] if file_format is FileFormat.FLAT else [])]
+    folder = site.root / "restores"
+    for suffix in (".bad", ".bad-2"):
+        restore_disks(site.spec(site.restore_work(point, {2000: ticket})), site.context())
+        path = folder / data[-1]
+        held = bytearray(path.read_bytes())
+        held[len(held) // 2 - 7] ^= 0x10
+        path.write_bytes(held[: len(held) // 2] if cut else held)
+        context = site.context()
+        with suppress(IntegrityError):
+            work = site.verify_work(point, {2000: ticket})
+            assert verify_disks(site.spec(work), context).outcome is Outcome.FAILED
+        assert context.warnings[0][0] == "set_aside"
+        assert context.warnings[0][1].endswith(f"/restores/disk.vmdk{suffix}")
+        assert not [name for name in data if (folder / name).exists()]
+        assert [name for name in data if (folder / (name + suffix)).exists()] == data
 
 
 def test_a_point_of_another_disk_is_not_restored(site: Site) -> None:
