@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from holdfast_common.errors import ConfigurationError
 from holdfast_common.logs import log_to_stderr
 from holdfast_common.trust.keys import write_private
 from holdfast_controller.commands.entry import Entry, pass_entry
@@ -37,6 +38,7 @@ def run(entry: Entry, *, ready_file: Path | None) -> None:
     from holdfast_controller.service.listeners import BoundPorts, only_controller
 
     configuration = read_configuration(entry.places.controller_configuration)
+    _check_database(entry.places.database)
     log_to_stderr()
 
     def ready(ports: BoundPorts) -> None:
@@ -59,6 +61,24 @@ def run(entry: Entry, *, ready_file: Path | None) -> None:
 
     with only_controller(entry.places):
         asyncio.run(main())
+
+
+def _check_database(file: Path) -> None:
+    """A new, empty one would know of no debt, no point and no key. Raises: ConfigurationError."""
+    try:
+        lost = file.stat().st_size == 0
+    except FileNotFoundError:
+        lost = True
+    except OSError as error:
+        raise ConfigurationError(
+            f"the controller's database cannot be used: {error.strerror}", file=str(file)
+        ) from error
+    if lost:
+        raise ConfigurationError(
+            "the controller's database is gone; it is not made anew",
+            file=str(file),
+            advice="mount what it lies on, or put back a copy of it",
+        )
 
 
 def _notify_systemd(text: str) -> None:

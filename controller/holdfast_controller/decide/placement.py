@@ -95,9 +95,15 @@ def place(
         for agent in agents
         if not wanted_agent or wanted_agent in (agent.agent_id, agent.host_name)
     ]
+    if not agents:
+        raise Refused(
+            "no proxy agent is connected",
+            advice="start `holdfast-agent run` on a proxy; see `holdfast agent list`",
+        )
     if not candidates:
-        problem = "no proxy agent is connected" if not agents else "no such agent is connected"
-        raise Refused(problem, agent=wanted_agent, advice="see `holdfast agent list`")
+        raise Refused(
+            "no such agent is connected", agent=wanted_agent, advice="see `holdfast agent list`"
+        )
     refusals: list[str] = []
     for transport in transports:
         for agent in candidates:

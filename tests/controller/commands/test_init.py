@@ -141,3 +141,19 @@ def test_a_wrong_configuration_is_named_before_anything_runs(
     assert told.startswith("configuration: ")
     assert said in told
     assert "controller.toml" in told
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_controller_whose_database_is_gone_makes_no_new_one(
+    own_home: Path, capsys: pytest.CaptureFixture[str], empty: bool
+) -> None:
+    assert init("--accept-recovery-sheet") == 0
+    database = own_home / "lib" / "controller" / "controller.sqlite"
+    database.unlink()
+    if empty:
+        database.touch()
+    capsys.readouterr()
+    assert main.run(["controller", "run"]) == 2
+    assert "database is gone" in capsys.readouterr().err
+    assert not empty or database.stat().st_size == 0
+    assert empty or not database.exists()
