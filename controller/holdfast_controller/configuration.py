@@ -48,6 +48,7 @@ class ControllerConfiguration(
     jobs_at_once_max: Count = 4
     attempts_max: Count = 2
     reconcile_seconds: Seconds = 120.0
+    inventory_seconds: Seconds = 300.0
     heartbeat_seconds: Seconds = 10.0
     job_lease_seconds: Seconds = 45.0
     datastores: DatastoreFloor = DatastoreFloor()

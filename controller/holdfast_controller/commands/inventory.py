@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import click
 
+from holdfast_common.clock import SystemClock
 from holdfast_common.units import size_text
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.commands.entry import Entry, json_option, pass_entry
 from holdfast_controller.commands.operator_client import operators
-from holdfast_controller.commands.output import Output
+from holdfast_controller.commands.output import Output, note
+from holdfast_controller.commands.status import inventory_age_text
 
 
 @click.group()
@@ -28,9 +30,13 @@ def list_vms(entry: Entry, *, selector: str, vcenter: str, output: Output) -> No
             client.stub.ListInventory,
             operator_pb2.InventoryQuery(vcenter=vcenter, selector=selector),
         )
+        vcenters = client.call(client.stub.ListVcenters, operator_pb2.Empty()).vcenters
     if output.as_json:
         output.document("vms", reply)
         return
+    for row in vcenters:
+        if vcenter in ("", row.name):
+            note(f"{row.name}: {inventory_age_text(row, SystemClock().now())}")
     output.table(
         ["VM", "VCENTER", "POWER", "DISKS", "SIZE", "TRACKING", "SNAPSHOTS", "DATASTORES"],
         [

@@ -72,6 +72,12 @@ def _age(text: str, now: datetime) -> float | None:
     return None if not text else (now - parse_utc(text).astimezone(UTC)).total_seconds() / 3600
 
 
+def inventory_age_text(vcenter: operator_pb2.Vcenter, now: datetime) -> str:
+    """How long ago the VMs of a vCenter were looked at."""
+    age = _age(vcenter.refreshed_at, now)
+    return "never read" if age is None else f"read {max(0.0, age) * 60:.0f} minutes ago"
+
+
 def _nagios(found: operator_pb2.Status, now: datetime) -> tuple[str, int]:
     ages = [_age(vm.last_good_at, now) for vm in found.vms]
     never = sum(1 for age in ages if age is None)
@@ -103,6 +109,8 @@ def _show(found: operator_pb2.Status, now: datetime, output: Output) -> None:
     used = [agent for agent in found.agents if agent.state != "revoked"]
     connected = sum(1 for agent in used if agent.state == "connected")
     output.line(f"agents: {connected} of {len(used)} connected")
+    for vcenter in found.vcenters:
+        output.line(f"inventory of {vcenter.name}: {inventory_age_text(vcenter, now)}")
     for debt in found.debts:
         output.line(
             f"DEBT     {debt.target} ({debt.vcenter}), since {debt.since[:19]}:"

@@ -58,7 +58,7 @@ from holdfast_controller.runs.vm_blobs import VmBlobs, read_blobs, with_ovf
 from holdfast_controller.runs.world import World, lineage_of
 from holdfast_controller.store.catalogue import PointRow
 from holdfast_controller.store.inventory import KnownVm
-from holdfast_controller.store.jobs import JobRow
+from holdfast_controller.store.jobs import JobRow, NewJob
 from holdfast_controller.vsphere import change_tracking, preflight
 from holdfast_controller.vsphere.changed_areas import DiskAreas, areas_of_disk
 from holdfast_controller.vsphere.inventory import find_moref, read_vm_around
@@ -117,6 +117,18 @@ class ImageBackup:
             for disk in vm.unprotected_disks
         )
         return lines
+
+    def new_job(self) -> NewJob:
+        """The job's row."""
+        return NewJob(
+            kind="backup",
+            subject=self._known.vm.name,
+            vcenter_id=self._vcenter_id,
+            instance_uuid=self._known.vm.instance_uuid,
+            lineage_id=self._lineage_id,
+            level_asked=self._request.level,
+            transport=self._request.transport,
+        )
 
     def __call__(self, job: JobRow) -> JobResult:
         """One attempt. Raises: errors of ours; whatever was made outside is given back or a debt."""

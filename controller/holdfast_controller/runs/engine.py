@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast_common.errors import HoldfastError, Interrupted, NothingProtected, Refused, UsageError
 from holdfast_common.identity import JobId
@@ -13,6 +13,7 @@ from holdfast_common.job_result import ErrorReport
 from holdfast_controller.decide.job_state import JobEvent, JobState
 from holdfast_controller.runs.back_up_image import ImageBackup
 from holdfast_controller.runs.check_points import CheckPoints
+from holdfast_controller.runs.inventory_watch import InventoryWatch
 from holdfast_controller.runs.job_threads import JobThreads
 from holdfast_controller.runs.lifecycle import JobWork, bug_report
 from holdfast_controller.runs.requests import (
@@ -25,10 +26,10 @@ from holdfast_controller.runs.requests import (
 from holdfast_controller.runs.restore_disk import RestoreDisk
 from holdfast_controller.runs.restore_in_place import RestoreInPlace
 from holdfast_controller.runs.restore_vm import RestoreVm
-from holdfast_controller.runs.world import World, lineage_of
+from holdfast_controller.runs.world import World
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.inventory import KnownVm
-from holdfast_controller.store.jobs import JobRow, NewJob
+from holdfast_controller.store.jobs import JobRow, NewJob, refuse_all_refused
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Engine:
             threads_max=world.configuration.jobs_at_once_max, carry_out=self._carry_out
         )
         self._works: dict[JobId, JobWork] = {}
+        self._inventories = InventoryWatch(world)
         self._lock = threading.Lock()
         self._closed = False
         self._unreconciled: frozenset[str] | None = None  # None: all vCenters, known or not
@@ -72,31 +74,30 @@ class Engine:
         self._threads.begin()
 
     def start_backup(self, request: BackupRequest, *, dry_run: bool) -> Started:
-        """Raises: NothingProtected, NotFound, Refused, NoRepository; nothing was started then."""
+        """A VM that cannot be backed up now holds up no other: its job is there, and has failed.
+
+        Raises: NothingProtected, NotFound, NoRepository; Refused when nothing could be started.
+        """
         self._check_ready()
-        chosen = self._chosen(request)
-        works = [ImageBackup(self._world, request, known) for known in chosen]
-        plan = [line for work in works for line in work.plan()]
+        told = self._inventories.before_selecting(request.selectors, vcenter=request.vcenter)
+        plan, works, jobs = list(told), [], []
+        for known in self._chosen(request):
+            work = ImageBackup(self._world, request, known)
+            refused: ErrorReport | None = None
+            try:
+                plan += work.plan()
+            except Refused as error:
+                refused = ErrorReport.of(error)
+                plan.append(f"{known.vm.name}: NOT backed up: {error}")
+            works.append(work)
+            jobs.append(replace(work.new_job(), refused=refused))
+        refuse_all_refused(jobs)
         if dry_run:
             return Started(run_id=None, job_ids=(), plan=tuple(plan))
-        jobs = [
-            NewJob(
-                kind="backup",
-                subject=known.vm.name,
-                vcenter_id=known.vcenter_id,
-                instance_uuid=known.vm.instance_uuid,
-                lineage_id=lineage_of(
-                    vcenter_instance_uuid=self._world.vcenters.table.vcenter(
-                        known.vcenter_id
-                    ).instance_uuid,
-                    vm_instance_uuid=known.vm.instance_uuid,
-                ),
-                level_asked=request.level,
-                transport=request.transport,
-            )
-            for known in chosen
-        ]
-        return self._start("backup", {"vms": list(request.selectors)}, jobs, works, plan)
+        started = self._start("backup", {"vms": list(request.selectors)}, jobs, works, plan)
+        for text in told:
+            self._world.jobs.note(started.job_ids[0], "old inventory", text)
+        return started
 
     def start_restore_vm(self, request: RestoreVmRequest, *, dry_run: bool) -> Started:
         """Raises: NotFound, Refused, UsageError, NoRepository."""
@@ -122,6 +123,10 @@ class Engine:
         self._world.keeper.keys()
         work = CheckPoints(self._world, request)
         return self._start("check", {}, [work.new_job()], [work], work.plan())
+
+    def watch_inventories(self) -> None:
+        """Read them every few minutes until the controller stops."""
+        self._inventories.run()
 
     def cancel(self, job_id: JobId) -> JobRow:
         """Ask a job to stop; one that has not begun ends at once. Raises: NotFound, Refused."""
@@ -184,8 +189,11 @@ class Engine:
             run_id = self._world.jobs.create_run(kind=kind, request=request, jobs=jobs)
             rows = self._world.jobs.jobs_of_run(run_id)
             for row in rows:
-                attended.attend(row.job_id)
+                if not row.ended:
+                    attended.attend(row.job_id)
         for row, work in zip(rows, works, strict=True):
+            if row.ended:
+                continue  # it was refused
             try:
                 self._world.jobs.advance(row.job_id, JobEvent.QUEUE)
             except HoldfastError as error:

@@ -106,6 +106,9 @@ class Daemon:
             name="reconciler",
             daemon=True,
         )
+        self._watching = threading.Thread(
+            target=self._engine.watch_inventories, name="inventories", daemon=True
+        )
         self._operator_threads = ThreadPoolExecutor(OPERATOR_THREADS, thread_name_prefix="operator")
         self._listeners = self._listener_parts(trust, sessions)
 
@@ -116,6 +119,7 @@ class Daemon:
 
         def started(ports: BoundPorts) -> None:
             self._reconciling.start()
+            self._watching.start()
             ready(ports)
             log.info("controller ready", extra={"session_port": ports.session})
 

@@ -19,7 +19,7 @@ from holdfast_controller.runs.requests import (
     Started,
 )
 from holdfast_controller.runs.vcenters import host_and_port
-from holdfast_controller.runs.world import World
+from holdfast_controller.runs.world import World, lineage_of
 from holdfast_controller.service.agent_administration import AgentAdministration
 from holdfast_controller.service.follower import RunFollower
 from holdfast_controller.service.operator_messages import (
@@ -32,6 +32,7 @@ from holdfast_controller.service.operator_messages import (
     vm_message,
 )
 from holdfast_controller.store import settings as names
+from holdfast_controller.store.catalogue import PointRow
 from holdfast_controller.store.inventory import KnownVm
 from holdfast_controller.vsphere.pinning import fetch_certificate
 
@@ -75,7 +76,7 @@ class OperatorActions:
 
     def _vm_status(self, known: KnownVm) -> operator_pb2.VmStatus:
         vm = known.vm
-        points = self._world.catalogue.points(instance_uuid=vm.instance_uuid)
+        last_good = self._last_good(known)
         last = self._world.jobs.last_backup(
             vcenter_id=known.vcenter_id, instance_uuid=vm.instance_uuid
         )
@@ -83,12 +84,25 @@ class OperatorActions:
             vcenter=known.vcenter_name,
             name=vm.name,
             instance_uuid=vm.instance_uuid,
-            last_good_at=points[0].created_at if points else "",
-            last_point_id=points[0].point_id if points else "",
+            last_good_at="" if last_good is None else last_good.created_at,
+            last_point_id="" if last_good is None else last_good.point_id,
             last_result="" if last is None else last.state,
             unprotected=[
                 f"{disk.label}: {disk.unprotected_reason}" for disk in vm.unprotected_disks
             ],
+        )
+
+    def _last_good(self, known: KnownVm) -> PointRow | None:
+        """Of this very VM: in another vCenter another one may have its instance uuid."""
+        try:
+            vcenter = self._world.vcenters.table.vcenter(known.vcenter_id)
+        except NotFound:
+            return None  # the vCenter was removed this moment
+        return self._world.catalogue.latest(
+            lineage_of(
+                vcenter_instance_uuid=vcenter.instance_uuid,
+                vm_instance_uuid=known.vm.instance_uuid,
+            )
         )
 
     def _vcenter_name(self, vcenter_id: str) -> str:
@@ -135,7 +149,7 @@ class OperatorActions:
         messages = []
         for row in self._world.vcenters.table.all():
             vms = self._world.vcenters.inventory.vms(row.vcenter_id)
-            taken = vms[0].taken_at if vms else ""
+            taken = self._world.vcenters.inventory.taken_at(row.vcenter_id)
             messages.append(vcenter_message(row, vms=len(vms), refreshed_at=taken))
         return operator_pb2.VcenterList(vcenters=messages)
 

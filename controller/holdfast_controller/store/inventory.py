@@ -162,6 +162,18 @@ class InventoryTable:
             )
         return msgspec.json.decode(row[0], type=Surroundings)
 
+    def taken_at(self, vcenter_id: str) -> str:
+        """When the inventory of a vCenter was read; empty: never."""
+        row = self._database.execute(
+            "SELECT taken_at FROM inventory_surroundings WHERE vcenter_id = ?", (vcenter_id,)
+        ).fetchone()
+        return "" if row is None else str(row[0])
+
+    def knows_all(self, selectors: Iterable[str]) -> bool:
+        """Whether each selector is the very name or identity of VMs that were seen."""
+        seen = {text for known in self.vms() for text in (known.vm.name, known.vm.instance_uuid)}
+        return set(selectors) <= seen
+
     def select(self, selectors: Iterable[str]) -> list[KnownVm]:
         """The VMs that any of the selectors names, each once.
 

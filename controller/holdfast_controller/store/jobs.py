@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
-from sqlite_utils import Database as SqliteDatabase
-from sqlite_utils import Migrations
 
 from holdfast_common.clock import Clock, utc_text
 from holdfast_common.errors import NotFound, Refused
@@ -18,66 +16,13 @@ from holdfast_common.job_result import DiskResult, ErrorReport, Warned
 from holdfast_controller.decide.job_state import ENDED, JobEvent, JobState, next_state
 from holdfast_controller.store.database import Database
 
-MIGRATIONS = Migrations("jobs")
-
-
-@MIGRATIONS()
-def create_jobs(database: SqliteDatabase) -> None:
-    """Runs, their jobs, and what happened to each."""
-    database.create_table(
-        "runs",
-        {"run_id": str, "kind": str, "request": str, "created_at": str, "finished_at": str},
-        pk="run_id",
-        not_null={"kind", "request", "created_at"},
-    )
-    database.create_table(
-        "jobs",
-        {
-            "job_id": str,
-            "run_id": str,
-            "kind": str,
-            "subject": str,
-            "vcenter_id": str,
-            "instance_uuid": str,
-            "lineage_id": str,
-            "state": str,
-            "attempt": int,
-            "agent_attempts": int,
-            "level_asked": str,
-            "level": str,
-            "level_reason": str,
-            "transport": str,
-            "agent_id": str,
-            "point_id": str,
-            "created_at": str,
-            "finished_at": str,
-            "done_bytes": int,
-            "total_bytes": int,
-            "cancel_asked": int,
-            "error": str,
-            "disks": str,
-            "warnings": str,
-        },
-        pk="job_id",
-        not_null={"run_id", "kind", "subject", "state", "attempt", "created_at"},
-        foreign_keys=[("run_id", "runs", "run_id")],
-    )
-    database.table("jobs").create_index(["run_id"])
-    database.table("jobs").create_index(["state"])
-    database.table("jobs").create_index(["instance_uuid"])
-    database.create_table(
-        "job_events",
-        {"event_id": int, "job_id": str, "at": str, "event": str, "detail": str},
-        pk="event_id",
-        not_null={"job_id", "at", "event", "detail"},
-        foreign_keys=[("job_id", "jobs", "job_id")],
-    )
-    database.table("job_events").create_index(["job_id"])
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
-    """A job about to be planned. ``subject``: the VM's name, or what else it works on."""
+    """A job about to be planned. ``subject``: the VM's name, or what else it works on.
+
+    ``refused``: why it cannot be begun; it is written down beside others, as failed.
+    """
 
     kind: str
     subject: str
@@ -86,6 +31,7 @@ class NewJob:
     lineage_id: str = ""
     level_asked: str = ""
     transport: str = ""
+    refused: ErrorReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,9 +86,10 @@ class JobTable:
         self._clock = clock
 
     def create_run(self, *, kind: str, request: dict[str, object], jobs: Sequence[NewJob]) -> RunId:
-        """A run with its jobs, all planned. A VM's backup is refused while it has another one.
+        """A run with its jobs, all planned. A VM's job is refused while it has another one.
 
-        Raises: Refused; nothing was written then.
+        Those that are refused are written down as failed, beside others that are not.
+        Raises: Refused when all are; nothing was written then.
         """
         run_id = RunId(new_ulid())
         now = utc_text(self._clock.now())
@@ -151,8 +98,9 @@ class JobTable:
                 "INSERT INTO runs (run_id, kind, request, created_at, finished_at) VALUES (?,?,?,?,'')",
                 (run_id, kind, json.dumps(request), now),
             )
-            for job in jobs:
-                _refuse_second_job(connection, job)
+            judged = [_refused_as_second(connection, job) for job in jobs]
+            refuse_all_refused(judged)
+            for job in judged:
                 job_id = new_ulid()
                 connection.execute(
                     "INSERT INTO jobs (job_id, run_id, kind, subject, vcenter_id, instance_uuid,"
@@ -175,6 +123,8 @@ class JobTable:
                     ),
                 )
                 _add_event(connection, JobId(job_id), now, JobState.PLANNED, "")
+                if job.refused is not None:
+                    _fail(connection, JobId(job_id), now, job.refused)
         return run_id
 
     def advance(self, job_id: JobId, event: JobEvent, detail: str = "") -> JobState:
@@ -360,20 +310,44 @@ def _add_event(
     )
 
 
-def _refuse_second_job(connection: sqlite3.Connection, job: NewJob) -> None:
-    if not job.instance_uuid:
+def refuse_all_refused(jobs: Sequence[NewJob]) -> None:
+    """Raises: Refused when there is no job that can be begun."""
+    reasons = [job.refused for job in jobs if job.refused is not None]
+    if not reasons or len(reasons) < len(jobs):
         return
+    if len(reasons) == 1:
+        raise reasons[0].to_error()
+    told = (f"{job.subject}: {job.refused.text()}" for job in jobs if job.refused is not None)
+    raise Refused("no VM can be worked on now: " + "; ".join(told))
+
+
+def _refused_as_second(connection: sqlite3.Connection, job: NewJob) -> NewJob:
+    """The job, refused when its VM has one that has not ended."""
+    if not job.instance_uuid or job.refused is not None:
+        return job
     ends = ",".join("?" * len(ENDED))
     row = connection.execute(
         f"SELECT job_id FROM jobs WHERE vcenter_id = ? AND instance_uuid = ? AND state NOT IN ({ends})",  # noqa: S608 - only question marks
         (job.vcenter_id, job.instance_uuid, *sorted(ENDED)),
     ).fetchone()
-    if row is not None:
-        raise Refused(
-            f"{job.subject} has another job that has not ended",
-            job=row[0],
-            advice=f"wait for it with `holdfast job follow {row[0]}`, or cancel it",
-        )
+    if row is None:
+        return job
+    error = Refused(
+        f"{job.subject} has another job that has not ended",
+        job=row[0],
+        advice=f"wait for it with `holdfast job follow {row[0]}`, or cancel it",
+    )
+    return replace(job, refused=ErrorReport.of(error))
+
+
+def _fail(connection: sqlite3.Connection, job_id: JobId, now: str, error: ErrorReport) -> None:
+    """End a job that was only planned."""
+    state = next_state(JobState.PLANNED, JobEvent.END_FAILED)
+    connection.execute(
+        "UPDATE jobs SET state = ?, error = ?, finished_at = ? WHERE job_id = ?",
+        (state, msgspec.json.encode(error).decode(), now, job_id),
+    )
+    _add_event(connection, job_id, now, state, error.text())
 
 
 def _finish_run(connection: sqlite3.Connection, run_id: RunId, now: str) -> None:

@@ -9,7 +9,7 @@ from holdfast_controller.store import (
     audit,
     catalogue,
     inventory,
-    jobs,
+    job_tables,
     ledger,
     settings,
     vcenters,
@@ -19,7 +19,7 @@ from holdfast_controller.store.database import Database
 ALL = (
     agents.MIGRATIONS,
     audit.MIGRATIONS,
-    jobs.MIGRATIONS,
+    job_tables.MIGRATIONS,
     catalogue.MIGRATIONS,
     settings.MIGRATIONS,
     ledger.MIGRATIONS,

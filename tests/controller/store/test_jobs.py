@@ -9,7 +9,7 @@ from holdfast_common.extents import Extent
 from holdfast_common.identity import AgentId, JobId, PointId
 from holdfast_common.job_result import DiskResult, ErrorReport, Warned
 from holdfast_controller.decide.job_state import JobEvent, JobState
-from holdfast_controller.store import jobs
+from holdfast_controller.store import job_tables
 from holdfast_controller.store.database import Database
 from holdfast_controller.store.jobs import JobTable, NewJob
 
@@ -20,7 +20,7 @@ WEB = NewJob(
 
 @pytest.fixture
 def table(tmp_path: Path) -> Iterator[JobTable]:
-    database = Database(tmp_path / "controller.sqlite", [jobs.MIGRATIONS])
+    database = Database(tmp_path / "controller.sqlite", [job_tables.MIGRATIONS])
     yield JobTable(database, SystemClock())
     database.close()
 
@@ -45,12 +45,30 @@ def test_one_vm_has_one_job_at_a_time(table: JobTable) -> None:
     assert len(table.unfinished()) == 1
 
 
-def test_a_refused_run_leaves_nothing(table: JobTable) -> None:
+def test_a_job_that_is_refused_holds_up_no_other_and_is_written_down_as_failed(
+    table: JobTable,
+) -> None:
     other = NewJob(kind="backup", subject="db", vcenter_id="v", instance_uuid="j")
+    refused = ErrorReport.of(Refused("a rule forbids it"))
+    third = NewJob(kind="backup", subject="app", refused=refused)
     table.create_run(kind="backup", request={}, jobs=[WEB])
-    with pytest.raises(Refused):
-        table.create_run(kind="backup", request={}, jobs=[other, WEB])
-    assert [job.subject for job in table.latest()] == ["web"]
+    run_id = table.create_run(kind="backup", request={}, jobs=[other, WEB, third])
+    db, web, app = table.jobs_of_run(run_id)
+    assert [job.state for job in (db, web, app)] == ["planned", "failed", "failed"]
+    assert web.error is not None and "another job" in web.error.message and web.ended
+    assert web.error.exit_status == 15 and web.finished_at
+    assert app.error == refused
+    assert [event.event for event in table.events(web.job_id)] == ["planned", "failed"]
+    table.advance(db.job_id, JobEvent.END_CANCELLED)
+    assert [job.subject for job in table.unfinished()] == ["web"]
+
+
+def test_a_run_of_which_every_job_is_refused_leaves_nothing(table: JobTable) -> None:
+    other = NewJob(kind="backup", subject="db", vcenter_id="v", instance_uuid="j")
+    table.create_run(kind="backup", request={}, jobs=[WEB, other])
+    with pytest.raises(Refused, match=r"web has another job.*db has another job"):
+        table.create_run(kind="backup", request={}, jobs=[other, WEB][::-1])
+    assert sorted(job.subject for job in table.latest()) == ["db", "web"]
 
 
 def test_an_invalid_transition_changes_nothing_and_tells_the_story(table: JobTable) -> None:
