@@ -193,11 +193,15 @@ class VerifyDisks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckRepository:
-    """Check structure, or all data too; of some points, or of all (no ids). ``keys``: one per lineage."""
+    """Check structure, or all data too; of some points, or of all (no ids). ``keys``: one per lineage.
+
+    ``expected_point_ids``: all that the catalogue knows; the repository alone cannot tell that one is gone.
+    """
 
     read_data: bool
     point_ids: tuple[PointId, ...]
     keys: tuple[Secret, ...]
+    expected_point_ids: tuple[PointId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,7 +112,9 @@ WORKS: list[Work] = [
         point_id=PointId("p"), lineage_id=LineageId("l"), disks=RESTORED, keys=Secret(b"k")
     ),
     CheckRepository(read_data=True, point_ids=(PointId("p"),), keys=(Secret(b"k"),)),
-    CheckRepository(read_data=False, point_ids=(), keys=()),
+    CheckRepository(
+        read_data=False, point_ids=(), keys=(), expected_point_ids=(PointId("a"), PointId("b"))
+    ),
     ListPoints(keys=(Secret(b"k"),), job_id=JobId(new_ulid())),
     ListPoints(keys=()),
     CheckNewFile(ticket=FileTicket(path="/r/d.vmdk", format=FileFormat.FLAT)),

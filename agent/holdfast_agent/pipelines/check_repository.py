@@ -42,7 +42,7 @@ def check_repository(spec: JobSpec, context: JobContext) -> JobResult:
             _prove(store, ring.common, report, context)
         else:
             report = check_structure(store, ring)
-        missing = _missing(store, ring, work.point_ids)
+        missing = _missing(store, ring, {*work.point_ids, *work.expected_point_ids})
     if not work.point_ids:  # with points named, the keys of all others are left out on purpose
         for name in report.unopened:
             context.warn("not_checked", f"{name}: the job brought no keys of its lineage")
@@ -97,7 +97,7 @@ def _damages(report: CheckReport, *, points: Collection[PointId]) -> Iterator[Da
 def _missing(
     store: ObjectStore, ring: LineageKeyRing, points: Collection[PointId]
 ) -> list[DamageFound]:
-    """Points asked for by name that are not there, or cannot be used: nothing of them was checked."""
+    """Points known by name that are not there, or cannot be used: nothing of them was checked."""
     if not points:
         return []
     found = {point.point_id for point in list_points(store, ring).points}
@@ -107,7 +107,7 @@ def _missing(
             problem="the point is not in the repository, or cannot be used",
             point_id=point_id,
         )
-        for point_id in points
+        for point_id in sorted(points)
         if point_id not in found
     ]
 

@@ -549,6 +549,7 @@ class CheckRepository(_message.Message):
     READ_DATA_FIELD_NUMBER: _builtins.int
     POINT_IDS_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
+    EXPECTED_POINT_IDS_FIELD_NUMBER: _builtins.int
     read_data: _builtins.bool
     @_builtins.property
     def point_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -558,16 +559,21 @@ class CheckRepository(_message.Message):
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReaderKeys]:
         """one per lineage"""
 
+    @_builtins.property
+    def expected_point_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """that the catalogue knows: a missing one is damage"""
+
     def __init__(
         self,
         *,
         read_data: _builtins.bool = ...,
         point_ids: _abc.Iterable[_builtins.str] | None = ...,
         keys: _abc.Iterable[Global___ReaderKeys] | None = ...,
+        expected_point_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "point_ids", b"point_ids", "read_data", b"read_data"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_point_ids", b"expected_point_ids", "keys", b"keys", "point_ids", b"point_ids", "read_data", b"read_data"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

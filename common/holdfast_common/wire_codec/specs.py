@@ -67,6 +67,7 @@ def job_spec_to_message(spec: JobSpec) -> job_pb2.JobSpec:
             message.check_repository.read_data = work.read_data
             message.check_repository.point_ids.extend(work.point_ids)
             message.check_repository.keys.extend(_reader_keys(work.keys))
+            message.check_repository.expected_point_ids.extend(work.expected_point_ids)
             message.check_repository.SetInParent()
         case ListPoints() as work:
             message.list_points.keys.extend(_reader_keys(work.keys))
@@ -115,6 +116,9 @@ def _work_from_message(message: job_pb2.JobSpec) -> Work:
                 read_data=message.check_repository.read_data,
                 point_ids=tuple(PointId(text) for text in message.check_repository.point_ids),
                 keys=tuple(Secret(key.encoded) for key in message.check_repository.keys),
+                expected_point_ids=tuple(
+                    PointId(text) for text in message.check_repository.expected_point_ids
+                ),
             )
         case "list_points":
             job_id = message.list_points.job_id

@@ -46,6 +46,7 @@ from holdfast_controller.runs.committed_points import unless_committed
 from holdfast_controller.runs.free_space_watch import FreeSpaceWatch, free_space_watched
 from holdfast_controller.runs.placing import check_connected, place_as_seen, place_now
 from holdfast_controller.runs.point_facts import PointFacts, doubt_of_history, previous_point
+from holdfast_controller.runs.repository_verdict import note_loss
 from holdfast_controller.runs.requests import BackupRequest
 from holdfast_controller.runs.results import (
     LOWER_CONSISTENCY,
@@ -361,6 +362,7 @@ class ImageBackup:
                 record_point(world, job.job_id, result)
             elif result.error is not None and result.error.code == PreviousLost.code:
                 world.catalogue.require_full(self._lineage_id, LOST)
+                note_loss(world)
 
         frozen.space.check()
         result = run_attempt(

@@ -17,6 +17,8 @@ from holdfast_controller.runs.world import World
 from holdfast_controller.store.jobs import JobRow, NewJob
 
 DAMAGES_TOLD_MAX = 200
+REPOSITORY = "repository"  # subjects of these jobs
+SOME_POINTS = "some points"
 
 
 class CheckPoints:
@@ -37,7 +39,7 @@ class CheckPoints:
 
     def new_job(self) -> NewJob:
         """The job's row."""
-        return NewJob(kind="check", subject="repository")
+        return NewJob(kind="check", subject=SOME_POINTS if self._request.point_ids else REPOSITORY)
 
     def __call__(self, job: JobRow) -> JobResult:
         """Ends as failed with code `integrity` when something is damaged."""
@@ -45,7 +47,9 @@ class CheckPoints:
         agent_id = AgentId(self._agent.agent_id)
         world.jobs.set_plan(job.job_id, level="", level_reason="", transport="", agent_id=agent_id)
         lineages = world.catalogue.lineages()
+        expected = tuple(row.point_id for row in world.catalogue.points())
         if self._request.point_ids:
+            expected = ()
             chosen = {
                 world.catalogue.point(point_id).lineage_id for point_id in self._request.point_ids
             }
@@ -54,6 +58,7 @@ class CheckPoints:
             read_data=self._request.read_data,
             point_ids=self._request.point_ids,
             keys=tuple(world.keeper.reader_keys(lineage_id) for lineage_id in lineages),
+            expected_point_ids=expected,
         )
         with world.lifecycle.cleaning(job.job_id):
             world.jobs.advance(job.job_id, JobEvent.TRANSFER, f"{len(lineages)} VMs")

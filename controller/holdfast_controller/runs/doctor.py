@@ -12,6 +12,7 @@ from holdfast_common.errors import HoldfastError
 from holdfast_common.units import GIB, size_text
 from holdfast_controller.runs.debts import debt_text, shortened
 from holdfast_controller.runs.recovery_proof import challenge_from_text
+from holdfast_controller.runs.repository_verdict import repository_verdict
 from holdfast_controller.runs.world import World
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.vcenters import VcenterRow
@@ -39,7 +40,7 @@ class CheckLine:
 
 def examine(world: World) -> list[CheckLine]:
     """All checks. Never raises for what it checks."""
-    lines = [*_repository(world), _recovery_sheet(world), _audit(world)]
+    lines = [*_repository(world), _data(world), _recovery_sheet(world), _audit(world)]
     vcenters = world.vcenters.table.all()
     if not vcenters:
         lines.append(
@@ -147,6 +148,25 @@ def _repository(world: World) -> list[CheckLine]:
             advice="give it more room before it is full" if low else "",
         ),
     ]
+
+
+def _data(world: World) -> CheckLine:
+    name = "repository: data"
+    verdict = repository_verdict(world)
+    if verdict.damage:
+        return CheckLine(
+            name=name,
+            state=FAILED,
+            detail=verdict.damage,
+            advice="see `holdfast job show` for what is lost; restore from other points",
+        )
+    if verdict.doubt:
+        return CheckLine(
+            name=name, state=WARNING, detail=verdict.doubt, advice="run `holdfast check`"
+        )
+    never = "not checked yet: `holdfast check` does it"
+    detail = f"whole at the last check ({verdict.checked})" if verdict.checked else never
+    return CheckLine(name=name, state=OK, detail=detail)
 
 
 def _recovery_sheet(world: World) -> CheckLine:

@@ -11,6 +11,7 @@ from holdfast_common.wire import operator_pb2
 from holdfast_controller.runs.doctor import CheckLine, examine, test_vcenter
 from holdfast_controller.runs.engine import Engine
 from holdfast_controller.runs.recovery_proof import confirm_recovery_sheet
+from holdfast_controller.runs.repository_verdict import repository_verdict
 from holdfast_controller.runs.requests import (
     BackupRequest,
     CheckRequest,
@@ -52,9 +53,10 @@ class OperatorActions:
     def status(self, _: operator_pb2.Empty) -> operator_pb2.Status:
         """One screen."""
         world = self._world
-        problem = world.keeper.problem()
+        verdict = repository_verdict(world)
+        problem = world.keeper.problem() or verdict.damage
         vms = [self._vm_status(known) for known in world.vcenters.inventory.vms()]
-        warnings = []
+        warnings = [f"{verdict.doubt}: run `holdfast check`"] if verdict.doubt else []
         if not world.settings.get(names.SHEET_CONFIRMED_AT):
             warnings.append("the recovery sheet was never confirmed: no backup will start")
         for row in world.vcenters.table.all():

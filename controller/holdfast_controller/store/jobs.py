@@ -263,6 +263,12 @@ class JobTable:
         )
         return found[0] if found else None
 
+    def ended_checks(self) -> list[JobRow]:
+        """Checks of the repository that have ended, newest first; the latest hundred."""
+        return self._select(
+            "WHERE kind = 'check' AND finished_at != '' ORDER BY job_id DESC LIMIT 100", ()
+        )
+
     def ended_in_doubt(self, *, settled_by: tuple[str, ...]) -> list[JobRow]:
         """Backups that ended without a point although leave to publish one was given.
 

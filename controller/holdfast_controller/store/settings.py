@@ -17,6 +17,7 @@ SHEET_CHALLENGE = "recovery_sheet.challenge"
 SHEET_CONFIRMED_AT = "recovery_sheet.confirmed_at"
 CONTROLLER_EPOCH = "controller.epoch"
 CONTROLLER_ID = "controller.id"
+LOSS_FOUND_AT = "repository.loss_found_at"  # by a backup, the last time
 INITIALISED_AT = "initialised_at"
 
 

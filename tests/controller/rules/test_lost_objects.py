@@ -6,15 +6,23 @@ from pathlib import Path
 
 import pytest
 
+from holdfast_common.identity import PointId
+from holdfast_controller.runs.requests import CheckRequest
+from holdfast_controller.store.jobs import JobRow
 from holdfast_lab.server import RunningLab
 from support.one_process import OneProcess, disk_content, disk_truth, guest_writes
 
 UNIT = 64 * 1024
 
 
-def newest(holdfast: OneProcess, kind: str) -> Path:
-    files = [path for path in (holdfast.folder / "repository" / kind).glob("*/*") if path.is_file()]
-    return max(files, key=lambda path: path.stat().st_mtime_ns)
+def objects(holdfast: OneProcess, kind: str) -> set[Path]:
+    folder = holdfast.folder / "repository" / kind
+    return {path for path in folder.glob("*/*") if path.is_file()}
+
+
+def largest(paths: set[Path]) -> Path:
+    """Of the packs of one backup the one with the disk's data: there may be others, of its small blobs."""
+    return max(paths, key=lambda path: path.stat().st_size)
 
 
 def damage(path: Path, how: str) -> None:
@@ -45,7 +53,7 @@ def test_after_a_loss_the_next_backup_is_a_full_and_then_all_goes_on(
 ) -> None:
     holdfast.back_up("web")
     guest_writes(lab, "web", 3 * UNIT)
-    damage(newest(holdfast, kind), how)
+    damage(largest(objects(holdfast, kind)), how)
     failed = holdfast.back_up("web")
     assert failed.error is not None
     assert (failed.error.code, failed.error.retryable) == ("previous_lost", True)
@@ -66,7 +74,45 @@ def test_a_full_that_is_asked_for_needs_no_earlier_point(
     holdfast: OneProcess, lab: RunningLab, kind: str
 ) -> None:
     holdfast.back_up("web")
-    damage(newest(holdfast, kind), "gone")
+    damage(largest(objects(holdfast, kind)), "gone")
     full = holdfast.back_up("web", level="full")
     assert (str(full.state), full.level) == ("done", "full")
     assert disk_content(holdfast, full) == disk_truth(lab, "web")
+
+
+def checked(holdfast: OneProcess, *points: str) -> JobRow:
+    request = CheckRequest(read_data=False, point_ids=tuple(PointId(point) for point in points))
+    return holdfast.ended(holdfast.engine.start_check(request))
+
+
+def told(holdfast: OneProcess) -> tuple[str, str]:
+    """What the doctor says of the repository's data."""
+    (line,) = [line for line in holdfast.doctor() if line.name == "repository: data"]
+    return line.state, line.detail
+
+
+@pytest.mark.parametrize("kind", ["points", "maps", "packs"])
+def test_what_the_last_check_found_stays_on_the_screen_until_another_one(
+    holdfast: OneProcess, kind: str
+) -> None:
+    assert told(holdfast)[0] == "ok"
+    first = holdfast.back_up("web")
+    of_first = objects(holdfast, kind)
+    other = holdfast.back_up("db")
+    assert str(checked(holdfast).state) == "done"
+    assert told(holdfast)[0] == "ok"
+    lost = largest(objects(holdfast, kind) - of_first)
+    kept = lost.read_bytes()
+    damage(lost, "gone")
+    assert holdfast.back_up("db").error is not None
+    assert told(holdfast)[0] == "warning", "a backup has met the loss"
+    found = checked(holdfast)
+    assert found.error is not None
+    assert found.error.code == "integrity"
+    assert any(other.point_id in warning.message for warning in found.warnings)
+    assert told(holdfast)[0] == "failed"
+    checked(holdfast, first.point_id)
+    assert told(holdfast)[0] == "failed", "a check of other points says nothing of this one"
+    lost.write_bytes(kept)
+    assert str(checked(holdfast).state) == "done"
+    assert told(holdfast)[0] == "ok"
