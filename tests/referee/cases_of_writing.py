@@ -7,7 +7,7 @@ import contextlib
 from pyVmomi import vim
 
 from holdfast_common.errors import VsphereFailed
-from holdfast_controller.facts import VmFacts
+from holdfast_controller.facts import DiskFacts, VmFacts
 from holdfast_controller.vsphere import (
     configuration,
     datastore_folders,
@@ -117,22 +117,28 @@ def exchanged_disk(simulator: Simulator) -> None:
     assert old.tip is not None
     datastore_folders.make_folder(session, place, "in place")
 
-    def restored(name: str) -> disk_swap.RestoredDisk:
+    def restored(name: str, replaced: DiskFacts) -> disk_swap.RestoredDisk:
         link = make_disk(session, place, f"in place/{name}.vmdk", old.capacity_bytes)
         return disk_swap.RestoredDisk(
-            device_key=old.device_key, link=link, capacity_bytes=old.capacity_bytes
+            device_key=replaced.device_key,
+            replaced_uuid=replaced.backing_uuid,
+            link=link,
+            capacity_bytes=replaced.capacity_bytes,
         )
 
     ledger = job_ledger(simulator.folder)
     with (
         contextlib.suppress(GivenUp),
-        disk_swap.swapped_disks(session, ledger, vm=vm, restored=[restored("first")]) as changed,
+        disk_swap.swapped_disks(
+            session, ledger, vm=vm, restored=[restored("first", old)]
+        ) as changed,
     ):
         assert changed.disks[0].tip != old.tip
         raise GivenUp
     back = inventory.read_vm(session, vm.moref)
     assert back.disks[0].tip == old.tip, "the old disk is not back"
-    with disk_swap.swapped_disks(session, ledger, vm=back, restored=[restored("second")]):
+    second = restored("second", back.disks[0])
+    with disk_swap.swapped_disks(session, ledger, vm=back, restored=[second]):
         pass
     assert not ledger.open_entries(), "the ledger is not clean"
     now = inventory.read_vm(session, vm.moref).disks[0].tip

@@ -856,6 +856,7 @@ class RestoreVm(_message.Message):
     DISKS_FIELD_NUMBER: _builtins.int
     IN_PLACE_FIELD_NUMBER: _builtins.int
     POWER_ON_FIELD_NUMBER: _builtins.int
+    REPLACED_FILES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     vcenter: _builtins.str
     """"" = where it came from"""
@@ -866,6 +867,10 @@ class RestoreVm(_message.Message):
     power_on: _builtins.bool
     @_builtins.property
     def disks(self) -> _containers.RepeatedCompositeFieldContainer[Global___DiskPlacement]: ...
+    @_builtins.property
+    def replaced_files(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """in place: disks in no restore point that may be deleted"""
+
     def __init__(
         self,
         *,
@@ -877,10 +882,11 @@ class RestoreVm(_message.Message):
         disks: _abc.Iterable[Global___DiskPlacement] | None = ...,
         in_place: _builtins.bool = ...,
         power_on: _builtins.bool = ...,
+        replaced_files: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["datastore", b"datastore", "disks", b"disks", "folder", b"folder", "host", b"host", "in_place", b"in_place", "name", b"name", "power_on", b"power_on", "vcenter", b"vcenter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datastore", b"datastore", "disks", b"disks", "folder", b"folder", "host", b"host", "in_place", b"in_place", "name", b"name", "power_on", b"power_on", "replaced_files", b"replaced_files", "vcenter", b"vcenter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -34,6 +34,13 @@ def restore(context: click.Context, *, point: str) -> None:
 )
 @click.option("--in-place", is_flag=True, help="Replace the disks of the VM that it came from.")
 @click.option(
+    "--replace-disk",
+    "replaced_files",
+    multiple=True,
+    metavar="FILE",
+    help="In place, a disk that no restore point holds is deleted only when its file is named here; repeatable.",
+)
+@click.option(
     "--power-on", is_flag=True, help="Start it afterwards; networks of a new VM stay off."
 )
 @click.option("--transport", type=click.Choice(["direct", "hotadd", "nfc"]), default=None)
@@ -55,6 +62,7 @@ def vm(
     datastore: str,
     disks: tuple[str, ...],
     in_place: bool,
+    replaced_files: tuple[str, ...],
     power_on: bool,
     transport: str | None,
     agent: str,
@@ -76,6 +84,7 @@ def vm(
             datastore=datastore,
             disks=[_placement(text) for text in disks],
             in_place=in_place,
+            replaced_files=replaced_files,
             power_on=power_on,
         ),
         transport=transport or "",

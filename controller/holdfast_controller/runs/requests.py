@@ -22,7 +22,10 @@ class BackupRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreVmRequest:
-    """Restore a point as a new VM, or in place. Empty places: where it came from."""
+    """Restore a point as a new VM, or in place. Empty places: where it came from.
+
+    ``replaced_files``: in place, disks that are in no restore point and may be deleted all the same.
+    """
 
     point_id: PointId
     name: str = ""
@@ -32,6 +35,7 @@ class RestoreVmRequest:
     datastore: str = ""
     disk_datastores: tuple[tuple[int, str], ...] = ()
     in_place: bool = False
+    replaced_files: tuple[str, ...] = ()
     power_on: bool = False
     transport: str = ""
     agent: str = ""

@@ -13,10 +13,15 @@ from dataclasses import dataclass, replace
 from holdfast_common.errors import HoldfastError, Refused, SourceGone, UsageError, VsphereFailed
 from holdfast_common.identity import LineageId
 from holdfast_common.job_result import JobResult, Outcome, Warned
-from holdfast_common.point_record import DiskRecord
 from holdfast_controller.decide.job_state import JobEvent
 from holdfast_controller.decide.placement import Placement
-from holdfast_controller.facts import DiskFacts, VmFacts
+from holdfast_controller.facts import VmFacts
+from holdfast_controller.runs.disks_in_place import (
+    file_of,
+    foreign_disks,
+    present_disks,
+    refuse_foreign_disks,
+)
 from holdfast_controller.runs.made_vms import MadeVm, VmWish, made_vm, read_back_tickets
 from holdfast_controller.runs.point_facts import PointFacts
 from holdfast_controller.runs.requests import RestoreVmRequest
@@ -75,11 +80,16 @@ class RestoreInPlace:
         around = read_surroundings(session)
         vm = self._present(session)
         placement = self._place(around, self._target(around, vm))
+        present = present_disks(vm, self._record.disks)
+        foreign = foreign_disks(self._world.catalogue, self._point.lineage_id, present)
         lines = [
-            f"replace {self._present_disk(vm, disk).label} of {vm.name}"
-            f" ({_file(self._present_disk(vm, disk))}) by its state of {self._point.created_at}"
-            for disk in self._record.disks
+            f"replace {disk.label} of {vm.name} ({file_of(disk)}) by its state of {self._point.created_at}"
+            for disk in present.values()
         ]
+        lines.extend(
+            f"NO restore point holds {file_of(disk)}: it is DELETED, and cannot be restored"
+            for disk in foreign
+        )
         lines.extend(
             f"{disk.label} of {vm.name} is not in the point and stays as it is"
             for disk in vm.disks
@@ -141,8 +151,15 @@ class RestoreInPlace:
                 world.lifecycle.cleaning(job.job_id),
             ):
                 keys = self._keys(vm, changed)
+                self._note_restored(changed, keys)
                 result = self._read_back(attempt, changed, keys)
         return judged(self._finished(session, vm, result), ledger)
+
+    def _note_restored(self, vm: VmFacts, keys: Mapping[int, int]) -> None:
+        """The next restore in place knows these disks as ours, be there a backup of them or not."""
+        by_key = {disk.device_key: disk for disk in vm.disks}
+        uuids = {key: by_key[found].backing_uuid for key, found in keys.items()}
+        self._world.catalogue.add_restored_disks(LineageId(self._point.lineage_id), uuids)
 
     def _read_back(self, attempt: _Attempt, vm: VmFacts, keys: Mapping[int, int]) -> JobResult:
         with read_back_tickets(
@@ -160,6 +177,7 @@ class RestoreInPlace:
     def _detached(self, session: VsphereSession, helper: MadeVm, vm: VmFacts) -> list[RestoredDisk]:
         """The helper gives its disks up; its files stay where they are."""
         now = read_vm(session, helper.vm.moref)
+        present = present_disks(vm, self._record.disks)
         by_key = {disk.device_key: disk for disk in now.disks}
         restored = []
         for point_key, key in helper.keys.items():
@@ -168,7 +186,10 @@ class RestoreInPlace:
                 raise VsphereFailed("a restored disk has no file", disk=disk.label)
             restored.append(
                 RestoredDisk(
-                    device_key=point_key, link=disk.tip, capacity_bytes=disk.capacity_bytes
+                    device_key=point_key,
+                    replaced_uuid=present[point_key].backing_uuid,
+                    link=disk.tip,
+                    capacity_bytes=disk.capacity_bytes,
                 )
             )
         for key in helper.keys.values():
@@ -204,28 +225,17 @@ class RestoreInPlace:
                 advice="restore it as a new one with --name",
             )
         refuse_unless_possible(vm)
-        for disk in self._record.disks:
-            self._present_disk(vm, disk)
+        present = present_disks(vm, self._record.disks)
+        foreign = foreign_disks(self._world.catalogue, self._point.lineage_id, present)
+        refuse_foreign_disks(foreign, present, self._request.replaced_files)
         return vm
-
-    def _present_disk(self, vm: VmFacts, disk: DiskRecord) -> DiskFacts:
-        for present in vm.disks:
-            if present.device_key == disk.device_key and present.tip is not None:
-                return present
-        raise Refused(
-            "the VM no longer has a disk that the point would replace",
-            disk=disk.label,
-            device_key=disk.device_key,
-            advice="restore a new VM with --name, or this disk with `restore POINT disk`",
-        )
 
     def _target(self, around: Surroundings, vm: VmFacts) -> RestoreTarget:
         """The helper lies where the VM lies: its disks need no move between datastores."""
         places = {}
-        for disk in self._record.disks:
-            tip = self._present_disk(vm, disk).tip
-            assert tip is not None, "checked by _present_disk"
-            places[disk.device_key] = place_of(around, tip.datastore_moref)
+        for key, disk in present_disks(vm, self._record.disks).items():
+            assert disk.tip is not None, "present disks have files"
+            places[key] = place_of(around, disk.tip.datastore_moref)
         folder, host = around.places.get(vm.folder_moref), around.hosts.get(vm.host_moref)
         if folder is None or host is None or vm.vmx is None:
             raise Refused("the VM's folder or host is not known", vm=vm.name)
@@ -252,12 +262,11 @@ class RestoreInPlace:
         """The point's keys -> the VM's keys after the exchange, by place: a new disk may have a new key."""
         by_slot = {(disk.controller_key, disk.unit_number): disk.device_key for disk in now.disks}
         keys = {}
-        for disk in self._record.disks:
-            old = self._present_disk(before, disk)
+        for key, old in present_disks(before, self._record.disks).items():
             found = by_slot.get((old.controller_key, old.unit_number))
             if found is None:
                 raise VsphereFailed("a restored disk is not in the VM", vm=now.name, disk=old.label)
-            keys[disk.device_key] = found
+            keys[key] = found
         return keys
 
 
@@ -276,7 +285,3 @@ def _refuse_places(request: RestoreVmRequest) -> None:
             f"--in-place leaves the VM and its disks where they are: {', '.join(wrong)} does not go with it",
             advice="leave it out, or restore a new VM with --name",
         )
-
-
-def _file(disk: DiskFacts) -> str:
-    return disk.tip.name if disk.tip else ""

@@ -273,6 +273,8 @@ class OperatorActions:
         vm = request.vm
         if bool(vm.name) == vm.in_place:
             raise UsageError("give either a name or in place")
+        if vm.replaced_files and not vm.in_place:
+            raise UsageError("only a restore in place replaces disks")
         vm_request = RestoreVmRequest(
             point_id=point_id,
             name=vm.name,
@@ -282,6 +284,7 @@ class OperatorActions:
             datastore=vm.datastore,
             disk_datastores=tuple((disk.device_key, disk.datastore) for disk in vm.disks),
             in_place=vm.in_place,
+            replaced_files=tuple(vm.replaced_files),
             power_on=vm.power_on,
             transport=request.transport,
             agent=request.agent,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlite_utils import Database as SqliteDatabase
@@ -54,6 +54,16 @@ def create_points(database: SqliteDatabase) -> None:
 def order_fulls_and_points(database: SqliteDatabase) -> None:
     """After which event of any job a full became needed: points of older snapshots do not meet it."""
     database.table("lineages").add_column("full_needed_event", int, not_null_default=0)
+
+
+@MIGRATIONS()
+def create_restored_disks(database: SqliteDatabase) -> None:
+    """Disks that restores in place made, which may be in no point yet."""
+    database.create_table(
+        "restored_disks",
+        {"lineage_id": str, "device_key": int, "uuid": str},
+        pk=("lineage_id", "device_key", "uuid"),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +152,24 @@ class Catalogue:
             "SELECT full_needed FROM lineages WHERE lineage_id = ?", (lineage_id,)
         ).fetchone()
         return "" if row is None else str(row[0] or "")
+
+    def add_restored_disks(self, lineage_id: LineageId, uuids: Mapping[int, str]) -> None:
+        """Disks of ours that a VM has now, by device key; twice is harmless."""
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO restored_disks (lineage_id, device_key, uuid) VALUES (?,?,?)",
+                [(lineage_id, key, uuid) for key, uuid in uuids.items()],
+            )
+
+    def disks_of(self, lineage_id: LineageId) -> set[tuple[int, str]]:
+        """Device key and uuid of every disk that a point holds or a restore made. Raises: FormatError."""
+        rows = self._database.execute(
+            "SELECT device_key, uuid FROM restored_disks WHERE lineage_id = ?", (lineage_id,)
+        ).fetchall()
+        found = {(int(key), str(uuid)) for key, uuid in rows}
+        for point in self._select("WHERE lineage_id = ?", (lineage_id,)):
+            found |= {(disk.device_key, disk.uuid) for disk in point.decoded().disks}
+        return found
 
     def lineages(self) -> list[LineageId]:
         """All that have points."""

@@ -42,10 +42,11 @@ COMMITTED: Final = "committed"
 class RestoredDisk:
     """A restored disk that nobody has attached: ``link`` is its file, in a folder of ours.
 
-    It takes the place of the VM's disk with this device key.
+    It takes the place of the VM's disk with this device key and this uuid of its backing.
     """
 
     device_key: int
+    replaced_uuid: str
     link: ChainLink
     capacity_bytes: int
 
@@ -62,6 +63,7 @@ class _Swap:
     restored: str
     target: str
     target_bytes: int
+    present_uuid: str = ""  # empty: it shows none
 
 
 def refuse_unless_possible(vm: VmFacts) -> None:
@@ -156,6 +158,12 @@ def _planned(vm: VmFacts, restored: Sequence[RestoredDisk]) -> list[_Swap]:
                 device_key=disk.device_key,
                 advice="restore it as a new VM instead",
             )
+        if old.backing_uuid != disk.replaced_uuid:
+            raise Refused(
+                "another disk has come into the place of the one to be replaced",
+                device_key=disk.device_key,
+                file=old.tip.name,
+            )
         if old.unprotected_reason:
             raise Refused(
                 "a disk cannot be replaced", disk=old.label, reason=old.unprotected_reason
@@ -176,6 +184,7 @@ def _swap(old: DiskFacts, present: ChainLink, disk: RestoredDisk) -> _Swap:
         datastore=present.datastore_moref,
         present=present.name,
         present_bytes=old.capacity_bytes,
+        present_uuid=old.backing_uuid,
         restored=disk.link.name,
         target=f"[{present.datastore_name}] {target}",
         target_bytes=disk.capacity_bytes,
@@ -219,7 +228,7 @@ def _exchange(
         file = "" if device is None else str(device.backing.fileName)
         if file == wanted:
             continue
-        if device is not None and file != other:
+        if device is not None and (file != other or (forward and not _is_present(device, swap))):
             raise VsphereFailed("another disk is in the place of ours", vm=vm_moref, file=file)
         if device is not None:
             # no fileOperation: the disk that goes out of the VM stays on its datastore
@@ -323,6 +332,13 @@ def _disk_at(devices: Sequence[Foreign], swap: _Swap) -> Foreign:
         ):
             return device
     return None
+
+
+def _is_present(device: Foreign, swap: _Swap) -> bool:
+    """Whether a device is the disk that was there when the exchange was planned."""
+    return (
+        not swap.present_uuid or str(getattr(device.backing, "uuid", "") or "") == swap.present_uuid
+    )
 
 
 def _refuse_running(session: VsphereSession, vm_moref: str) -> None:

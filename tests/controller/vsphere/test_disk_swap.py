@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from holdfast_controller.vsphere.new_folders import new_folder
 from holdfast_controller.vsphere.session import VsphereSession
 from holdfast_lab.server import RunningLab
 from holdfast_lab.snapshots import discard_snapshots, take_snapshot
+from support.other_disks import exchanged_for
 from support.restored_disks import disk_start, make_disk, place_named
 from support.vms import vm_named
 from support.vsphere_sessions import CountingGate, job_ledger, session_at
@@ -65,7 +67,12 @@ def restored_disks(
         with flat.open("r+b") as file:
             file.write(RESTORED)
         made.append(
-            RestoredDisk(device_key=disk.device_key, link=link, capacity_bytes=disk.capacity_bytes)
+            RestoredDisk(
+                device_key=disk.device_key,
+                replaced_uuid=disk.backing_uuid,
+                link=link,
+                capacity_bytes=disk.capacity_bytes,
+            )
         )
     return made
 
@@ -147,12 +154,43 @@ def test_a_disk_that_the_vm_no_longer_has_is_refused(off: RunningLab, ledger: Jo
     with session_at(off) as session:
         vm = vm_named(session, "db")
         tip = vm.disks[0].chain[-1]
-        disk = RestoredDisk(device_key=2005, link=tip, capacity_bytes=1 << 20)
+        disk = RestoredDisk(device_key=2005, replaced_uuid="", link=tip, capacity_bytes=1 << 20)
         with (
             pytest.raises(Refused, match="no longer"),
             swapped_disks(session, ledger, vm=vm, restored=[disk]),
         ):
             raise AssertionError("the block must not run")
+    assert not ledger.open_entries()
+
+
+def test_rule_37_a_disk_that_came_into_the_place_since_the_plan_is_not_replaced(
+    off: RunningLab, ledger: JobLedger
+) -> None:
+    with session_at(off) as session:
+        before = vm_named(session, "db")
+        old = before.disks[0]
+        assert old.tip is not None
+        exchanged_for(session, before, old, "[nfs1] db/other.vmdk")
+        other = vm_named(session, "db")
+        # the same file's name is given again: only the uuid tells
+        stale = replace(
+            before, disks=(replace(other.disks[0], backing_uuid=old.backing_uuid), *other.disks[1:])
+        )
+        with new_folder(
+            session, ledger, place=place_named(session, "nfs2"), wanted="ours", keep=False
+        ) as folder:
+            disks = restored_disks(off, session, folder, stale)
+            with (
+                pytest.raises(VsphereFailed, match="another disk is in the place"),
+                swapped_disks(session, ledger, vm=stale, restored=disks),
+            ):
+                raise AssertionError("the block must not run")
+            with (
+                pytest.raises(Refused, match="another disk has come into the place"),
+                swapped_disks(session, ledger, vm=other, restored=disks),
+            ):
+                raise AssertionError("the block must not run")
+        assert vm_named(session, "db").disks == other.disks
     assert not ledger.open_entries()
 
 
