@@ -137,7 +137,8 @@ class BackUpDisks:
     """Back up a VM's disks and configuration as one restore point.
 
     ``keys`` is the repository's `WriterKeys`, encoded; ``configuration`` is JSON;
-    ``previous_point_id`` is None for the first point of a lineage.
+    ``previous_point_id`` is None for the first point of a lineage. ``damaged_packs``: digests of those that a
+    check found to be so; what they hold is stored anew.
     """
 
     vm: VmIdentity
@@ -155,6 +156,7 @@ class BackUpDisks:
     disks: tuple[DiskToBackUp, ...]
     keys: Secret
     compression_level: int = 3
+    damaged_packs: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,6 +100,7 @@ WORKS: list[Work] = [
             ),
         ),
         keys=Secret(b"writer"),
+        damaged_packs=(b"d" * 32, b"p" * 32),
     ),
     RestoreDisks(
         point_id=PointId("p"),

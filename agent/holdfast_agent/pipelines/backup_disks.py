@@ -90,6 +90,7 @@ def back_up_disks(spec: JobSpec, context: JobContext) -> JobResult:
                 clock=SystemClock(),
                 workers=WORKERS,
                 compression_level=work.compression_level,
+                damaged_packs=work.damaged_packs,
             ) as writer,
             _kept_for_the_next_attempt(writer),
         ):

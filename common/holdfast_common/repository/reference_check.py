@@ -8,7 +8,7 @@ earlier point does not say what it uses, every chunk that the new point's maps n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from holdfast_common.errors import FormatError, IntegrityError, PreviousLost
@@ -27,13 +27,17 @@ from holdfast_common.repository.repository_index import ChunkLocation, Repositor
 from holdfast_common.repository.sealed_object import SEGMENT_BYTES, SealedRanges, body_length
 
 
-def stored_packs(store: ObjectStore) -> dict[bytes, int]:
-    """Digest and length of every pack in the store."""
+def stored_packs(
+    store: ObjectStore, *, besides: Collection[bytes] = frozenset()
+) -> dict[bytes, int]:
+    """Digest and length of every pack in the store, ``besides`` those that are known to be damaged."""
     found = {}
     for info in store.list("packs/"):
         digest = info.name.rpartition("/")[2]
         if len(digest) == 64 and all(character in "0123456789abcdef" for character in digest):
             found[bytes.fromhex(digest)] = info.length
+    for damaged in besides:
+        found.pop(damaged, None)
     return found
 
 
@@ -63,6 +67,7 @@ class Written:
     map: ObjectReference | None
     previous: Sequence[PointDisk]  # what its disks build on
     known_indexes: frozenset[bytes]  # by which it found chunks of others
+    damaged_packs: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +82,7 @@ def check_references(
     store: ObjectStore, keys: ReaderKeys, *, index: RepositoryIndex, written: Written
 ) -> CheckedReferences:
     """Raises: PreviousLost naming the first object or chunk that is gone; RepositoryFailed."""
-    present = stored_packs(store)
+    present = stored_packs(store, besides=written.damaged_packs)
     for digest, length in written.packs.items():
         if present.get(digest) != length:
             raise PreviousLost("a pack of this attempt is gone", pack=digest.hex())

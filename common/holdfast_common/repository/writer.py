@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -92,11 +92,12 @@ class PointWriter:
         compression_level: int = COMPRESSION_LEVEL,
         index: RepositoryIndex | None = None,
         randomness: Randomness = SYSTEM_RANDOMNESS,
+        damaged_packs: Collection[bytes] = (),
     ) -> None:
         """Announce the writer and load the index.
 
         ``workers``: threads; cores + 1 is best, 0 means the caller's own thread. ``index``: one that a
-        proxy keeps between jobs of the same repository.
+        proxy keeps between jobs of the same repository. ``damaged_packs``: nothing is built on them.
         Raises: Refused (this key may not write), IntegrityError, RepositoryFull, RepositoryFailed.
         """
         self._store = store
@@ -125,7 +126,9 @@ class PointWriter:
         proven = load_proven_packs(store, keys.reader, writers)
         self._index = index if index is not None else RepositoryIndex(store, keys.reader)
         self._index.refresh(writers)
-        self._known = KnownChunks(self._index, self._public_key, stored_packs(store), proven)
+        self._damaged_packs = frozenset(damaged_packs)
+        packs = stored_packs(store, besides=self._damaged_packs)
+        self._known = KnownChunks(self._index, self._public_key, packs, proven)
         self._lease = acquire_writer_lease(
             store,
             keys.reader,
@@ -227,6 +230,7 @@ class PointWriter:
                 map=pages,
                 previous=self._previous,
                 known_indexes=frozenset(self._known.used_indexes),
+                damaged_packs=self._damaged_packs,
             ),
         )
         manifest = Manifest(

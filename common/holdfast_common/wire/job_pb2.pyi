@@ -394,6 +394,7 @@ class BackUpDisks(_message.Message):
     DISKS_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
     COMPRESSION_LEVEL_FIELD_NUMBER: _builtins.int
+    DAMAGED_PACKS_FIELD_NUMBER: _builtins.int
     lineage_id: _builtins.str
     level_asked: _builtins.str
     level: _builtins.str
@@ -416,6 +417,10 @@ class BackUpDisks(_message.Message):
     def disks(self) -> _containers.RepeatedCompositeFieldContainer[Global___DiskToBackUp]: ...
     @_builtins.property
     def keys(self) -> Global___WriterKeys: ...
+    @_builtins.property
+    def damaged_packs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """that a check found: nothing is built on them"""
+
     def __init__(
         self,
         *,
@@ -434,10 +439,11 @@ class BackUpDisks(_message.Message):
         disks: _abc.Iterable[Global___DiskToBackUp] | None = ...,
         keys: Global___WriterKeys | None = ...,
         compression_level: _builtins.int = ...,
+        damaged_packs: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "keys", b"keys", "vm", b"vm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "compression_level", b"compression_level", "configuration", b"configuration", "consistency", b"consistency", "disks", b"disks", "group_id", b"group_id", "keys", b"keys", "level", b"level", "level_asked", b"level_asked", "level_reason", b"level_reason", "lineage_id", b"lineage_id", "previous_point_id", b"previous_point_id", "snapshot_time", b"snapshot_time", "transport", b"transport", "vm", b"vm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "compression_level", b"compression_level", "configuration", b"configuration", "consistency", b"consistency", "damaged_packs", b"damaged_packs", "disks", b"disks", "group_id", b"group_id", "keys", b"keys", "level", b"level", "level_asked", b"level_asked", "level_reason", b"level_reason", "lineage_id", b"lineage_id", "previous_point_id", b"previous_point_id", "snapshot_time", b"snapshot_time", "transport", b"transport", "vm", b"vm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -199,6 +199,7 @@ def _back_up_disks_to_message(work: BackUpDisks) -> job_pb2.BackUpDisks:
         disks=[_disk_to_back_up_to_message(disk) for disk in work.disks],
         keys=job_pb2.WriterKeys(encoded=work.keys.reveal()),
         compression_level=work.compression_level,
+        damaged_packs=work.damaged_packs,
     )
 
 
@@ -229,6 +230,7 @@ def _back_up_disks_from_message(message: job_pb2.BackUpDisks) -> BackUpDisks:
         disks=tuple(_disk_to_back_up_from_message(disk) for disk in message.disks),
         keys=Secret(message.keys.encoded),
         compression_level=message.compression_level,
+        damaged_packs=tuple(message.damaged_packs),
     )
 
 

@@ -46,7 +46,7 @@ from holdfast_controller.runs.committed_points import unless_committed
 from holdfast_controller.runs.free_space_watch import FreeSpaceWatch, free_space_watched
 from holdfast_controller.runs.placing import check_connected, place_as_seen, place_now
 from holdfast_controller.runs.point_facts import PointFacts, doubt_of_history, previous_point
-from holdfast_controller.runs.repository_verdict import note_loss
+from holdfast_controller.runs.repository_verdict import damaged_packs, note_loss
 from holdfast_controller.runs.requests import BackupRequest
 from holdfast_controller.runs.results import (
     LOWER_CONSISTENCY,
@@ -324,6 +324,7 @@ class ImageBackup:
                 for disk in snapshot.protected_disks
             ),
             keys=self._world.keeper.writer_keys(self._lineage_id),
+            damaged_packs=damaged_packs(self._world),
         )
 
     # -- the agent works --------------------------------------------------------------------------

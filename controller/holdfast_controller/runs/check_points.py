@@ -12,12 +12,12 @@ from holdfast_common.units import size_text
 from holdfast_controller.decide.job_state import JobEvent
 from holdfast_controller.runs.agent_link import ConnectedAgent
 from holdfast_controller.runs.agent_work import read_with_agent
+from holdfast_controller.runs.repository_verdict import REPOSITORY, note_damaged_packs
 from holdfast_controller.runs.requests import CheckRequest
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.jobs import JobRow, NewJob
 
 DAMAGES_TOLD_MAX = 200
-REPOSITORY = "repository"  # subjects of these jobs
 SOME_POINTS = "some points"
 
 
@@ -63,6 +63,7 @@ class CheckPoints:
         with world.lifecycle.cleaning(job.job_id):
             world.jobs.advance(job.job_id, JobEvent.TRANSFER, f"{len(lineages)} VMs")
             result = read_with_agent(world, job, agent_id=agent_id, work=work)
+            note_damaged_packs(world, result, data_read=self._request.read_data)
             world.jobs.note(job.job_id, "checked", f"{result.objects_checked} objects")
         return _told(result)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from holdfast_common.clock import utc_text
 from holdfast_common.errors import IntegrityError
+from holdfast_common.job_result import JobResult, Outcome
 from holdfast_controller.decide.job_state import JobState
-from holdfast_controller.runs.check_points import REPOSITORY
 from holdfast_controller.runs.world import World
-from holdfast_controller.store.settings import LOSS_FOUND_AT
+from holdfast_controller.store.settings import DAMAGED_PACKS, LOSS_FOUND_AT
+
+REPOSITORY: Final = "repository"  # the subject of a check of all of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,23 @@ def note_loss(world: World) -> None:
     world.settings.set(LOSS_FOUND_AT, utc_text(world.clock.now()))
 
 
+def note_damaged_packs(world: World, result: JobResult, *, data_read: bool) -> None:
+    """What a check found. Only one that read all data takes something back: others see no rotten bytes."""
+    found = {
+        damage.object_name.rpartition("/")[2]
+        for damage in result.damages
+        if damage.object_name.startswith("packs/")
+    }
+    complete = data_read and (result.outcome is Outcome.DONE or bool(result.damages))
+    known = set() if complete else {digest.hex() for digest in damaged_packs(world)}
+    world.settings.set(DAMAGED_PACKS, " ".join(sorted(known | found)))
+
+
+def damaged_packs(world: World) -> tuple[bytes, ...]:
+    """Digests of the packs on which no new point is built."""
+    return tuple(bytes.fromhex(text) for text in world.settings.get(DAMAGED_PACKS).split())
+
+
 def repository_verdict(world: World) -> RepositoryVerdict:
     """By the newest check that came to an end; one of some points only can tell of damage, not of none."""
     found_at = world.settings.get(LOSS_FOUND_AT)
@@ -38,6 +58,12 @@ def repository_verdict(world: World) -> RepositoryVerdict:
             assert job.error is not None
             return RepositoryVerdict(
                 checked=checked, damage=f"{job.error.message} (check of {checked})"
+            )
+        rotten = len(damaged_packs(world))
+        if rotten:  # which only a check that reads all data can see, or see mended
+            return RepositoryVerdict(
+                checked=checked,
+                damage=f"the repository is damaged: {rotten} packs, by a check that read all data",
             )
         return RepositoryVerdict(
             checked=checked, doubt=_doubt(found_at) if found_at > job.created_at else ""

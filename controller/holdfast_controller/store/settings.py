@@ -17,6 +17,7 @@ SHEET_CHALLENGE = "recovery_sheet.challenge"
 SHEET_CONFIRMED_AT = "recovery_sheet.confirmed_at"
 CONTROLLER_EPOCH = "controller.epoch"
 CONTROLLER_ID = "controller.id"
+DAMAGED_PACKS = "repository.damaged_packs"  # digests, that checks found
 LOSS_FOUND_AT = "repository.loss_found_at"  # by a backup, the last time
 INITIALISED_AT = "initialised_at"
 

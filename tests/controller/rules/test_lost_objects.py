@@ -80,8 +80,8 @@ def test_a_full_that_is_asked_for_needs_no_earlier_point(
     assert disk_content(holdfast, full) == disk_truth(lab, "web")
 
 
-def checked(holdfast: OneProcess, *points: str) -> JobRow:
-    request = CheckRequest(read_data=False, point_ids=tuple(PointId(point) for point in points))
+def checked(holdfast: OneProcess, *points: str, read_data: bool = False) -> JobRow:
+    request = CheckRequest(read_data=read_data, point_ids=tuple(PointId(point) for point in points))
     return holdfast.ended(holdfast.engine.start_check(request))
 
 
@@ -116,3 +116,27 @@ def test_what_the_last_check_found_stays_on_the_screen_until_another_one(
     lost.write_bytes(kept)
     assert str(checked(holdfast).state) == "done"
     assert told(holdfast)[0] == "ok"
+
+
+def test_nothing_is_built_on_a_pack_that_a_check_found_rotten(
+    holdfast: OneProcess, lab: RunningLab
+) -> None:
+    """Its length is right, so no listing tells; a check that reads the data does."""
+    holdfast.back_up("web")
+    damage(largest(objects(holdfast, "packs")), "a byte differs")
+    assert checked(holdfast, read_data=True).error is not None
+    assert checked(holdfast).error is None, "the structure is as it was"
+    assert told(holdfast)[0] == "failed", "it did not look at the data"
+    failed = holdfast.back_up("web")
+    assert failed.error is not None
+    assert failed.error.code == "previous_lost"
+    full = holdfast.back_up("web")
+    assert (str(full.state), full.level) == ("done", "full")
+    assert disk_content(holdfast, full) == disk_truth(lab, "web")
+    after = holdfast.back_up("web")
+    assert (str(after.state), after.level) == ("done", "incremental")
+    assert disk_content(holdfast, after) == disk_truth(lab, "web")
+    found = checked(holdfast, read_data=True)
+    assert found.error is not None
+    assert not [each for each in found.warnings if full.point_id in each.message]
+    assert not [each for each in found.warnings if after.point_id in each.message]
