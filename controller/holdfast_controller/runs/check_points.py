@@ -63,7 +63,8 @@ class CheckPoints:
         with world.lifecycle.cleaning(job.job_id):
             world.jobs.advance(job.job_id, JobEvent.TRANSFER, f"{len(lineages)} VMs")
             result = read_with_agent(world, job, agent_id=agent_id, work=work)
-            note_damaged_packs(world, result, data_read=self._request.read_data)
+            if self._request.read_data:
+                note_damaged_packs(world, result)
             world.jobs.note(job.job_id, "checked", f"{result.objects_checked} objects")
         return _told(result)
 

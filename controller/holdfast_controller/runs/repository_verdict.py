@@ -29,16 +29,16 @@ def note_loss(world: World) -> None:
     world.settings.set(LOSS_FOUND_AT, utc_text(world.clock.now()))
 
 
-def note_damaged_packs(world: World, result: JobResult, *, data_read: bool) -> None:
-    """What a check found. Only one that read all data takes something back: others see no rotten bytes."""
+def note_damaged_packs(world: World, result: JobResult) -> None:
+    """What a check found that read all data: rotten bytes, which nothing else sees. The next one judges anew."""
+    if result.outcome is not Outcome.DONE and not result.damages:
+        return  # it did not come to an end
     found = {
         damage.object_name.rpartition("/")[2]
         for damage in result.damages
         if damage.object_name.startswith("packs/")
     }
-    complete = data_read and (result.outcome is Outcome.DONE or bool(result.damages))
-    known = set() if complete else {digest.hex() for digest in damaged_packs(world)}
-    world.settings.set(DAMAGED_PACKS, " ".join(sorted(known | found)))
+    world.settings.set(DAMAGED_PACKS, " ".join(sorted(found)))
 
 
 def damaged_packs(world: World) -> tuple[bytes, ...]:
