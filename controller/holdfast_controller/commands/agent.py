@@ -38,7 +38,9 @@ def token(entry: Entry, *, role: str, host_name: str, minutes: int, output: Outp
         output.document("token", created)
         return
     output.line(created.token)
-    note(f"valid once, until {created.expires_at}; on {host_name}: holdfast-agent enrol --token …")
+    note(
+        f"valid once, until {created.expires_at}; on {host_name}: holdfast-agent enrol --token-file FILE …"
+    )
 
 
 @agent.command("list")
