@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast_common.errors import Refused
+from holdfast_common.errors import HoldfastError, Refused
 from holdfast_common.identity import JobId, RunId
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.decide.job_state import JobState
@@ -39,7 +39,18 @@ class RunFollower:
         self.ended = False
 
     def next_events(self) -> list[operator_pb2.RunEvent]:
-        """New events in order; the last one of all is the run's end."""
+        """New events in order; the last one of all is the run's end.
+
+        Raises: Locked, StoreFailed; the same events come again then.
+        """
+        before = (dict(self._events_seen), dict(self._progress_seen), set(self._finished))
+        try:
+            return self._next_events()
+        except HoldfastError:
+            self._events_seen, self._progress_seen, self._finished = before
+            raise
+
+    def _next_events(self) -> list[operator_pb2.RunEvent]:
         rows = self._jobs.jobs_of_run(self._run_id)
         found = [event for row in rows for event in self._of_job(row)]
         if all(row.job_id in self._finished for row in rows):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from holdfast_common.clock import SystemClock, utc_text
 from holdfast_common.errors import HoldfastError, NotFound, UsageError, WrongKey
 from holdfast_common.identity import AgentId, JobId, PointId, RunId
@@ -47,6 +49,11 @@ class OperatorActions:
         self._world = world
         self._engine = engine
         self._administration = administration
+
+    @property
+    def stopping(self) -> threading.Event:
+        """Set when the controller is to end."""
+        return self._world.stopping
 
     # -- status -----------------------------------------------------------------------------
 

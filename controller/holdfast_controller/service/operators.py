@@ -13,6 +13,7 @@ from concurrent.futures import Executor
 from typing import TypeVar
 
 from holdfast_common.errors import HoldfastError
+from holdfast_common.retry import retried
 from holdfast_common.wire import operator_pb2, operator_pb2_grpc
 from holdfast_controller.service.call_errors import Context, abort_with
 from holdfast_controller.service.operator_actions import OperatorActions
@@ -23,6 +24,7 @@ Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 
 FOLLOW_SECONDS = 0.3  # how often a followed run is looked at
+FOLLOW_TRIES = 8  # some forty seconds of pauses
 
 
 class OperatorService(operator_pb2_grpc.OperatorsServicer):
@@ -37,8 +39,13 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
     ) -> AsyncIterator[operator_pb2.RunEvent]:
         """Events of a run until it has ended."""
         follower = await self._call(self._actions.follower, request, context)
+
+        def patient(_: operator_pb2.RunName) -> list[operator_pb2.RunEvent]:
+            # the run goes on although the database fails for a moment, and so does its follower
+            return retried(follower.next_events, stop=self._actions.stopping, attempts=FOLLOW_TRIES)
+
         while True:
-            events = await self._call(lambda _: follower.next_events(), request, context)
+            events = await self._call(patient, request, context)
             for event in events:
                 yield event
             if follower.ended:

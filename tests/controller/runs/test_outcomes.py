@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_common.errors import Refused, SourceFailed
+from holdfast_common.errors import Refused, SourceFailed, StoreFailed
 from holdfast_common.identity import PointId
 from holdfast_common.job_result import ErrorReport, Warned
 from holdfast_controller.decide.job_state import JobState
 from holdfast_controller.ledger import EntryKind
 from holdfast_controller.runs import restore_vm
 from holdfast_controller.runs.requests import RestoreVmRequest
-from holdfast_controller.service.follower import run_end
+from holdfast_controller.service import follower as follower_module
+from holdfast_controller.service.follower import RunFollower, run_end
 from holdfast_controller.store.jobs import JobRow
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab
@@ -127,3 +128,24 @@ def test_the_end_of_a_run_says_the_worst_of_its_jobs(
     row = holdfast.back_up("web")
     rows = [replace(row, state=JobState(state), error=error) for state, error in jobs]
     assert run_end(rows) == end
+
+
+def test_who_follows_a_run_misses_nothing_when_the_database_fails_for_a_moment(
+    holdfast: OneProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = holdfast.back_up("web")
+    jobs = holdfast.world.jobs
+    follower = RunFollower(jobs, job.run_id)
+
+    def failing(*_: object) -> object:
+        raise StoreFailed("the disk fails")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(follower_module, "job_detail_message", failing)
+        with pytest.raises(StoreFailed):
+            follower.next_events()
+    events = follower.next_events()
+    assert len([event for event in events if event.WhichOneof("event") == "log"]) == len(
+        jobs.events(job.job_id)
+    )
+    assert follower.ended
