@@ -51,7 +51,9 @@ def committed_point(world: World, job: JobRow) -> PointRow | None:
     )
     for found in result.points:
         if found.job_id == job.job_id:
-            add_to_catalogue(world, job, PointRecord.decode(found.record))
+            # as it stands now: its agent was chosen after the caller read it
+            now = world.jobs.job(job.job_id)
+            add_to_catalogue(world, now, PointRecord.decode(found.record))
             world.jobs.note(job.job_id, FOUND, "its restore point was committed")
             return world.catalogue.of_job(job.job_id)
     world.jobs.note(job.job_id, NOT_FOUND, "its restore point is not in the repository")
