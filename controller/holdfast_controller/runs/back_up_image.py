@@ -38,11 +38,11 @@ from holdfast_controller.decide.level import (
 )
 from holdfast_controller.decide.placement import Placement
 from holdfast_controller.facts import SnapshotFacts, VmFacts
-from holdfast_controller.ledger import LedgerEntry
 from holdfast_controller.runs.agent_link import SignedGrant
 from holdfast_controller.runs.agent_work import next_attempt, progress_to_table
 from holdfast_controller.runs.attempt import AttemptAnswers, run_attempt
 from holdfast_controller.runs.committed_points import unless_committed
+from holdfast_controller.runs.earlier_attempts import give_back_earlier, refuse_while_left
 from holdfast_controller.runs.free_space_watch import FreeSpaceWatch, free_space_watched
 from holdfast_controller.runs.placing import check_connected, place_as_seen, place_now
 from holdfast_controller.runs.point_facts import PointFacts, doubt_of_history, previous_point
@@ -140,6 +140,7 @@ class ImageBackup:
         world = self._world
         session = world.vcenters.session(self._vcenter_id)
         ledger = world.job_ledger(job)
+        give_back_earlier(world, session, job)
         vm, warnings = self._preflight(session)
         placement = place_now(world, session, vm, self._request, vcenter_id=self._vcenter_id)
         agent_id = AgentId(placement.agent_id)
@@ -187,20 +188,7 @@ class ImageBackup:
         moref = find_moref(session, instance_uuid=self._known.vm.instance_uuid)
         examined = preflight.examine(session, moref, floor=self._floor)
         vm = examined.vm
-        # not only debts: what a crash left, or another job holds of this VM, is in the way as well
-        left = [
-            entry
-            for entry in self._world.ledger.open_entries(vcenter_id=self._vcenter_id)
-            if _is_of(entry, vm)
-        ]
-        if left:
-            raise Refused(
-                "something of another job could not be given back yet",
-                vm=vm.name,
-                kind=left[0].kind,
-                since=left[0].created_at,
-                advice="see `holdfast status`; it is tried again by itself",
-            )
+        refuse_while_left(self._world, self._vcenter_id, vm)
         examined.check()
         warnings = _not_protected(examined.warnings)
         if vm.has_vtpm:
@@ -381,12 +369,6 @@ class ImageBackup:
             stopped=lambda: frozen.space.is_low or world.lifecycle.stopped(job.job_id),
         )
         return frozen.space.judged(result)
-
-
-def _is_of(entry: LedgerEntry, vm: VmFacts) -> bool:
-    """By identity; by its id in vSphere for what was written without one."""
-    identity = entry.fact("instance_uuid")
-    return identity == vm.instance_uuid if identity else entry.fact("vm") == vm.moref
 
 
 def _not_protected(texts: Iterable[str]) -> list[Warned]:

@@ -22,6 +22,7 @@ from holdfast_controller.runs.disks_in_place import (
     present_disks,
     refuse_foreign_disks,
 )
+from holdfast_controller.runs.earlier_attempts import give_back_earlier
 from holdfast_controller.runs.made_vms import MadeVm, VmWish, made_vm, read_back_tickets
 from holdfast_controller.runs.point_facts import PointFacts
 from holdfast_controller.runs.requests import RestoreVmRequest
@@ -117,6 +118,7 @@ class RestoreInPlace:
         world = self._world
         session = world.vcenters.session(self._vcenter.vcenter_id)
         ledger = world.job_ledger(job)
+        give_back_earlier(world, session, job)
         around = read_surroundings(session)
         vm = self._present(session)
         target = self._target(around, vm)

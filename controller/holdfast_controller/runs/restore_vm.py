@@ -20,6 +20,7 @@ from holdfast_controller.decide.job_state import JobEvent
 from holdfast_controller.decide.placement import DiskPlace, Placement, WantedReach, place
 from holdfast_controller.facts import VmFacts
 from holdfast_controller.runs.agent_work import raise_unless_done, read_with_agent
+from holdfast_controller.runs.earlier_attempts import give_back_earlier
 from holdfast_controller.runs.made_vms import MadeVm, Tickets, VmWish, made_vm, read_back_tickets
 from holdfast_controller.runs.placing import present_proxies
 from holdfast_controller.runs.point_facts import PointFacts
@@ -95,6 +96,7 @@ class RestoreVm:
         world = self._world
         session = world.vcenters.session(self._vcenter.vcenter_id)
         ledger = world.job_ledger(job)
+        give_back_earlier(world, session, job)
         around = read_surroundings(session)
         target = choose_target(
             around, self._request, self._record, original=self._original(session)

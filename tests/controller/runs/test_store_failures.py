@@ -90,3 +90,18 @@ def test_wherever_the_database_goes_away_the_job_ends_when_it_is_back(
         check_nothing_is_left(holdfast, lab, what)
         after = holdfast.back_up("web")
         assert after.state is JobState.DONE, f"{what}: {after.error}"
+
+
+def test_what_an_attempt_could_not_give_back_is_given_back_before_the_next_one(
+    holdfast: OneProcess, lab: RunningLab
+) -> None:
+    lifecycle = holdfast.world.lifecycle
+    lifecycle._attempts_max, lifecycle._retry_seconds = 2, 0.1
+    for number in range(4, WRITES_MIN, 2):
+        with failing_writes(
+            holdfast.world.jobs._database, Failure.BUSY, first=number, count=4
+        ) as failing:
+            job = holdfast.back_up("web")
+        assert (job.state, failing.failed) == (JobState.DONE, 4), f"write {number}: {job.error}"
+        assert snapshot_names(lab, "web") == []
+        assert not holdfast.world.ledger.open_entries()
