@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from holdfast_common.errors import HoldfastError, Interrupted, NothingProtected, Refused, UsageError
 from holdfast_common.identity import JobId
@@ -13,6 +14,7 @@ from holdfast_common.job_result import ErrorReport
 from holdfast_controller.decide.job_state import JobEvent, JobState
 from holdfast_controller.runs.back_up_image import ImageBackup
 from holdfast_controller.runs.check_points import CheckPoints
+from holdfast_controller.runs.finished_restores import unless_restored
 from holdfast_controller.runs.inventory_watch import InventoryWatch
 from holdfast_controller.runs.job_threads import JobThreads
 from holdfast_controller.runs.lifecycle import JobWork, bug_report
@@ -107,7 +109,10 @@ class Engine:
         plan = work.plan()
         if dry_run:
             return Started(run_id=None, job_ids=(), plan=tuple(plan))
-        return self._start("restore", {"point": request.point_id}, [work.new_job()], [work], plan)
+        until_restored = partial(unless_restored, self._world, work)
+        return self._start(
+            "restore", {"point": request.point_id}, [work.new_job()], [until_restored], plan
+        )
 
     def start_restore_disk(self, request: RestoreDiskRequest, *, dry_run: bool) -> Started:
         """Raises: NotFound, Refused, NoRepository."""

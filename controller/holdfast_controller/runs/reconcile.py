@@ -23,12 +23,12 @@ from holdfast_common.identity import AgentId, JobId
 from holdfast_common.job_result import ErrorReport, JobResult, Outcome, Warned
 from holdfast_common.job_spec import Attempt
 from holdfast_controller.decide.job_state import END_EVENTS, ENDED, JobEvent, JobState
-from holdfast_controller.ledger import EntryKind, EntryState, LedgerEntry
+from holdfast_controller.ledger import EntryState, LedgerEntry
 from holdfast_controller.runs.committed_points import committed_point, look_for_late_points
+from holdfast_controller.runs.finished_restores import has_restored
 from holdfast_controller.runs.results import PARTIAL_CODES, left_behind
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.jobs import JobRow
-from holdfast_controller.vsphere.disk_swap import is_committed
 from holdfast_controller.vsphere.undo import undo_entries
 
 log = logging.getLogger(__name__)
@@ -320,7 +320,7 @@ class Reconciler:
         """Whether all that a job was for had happened. Raises: when it cannot be known yet."""
         if job.kind == "backup":
             return committed_point(self._world, job) is not None
-        return any(_is_a_restored_vm(entry) for entry in self._world.ledger.of_job(job.job_id))
+        return has_restored(self._world, job.job_id)
 
     def _end_as_done(self, job: JobRow) -> None:
         jobs = self._world.jobs
@@ -344,9 +344,3 @@ class Reconciler:
             jobs.advance(job.job_id, JobEvent.CLEAN)
         lowered = any(warned.code in PARTIAL_CODES for warned in warnings)
         jobs.advance(job.job_id, JobEvent.END_PARTIAL if lowered else JobEvent.END_DONE)
-
-
-def _is_a_restored_vm(entry: LedgerEntry) -> bool:
-    """A new VM that was to stay, or one whose disks were exchanged for good."""
-    kept = entry.kind is EntryKind.NEW_VM and entry.is_kept
-    return kept or (entry.kind is EntryKind.DISK_SWAP and is_committed(entry))

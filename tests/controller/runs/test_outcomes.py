@@ -10,10 +10,10 @@ import pytest
 
 from holdfast_common.errors import Refused, SourceFailed, StoreFailed
 from holdfast_common.identity import PointId
-from holdfast_common.job_result import ErrorReport, Warned
+from holdfast_common.job_result import ErrorReport, JobResult, Warned
 from holdfast_controller.decide.job_state import JobState
 from holdfast_controller.ledger import EntryKind
-from holdfast_controller.runs import restore_vm
+from holdfast_controller.runs import restore_in_place, restore_vm
 from holdfast_controller.runs.requests import RestoreVmRequest
 from holdfast_controller.service import follower as follower_module
 from holdfast_controller.service.follower import RunFollower, run_end
@@ -84,6 +84,26 @@ def test_a_restored_vm_that_leaves_something_else_behind_is_partial(
         "a folder of this job could not be given back yet: it is in use"
     ]
     assert end_of(holdfast, job) == ("partial", 3)
+
+
+@pytest.mark.parametrize("name", ["web2", ""])
+def test_a_restore_that_had_reached_its_aim_is_neither_failed_nor_done_again(
+    holdfast: OneProcess, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    point = holdfast.back_up("web")
+    holdfast.world.lifecycle._attempts_max = 2
+    attempts = []
+
+    def failing(result: JobResult, _: object) -> JobResult:
+        attempts.append(result)
+        raise StoreFailed("the disk is full")
+
+    monkeypatch.setattr(restore_vm if name else restore_in_place, "judged", failing)
+    job = restored(holdfast, point, name=name)
+    assert len(attempts) == 1
+    assert codes(job)[-1] == "not_finished"
+    assert end_of(holdfast, job) == ("partial", 3)
+    assert not holdfast.world.ledger.open_entries()
 
 
 def test_a_disk_that_is_skipped_makes_the_backup_partial_and_is_told_once(
