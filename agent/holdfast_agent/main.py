@@ -29,6 +29,7 @@ from holdfast_agent.daemon import AgentDaemon, only_agent
 from holdfast_agent.enrolment import Enrolment, enrol, write_configuration
 from holdfast_agent.job_runner import PipelineTable
 from holdfast_agent.ledger import AgentLedger
+from holdfast_common.arguments import check_text
 from holdfast_common.clock import utc_text
 from holdfast_common.errors import HoldfastError, Interrupted, Refused, UsageError
 from holdfast_common.job_result import ErrorReport
@@ -238,6 +239,7 @@ def run(arguments: list[str]) -> int:
     """One command; the exit status. With ``--json`` every error is a document on stdout too."""
     as_json = "--json" in arguments
     try:
+        check_text(arguments)
         holdfast_agent.main(args=arguments, prog_name="holdfast-agent", standalone_mode=False)
     except HoldfastError as error:
         _show_error(error, as_json=as_json)

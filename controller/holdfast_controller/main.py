@@ -10,11 +10,13 @@ from importlib.metadata import version as package_version
 
 import click
 
+from holdfast_common.arguments import check_text
 from holdfast_common.errors import HoldfastError, Interrupted, UsageError
 from holdfast_common.job_result import ErrorReport
 from holdfast_common.places import HOME_VARIABLE, find_places
 from holdfast_controller.commands.entry import Entry
 from holdfast_controller.commands.lazy_group import LazyGroup
+from holdfast_controller.commands.output import note
 
 INTERRUPTED_STATUS = 130
 
@@ -71,6 +73,7 @@ def run(arguments: list[str]) -> int:
     """One command; returns the exit status. With ``--json`` every error is a document on stdout too."""
     as_json = "--json" in arguments
     try:
+        check_text(arguments)
         result = holdfast.main(args=arguments, prog_name="holdfast", standalone_mode=False)
     except HoldfastError as error:
         _show(error, as_json=as_json)
@@ -98,9 +101,9 @@ def run(arguments: list[str]) -> int:
 def _show(error: HoldfastError, *, as_json: bool) -> None:
     if as_json:
         _print_document(error)
-    click.echo(error.line(), err=True)
+    note(error.line())
     if error.advice:
-        click.echo(error.advice, err=True)
+        note(error.advice)
 
 
 def _print_document(error: HoldfastError) -> None:

@@ -98,6 +98,7 @@ def test_enrol_configure_show(
         (["show"], 2, "no configuration"),
         (["configure"], 2, "no configuration"),
         (["dance"], 2, "dance"),
+        (["configure", "--controller", "\udcff"], 2, "not UTF-8"),
     ],
 )
 @pytest.mark.usefixtures("home")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 import time
 
-import click
-
 from holdfast_common.units import size_text
 from holdfast_common.wire import job_pb2, operator_pb2
 from holdfast_controller.commands.operator_client import OperatorClient
@@ -68,9 +66,9 @@ def show_finished(detail: operator_pb2.JobDetail, output: Output) -> None:
     for warning in detail.warnings:
         output.line(f"  warning: {warning.code}: {warning.message}")
     if job.error_code:
-        click.echo(f"{job.error_code}: {job.error}", err=True)
+        note(f"{job.error_code}: {job.error}")
         if job.advice:
-            click.echo(job.advice, err=True)
+            note(job.advice)
 
 
 def summary_line(detail: operator_pb2.JobDetail) -> str:

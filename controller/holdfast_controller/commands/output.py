@@ -30,17 +30,17 @@ class Output:
     def line(self, text: str) -> None:
         """A line of the result, for people."""
         if not self.as_json:
-            click.echo(text)
+            click.echo(shown(text))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """A table for people; plain columns where stdout is no terminal."""
         if sys.stdout.isatty():
             table = Table(*columns, box=None, header_style="bold", pad_edge=False)
             for row in rows:
-                table.add_row(*[_shown(cell) for cell in row])
+                table.add_row(*[shown(cell).replace("\n", "?") for cell in row])
             Console().print(table)
             return
-        cells = [list(columns), *[[_shown(cell) for cell in row] for row in rows]]
+        cells = [list(columns), *[[shown(cell).replace("\n", "?") for cell in row] for row in rows]]
         widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
         for row in cells:
             padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -77,9 +77,9 @@ def _numbers(content: dict[str, object], message: Message) -> None:
 
 def note(text: str) -> None:
     """Something that is no result: stderr."""
-    click.echo(text, err=True)
+    click.echo(shown(text), err=True)
 
 
-def _shown(text: str) -> str:
-    # names of VMs are data: no control characters on an administrator's terminal
-    return "".join(c if c.isprintable() else "?" for c in text)
+def shown(text: str) -> str:
+    """Fit for a terminal: names of VMs and messages of servers are data, and may hold anything."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)

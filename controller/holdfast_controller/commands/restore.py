@@ -12,6 +12,8 @@ from holdfast_controller.commands.following import follow
 from holdfast_controller.commands.operator_client import operators
 from holdfast_controller.commands.output import Output, note
 
+DEVICE_KEY_MAX = 2**31 - 1  # as vSphere has them
+
 
 @click.group()
 @click.argument("point", metavar="POINT")
@@ -96,7 +98,7 @@ def vm(
 
 
 @restore.command()
-@click.argument("number", type=click.IntRange(min=0), metavar="N")
+@click.argument("number", type=click.IntRange(0, DEVICE_KEY_MAX), metavar="N")
 @click.option("--to", "path", required=True, metavar="FILE.vmdk", help="A path on the proxy.")
 @click.option(
     "--format",
@@ -137,11 +139,15 @@ def disk(
 
 def _placement(text: str) -> operator_pb2.DiskPlacement:
     key, separator, datastore = text.partition("=")
-    if not separator or not key.isdigit() or not datastore:
+    if not separator or not _is_key(key) or not datastore:
         raise UsageError(
             "not a placement of a disk", value=text, advice="write --disk 2000=DATASTORE"
         )
     return operator_pb2.DiskPlacement(device_key=int(key), datastore=datastore)
+
+
+def _is_key(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) <= DEVICE_KEY_MAX
 
 
 def _start(

@@ -27,6 +27,11 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ["backup", "--json"],
         ["backup", "web", "--level", "huge", "--json"],
         ["dance", "--json"],
+        ["backup", "\udcff", "--json"],
+        ["restore", "P", "disk", "99999999999", "--to", "/x.vmdk", "--json"],
+        ["restore", "P", "vm", "--name", "x", "--disk", "99999999999=nfs1", "--json"],
+        ["restore", "P", "vm", "--name", "x", "--disk", "²=nfs1", "--json"],
+        ["restore", "P", "vm", "--name", "x", "--disk", "9" * 5000 + "=nfs1", "--json"],
         ["vcenter", "add", "x", "--name", "a", "--user", "u", "--password-file", "/no", "--json"],
     ],
 )

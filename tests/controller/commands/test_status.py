@@ -154,3 +154,20 @@ def test_people_see_a_debt_as_one_line(
         "DEBT     our snapshot of VM web (lab), since 2026-11-22T13:00:00: vsphere_failed: removing"
     )
     assert len(line) < 260
+
+
+def test_names_do_nothing_to_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "web\x1b[2J\rgood"
+    status = operator_pb2.Status(
+        vms=[operator_pb2.VmStatus(name=name)],
+        warnings=[f"{name} is odd"],
+        running=[operator_pb2.Job(vm=name)],
+        debts=[debt_message(ENTRY, vcenter=name)],
+    )
+    with controller(tmp_path, monkeypatch, status):
+        assert main.run(["status"]) == 0
+    told = capsys.readouterr().out
+    assert "web?[2J?good" in told
+    assert not any(c for c in told if not c.isprintable() and c != "\n")
