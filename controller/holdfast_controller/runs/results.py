@@ -49,9 +49,12 @@ def record_point(world: World, job_id: JobId, result: JobResult) -> None:
     job's point.
     """
     record = PointRecord.decode(result.record)
-    if record.point_id != result.point_id:
-        raise FormatError("an agent's record is not of its point", job=job_id)
-    add_to_catalogue(world, world.jobs.job(job_id), record)
+    job = world.jobs.job(job_id)
+    if (record.point_id, record.agent_id) != (result.point_id, job.agent_id):
+        raise FormatError(
+            "an agent's record is not of its point", job=job_id, agent=record.agent_id
+        )
+    add_to_catalogue(world, job, record)
     world.jobs.set_result(
         job_id,
         error=None,
@@ -64,17 +67,15 @@ def record_point(world: World, job_id: JobId, result: JobResult) -> None:
 def add_to_catalogue(world: World, job: JobRow, record: PointRecord) -> None:
     """Remember a point of this job that is in the repository; twice is harmless.
 
-    Raises: FormatError when the record is of another job, VM or agent; IntegrityError when the point is
-    another job's.
+    Raises: FormatError when the record is of another job or VM; IntegrityError when the point is another
+    job's.
     """
-    claimed = (record.job_id, record.lineage_id, record.agent_id)
-    if claimed != (job.job_id, job.lineage_id, job.agent_id):
+    if (record.job_id, record.lineage_id) != (job.job_id, job.lineage_id):
         raise FormatError(
             "an agent's record is not of its job",
             job=job.job_id,
             found=record.job_id,
             lineage=record.lineage_id,
-            agent=record.agent_id,
         )
     world.catalogue.add(
         PointRow(
