@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from holdfast_common.errors import FormatError, IntegrityError
+from holdfast_common.errors import FormatError, IntegrityError, RepositoryFailed
 from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import METADATA_BYTES_MAX, ObjectKind, proof_name
 from holdfast_common.repository.object_store import ObjectStore
@@ -48,7 +48,7 @@ def load_proven_packs(
     for info in store.list("proofs/"):
         try:
             proven |= read_proof(store, info.name, keys, writers)
-        except (FormatError, IntegrityError) as error:
+        except (FormatError, IntegrityError, RepositoryFailed) as error:
             log.warning("proof refused", extra={"object": info.name, "reason": str(error)})
     return frozenset(proven)
 

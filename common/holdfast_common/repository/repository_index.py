@@ -14,7 +14,13 @@ from typing import Final
 
 import numpy as np
 
-from holdfast_common.errors import FormatError, IntegrityError, ObjectMissing
+from holdfast_common.errors import (
+    FormatError,
+    HoldfastError,
+    IntegrityError,
+    ObjectMissing,
+    RepositoryFailed,
+)
 from holdfast_common.repository.index import (
     Array,
     IndexBuilder,
@@ -157,14 +163,21 @@ class RepositoryIndex:
                 )
             except ObjectMissing:
                 continue  # replaced by a merged one between the listing and now
+            except RepositoryFailed as error:  # a bad sector below one object must not stop all
+                log.warning(
+                    "index object unreadable", extra={"object": info.name, "reason": str(error)}
+                )
+                self._refuse(info.name, error)
+                continue  # the next refresh tries it again
             except (FormatError, IntegrityError) as error:
                 log.warning(
                     "index object refused", extra={"object": info.name, "reason": str(error)}
                 )
-                self.refused.append(
-                    RefusedIndex(name=info.name, reason=str(error), code=error.code)
-                )
+                self._refuse(info.name, error)
             self._loaded.add(info.name)
+
+    def _refuse(self, name: str, error: HoldfastError) -> None:
+        self.refused.append(RefusedIndex(name=name, reason=str(error), code=error.code))
 
     def load(self, data: bytes, name: str, writers: WriterList) -> OpenedObject:
         """Check and add one index object. Raises: FormatError, IntegrityError."""

@@ -14,7 +14,6 @@ from holdfast_common.errors import (
     CapabilityAbsent,
     NotFound,
     NothingProtected,
-    PreviousLost,
     Refused,
     VsphereFailed,
 )
@@ -71,7 +70,6 @@ from holdfast_controller.vsphere.still_frozen import check_still_frozen
 log = logging.getLogger(__name__)
 
 VMFS = "VMFS"
-LOST = "what an incremental would have built on is no longer whole"
 VTPM = (
     "the VM has a virtual TPM: its NVRAM is saved, but opens only with the key of its key provider,"
     " which is not in the backup"
@@ -349,9 +347,8 @@ class ImageBackup:
         def keep(result: JobResult) -> None:
             if result.outcome is Outcome.DONE:
                 record_point(world, job.job_id, result)
-            elif result.error is not None and result.error.code == PreviousLost.code:
-                world.catalogue.require_full(self._lineage_id, LOST)
-                note_loss(world)
+            elif result.error is not None:
+                note_loss(world, job, result.error)
 
         frozen.space.check()
         result = run_attempt(

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from holdfast_common.clock import utc_text
-from holdfast_common.errors import IntegrityError
-from holdfast_common.job_result import JobResult, Outcome
+from holdfast_common.errors import IntegrityError, PreviousLost, RepositoryFailed
+from holdfast_common.identity import LineageId
+from holdfast_common.job_result import ErrorReport, JobResult, Outcome
 from holdfast_controller.decide.job_state import JobState
 from holdfast_controller.runs.world import World
+from holdfast_controller.store.jobs import JobRow
 from holdfast_controller.store.settings import DAMAGED_PACKS, LOSS_FOUND_AT
 
+LOST: Final = "what an incremental would have built on is no longer whole"
 REPOSITORY: Final = "repository"  # the subject of a check of all of it
 
 
@@ -24,9 +27,17 @@ class RepositoryVerdict:
     doubt: str = ""
 
 
-def note_loss(world: World) -> None:
-    """A backup could not build on earlier points: they have lost something."""
-    world.settings.set(LOSS_FOUND_AT, utc_text(world.clock.now()))
+def note_loss(world: World, job: JobRow, error: ErrorReport) -> None:
+    """When a backup failed because of what earlier points have lost, the next attempt is a full without them.
+
+    Storage that fails may work again; when it fails in every attempt for one point or map, that is lost.
+    """
+    lost = error.code == PreviousLost.code
+    if error.code == RepositoryFailed.code and job.attempt >= world.configuration.attempts_max:
+        lost = dict(error.facts).get("name", "").startswith(("points/", "maps/"))
+    if lost:
+        world.catalogue.require_full(LineageId(job.lineage_id), LOST)
+        world.settings.set(LOSS_FOUND_AT, utc_text(world.clock.now()))
 
 
 def note_damaged_packs(world: World, result: JobResult) -> None:

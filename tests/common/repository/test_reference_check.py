@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from holdfast_common.errors import PreviousLost
+from holdfast_common.errors import PreviousLost, RepositoryFailed
 from holdfast_common.repository.check import check_data, check_structure
 from holdfast_common.repository.layout import LEAF_BYTES, index_name, map_name, pack_name
 from holdfast_common.repository.manifest import ManifestFacts
 from holdfast_common.repository.points import Point, list_points
+from holdfast_common.repository.proof import store_proof
 from holdfast_common.repository.writer import PointWriter
 from holdfast_common.units import MIB, TIB
 from support.memory_store import MemoryStore
@@ -242,3 +243,39 @@ def test_the_check_of_an_incremental_reads_no_page_of_a_map(
         prepared = writer.prepare(ManifestFacts())
     assert counted.read == []
     assert prepared.manifest.disks[0].root == first.manifest.disks[0].root
+
+
+class BadSectors(MemoryStore):
+    """Some objects are listed and cannot be read."""
+
+    def __init__(self, objects: dict[str, bytes], prefix: str) -> None:
+        super().__init__(objects)
+        self.prefix = prefix
+
+    def get(self, name: str, *, length_max: int) -> bytes:
+        if name.startswith(self.prefix):
+            raise RepositoryFailed("the repository's storage failed", name=name)
+        return super().get(name, length_max=length_max)
+
+
+@pytest.mark.parametrize("kind", ["index/", "proofs/"])
+def test_an_unreadable_object_below_all_points_stops_no_backup(
+    repository: Repository, store: MemoryStore, kind: str
+) -> None:
+    points = chain(repository)
+    store_proof(
+        store,
+        [],
+        proven_at="2026-03-01T12:00:00.000000Z",
+        keys=repository.keys.common,
+        signing_key=repository.signing_key,
+    )
+    broken = BadSectors(store.objects, kind)
+    with repository.writer(store=broken) as writer:
+        disk = writer.begin_disk(disk_header(len(IMAGE)), previous=points[-1].disks[0])
+        disk.finish()
+        prepared = writer.prepare(ManifestFacts())
+        writer.publish(prepared, repository.grant(prepared))
+    assert len(list_points(broken, repository.keys).points) == 4
+    damaged = {item.name for item in check_structure(broken, repository.keys).damaged}
+    assert damaged == {name for name in store.objects if name.startswith(kind)}

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from holdfast_common.errors import RepositoryFailed
 from holdfast_common.identity import PointId
+from holdfast_common.job_spec import JobSpec
 from holdfast_controller.runs.requests import CheckRequest
 from holdfast_controller.store.jobs import JobRow
 from holdfast_lab.server import RunningLab
@@ -116,6 +118,23 @@ def test_what_the_last_check_found_stays_on_the_screen_until_another_one(
     lost.write_bytes(kept)
     assert str(checked(holdfast).state) == "done"
     assert told(holdfast)[0] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("name", "level"), [("points/a/b", "full"), ("maps/a/b", "full"), ("leases/a", "incremental")]
+)
+def test_a_point_or_map_that_can_never_be_read_counts_as_lost(
+    holdfast: OneProcess, name: str, level: str
+) -> None:
+    holdfast.back_up("web")
+
+    def failing(_: JobSpec) -> None:
+        raise RepositoryFailed("the repository's storage failed", name=name)
+
+    before, holdfast.agent.before = holdfast.agent.before, failing
+    assert str(holdfast.back_up("web").state) == "failed"
+    holdfast.agent.before = before
+    assert holdfast.back_up("web").level == level
 
 
 def test_nothing_is_built_on_a_pack_that_a_check_found_rotten(
