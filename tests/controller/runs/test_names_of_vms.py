@@ -49,7 +49,7 @@ WAYS = [
 ]
 
 
-def plan_of(*names: str) -> InventoryPlan:
+def plan_of(*names: str, datacenter: str = "dc1") -> InventoryPlan:
     """A VM of each name, shut down, and a proxy."""
     disk = DiskPlan(size_bytes=MIB, content="random", content_bytes=MIB // 4, seed=1)
     named = [
@@ -57,7 +57,7 @@ def plan_of(*names: str) -> InventoryPlan:
         for name in names
     ]
     proxy = MachinePlan(name="proxy", datastore="vmfs1", disks=())
-    return InventoryPlan(machines=(*named, proxy))
+    return InventoryPlan(datacenter=datacenter, machines=(*named, proxy))
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_this_name_is_refused_in_the_plan_and_nothing_is_made(
 @pytest.fixture(scope="module")
 def named_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     """A VM of each name, in a folder and with files called as vSphere calls them."""
-    plan = plan_of(*GOOD.values())
+    plan = plan_of(*GOOD.values(), datacenter="d/c\\100%1")
     with running_lab(tmp_path_factory.mktemp("named-lab"), inventory=plan) as running:
         yield running
 
@@ -149,7 +149,9 @@ def test_a_vm_of_this_name_is_backed_up_and_restored_in_place(
     before = standing(named_lab)[0]
     truth = disk_truth(named_lab, name)
     job = named.back_up(name, transport=transport)
-    assert named.record(job).vm_name == name
+    record = named.record(job)
+    assert record.vm_name == name
+    assert {"vmx", "nvram"} <= set(record.blob_kinds), "files are found by the datacenter's path"
     guest_writes(named_lab, name, 3 * 65536)
     restored = restore(named, str(job.point_id), in_place=True, transport=transport)
     assert str(restored.state) == "done", restored.error
