@@ -26,7 +26,7 @@ from holdfast_controller.runs.earlier_attempts import give_back_earlier
 from holdfast_controller.runs.made_vms import MadeVm, VmWish, made_vm, read_back_tickets
 from holdfast_controller.runs.point_facts import PointFacts
 from holdfast_controller.runs.requests import RestoreVmRequest
-from holdfast_controller.runs.restore_target import RestoreTarget
+from holdfast_controller.runs.restore_target import RestoreTarget, check_room
 from holdfast_controller.runs.restore_vm import (
     DiskMover,
     original_vm,
@@ -234,10 +234,12 @@ class RestoreInPlace:
 
     def _target(self, around: Surroundings, vm: VmFacts) -> RestoreTarget:
         """The helper lies where the VM lies: its disks need no move between datastores."""
-        places = {}
+        places, stores = {}, {}
         for key, disk in present_disks(vm, self._record.disks).items():
             assert disk.tip is not None, "present disks have files"
             places[key] = place_of(around, disk.tip.datastore_moref)
+            stores[key] = around.names.by_moref[disk.tip.datastore_moref]
+        check_room(self._record.disks, stores)  # until the end both are there
         folder, host = around.places.get(vm.folder_moref), around.hosts.get(vm.host_moref)
         if folder is None or host is None or vm.vmx is None:
             raise Refused("the VM's folder or host is not known", vm=vm.name)

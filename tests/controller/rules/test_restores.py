@@ -7,6 +7,7 @@ import pytest
 from holdfast_common.errors import Refused
 from holdfast_common.identity import PointId
 from holdfast_controller.ledger import JobLedger
+from holdfast_controller.runs import restore_target
 from holdfast_controller.runs.requests import RestoreVmRequest
 from holdfast_controller.store.jobs import JobRow
 from holdfast_controller.vsphere import disk_tickets
@@ -129,6 +130,18 @@ def test_rule_30_a_copy_beside_its_living_original_shares_nothing_with_it(
     for number in (0, 1):
         assert held(lab, "copy", number) == disk_truth(lab, "db", number)
     assert snapshot_names(lab, "db") == ["before upgrade"]
+
+
+def test_in_place_there_must_be_room_for_the_old_disks_and_the_new(
+    holdfast: OneProcess, lab: RunningLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = holdfast.back_up("web")
+    shut_down(lab, "web")
+    before = disk_truth(lab, "web")
+    monkeypatch.setattr(restore_target, "FREE_BYTES_LEFT_MIN", 1 << 60)
+    with pytest.raises(Refused, match="too little room"):
+        restore(holdfast, job, in_place=True)
+    assert held(lab, "web") == before
 
 
 @pytest.mark.parametrize("transport", ["direct", "hotadd", "nfc"])
