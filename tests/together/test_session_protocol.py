@@ -354,6 +354,32 @@ def test_nobody_is_served_when_the_lease_is_over(
     assert (handler.losses, handler.grants) == (1, [])
 
 
+def test_an_attempt_is_lost_although_looking_fails_once_and_no_thread_can_be_started(
+    controller: ControllerRig, enrolled: AgentRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler, attempt = RecordingHandler(), new_attempt()
+    failures = iter([ZeroDivisionError("a bug")])
+    with driven(controller, enrolled) as agent:
+        agent.hello()
+        with started(controller, enrolled, attempt, handler):
+            agent.accept()
+        desk = controller.sessions.desk
+        look = desk.lose_expired
+
+        def looked() -> None:
+            for failure in failures:
+                raise failure
+            look()
+
+        def no_thread(*_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(desk, "lose_expired", looked)
+        monkeypatch.setattr(desk, "handled", no_thread)
+        assert handler.was_lost.wait(20)
+    assert handler.losses == 1
+
+
 def test_nobody_is_served_between_the_leases_end_and_the_attempts(tmp_path: Path) -> None:
     timing = replace(FAST, silence_heartbeats=200.0, job_lease=0.5, lost_after_lease=60.0)
     with controller_rig(tmp_path / "controller", timing=timing) as controller:

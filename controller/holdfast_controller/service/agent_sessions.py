@@ -134,11 +134,18 @@ class AgentSessions:
         silence = self.timing.heartbeat * self.timing.silence_heartbeats
         while True:
             await asyncio.sleep(min(1.0, self.timing.job_lease / 20))
-            now = asyncio.get_running_loop().time()
-            for session in list(self._sessions.values()):
-                if now - session.last_heard_at > silence:
-                    session.end(TimedOut("nothing was heard of the agent"))
-            self.desk.lose_expired()
+            try:
+                self._look_once(silence)
+            except Exception:
+                # Nobody else ends jobs whose agents are gone: a bug must not end this.
+                log.exception("the agents' leases could not be looked at; they are again")
+
+    def _look_once(self, silence_seconds: float) -> None:
+        now = asyncio.get_running_loop().time()
+        for session in list(self._sessions.values()):
+            if now - session.last_heard_at > silence_seconds:
+                session.end(TimedOut("nothing was heard of the agent"))
+        self.desk.lose_expired()
 
     def stop(self) -> None:
         """End all sessions kindly; no thread's call is taken any more."""

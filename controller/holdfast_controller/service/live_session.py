@@ -136,9 +136,15 @@ class LiveSession:
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, HoldfastError):  # e.g. the database; what matters is said again
+            log.warning(
+                "something of an agent's session failed",
+                extra={"agent_id": self.agent_id, "error": error.line()},
+            )
+        elif error is not None:
             log.error(
                 "a bug in an agent's session",
                 extra={"agent_id": self.agent_id},
-                exc_info=task.exception(),
+                exc_info=error,
             )
