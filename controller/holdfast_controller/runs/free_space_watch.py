@@ -98,6 +98,10 @@ class FreeSpaceWatch:
             except HoldfastError as error:
                 self._blind = str(error)
                 log.info("free space cannot be watched", extra={"error": str(error)})
+            except Exception as error:
+                # Nobody else looks: a bug in one look must neither end the watch nor go untold.
+                self._blind = f"a bug: {type(error).__name__}"
+                log.exception("free space cannot be watched because of a bug")
 
 
 @contextmanager

@@ -127,6 +127,22 @@ def test_what_cannot_be_watched_is_a_warning_and_the_copy_goes_on(
     assert "nobody looks" in warning.message
 
 
+def test_a_bug_in_a_look_is_told_and_the_watch_goes_on(
+    holdfast: OneProcess, lab: RunningLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    def broken(*_: object, **__: object) -> list[FreeSpace]:
+        looks.append(1)
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(free_space_watch, "read_free_space", broken)
+    holdfast.agent.before = lambda _: wait_until(lambda: len(looks) > 1, what="another look")
+    job = holdfast.back_up("web", transport="direct")
+    (warning,) = [warning for warning in job.warnings if warning.code == "free_space"]
+    assert "KeyError" in warning.message
+
+
 def test_what_was_committed_before_the_cut_is_a_point(
     lab: RunningLab, gate: CountingGate, tmp_path: Path
 ) -> None:
