@@ -1,7 +1,8 @@
 """What a run needs of an agent, whoever carries it: the border between `runs` and `service`.
 
 `service` implements `AgentLink` over the agents' sessions; tests bring their own. A handler's
-methods are called on executor threads, never on the event loop, one at a time per attempt.
+methods are called on executor threads, never on the event loop, one at a time per attempt; except for
+`AttemptHandler.lost`, which must come through when there are no threads left.
 """
 
 from __future__ import annotations
@@ -71,7 +72,10 @@ class AttemptHandler(Protocol):
         ...
 
     def lost(self) -> None:
-        """The attempt's lease ended (plus 15 s): it can commit nothing any more. Called once at most."""
+        """The attempt's lease ended (plus 15 s): it can commit nothing any more. Called once at most.
+
+        On the event loop, at any time: only note it, wait for nothing, raise nothing.
+        """
         ...
 
 

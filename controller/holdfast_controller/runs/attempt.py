@@ -91,6 +91,7 @@ class AttemptInProgress:
             log.exception("a result cannot be kept")
             result = replace(result, outcome=Outcome.FAILED, error=ErrorReport.of(error))
         except Exception as error:
+            # A bug here would come back with each repetition, and whoever waits would wait for ever.
             log.exception("a result cannot be kept because of a bug")
             result = replace(result, outcome=Outcome.FAILED, error=bug_report(error))
         self._result = result

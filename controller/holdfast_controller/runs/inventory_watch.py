@@ -86,7 +86,7 @@ class InventoryWatch:
                 extra={"vcenter": vcenter_id, "error": error.line()},
             )
         except Exception:
-            # the next round tries again
+            # A bug with one inventory must not end the watch over it: the next round tries again.
             log.exception("an inventory could not be read", extra={"vcenter": vcenter_id})
         finally:
             with self._lock:

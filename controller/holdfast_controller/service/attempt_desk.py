@@ -46,7 +46,6 @@ class AttemptDesk:
         self._timing = timing
         self._executor = executor
         self._post = post
-        self._losing: set[asyncio.Task[None]] = set()
         self.routes = AttemptRoutes(
             lease_seconds=timing.job_lease,
             orphans_until=asyncio.get_running_loop().time() + timing.job_lease,
@@ -197,9 +196,7 @@ class AttemptDesk:
             over = now >= route.lease_ends_at + self._timing.lost_after_lease
             if over and route.accepted.done() and not route.finishing:
                 route.finishing = True
-                task = asyncio.create_task(self._lose(route))
-                self._losing.add(task)
-                task.add_done_callback(self._losing.discard)
+                self._lose(route)
 
     async def _finish_route(self, route: Route, result: JobResult) -> None:
         route.finishing = True
@@ -252,16 +249,11 @@ class AttemptDesk:
             await asyncio.wait_for(route.ended.wait(), wait)
         self.routes.close(route)
 
-    async def _lose(self, route: Route) -> None:
+    def _lose(self, route: Route) -> None:
         self.routes.close(route)
         log.warning("attempt lost", extra={"job_id": route.attempt.job_id})
         if route.handler is not None:
-            try:
-                await self.handled(route, lambda handler: handler.lost())
-            except Exception:
-                # e.g. no thread can be started: its job must not wait for ever because of that
-                log.exception("a lost attempt is taken note of without a thread")
-                route.handler.lost()
+            route.handler.lost()
 
 
 def _refused(refusal: ErrorReport) -> HoldfastError:
