@@ -55,7 +55,7 @@ proto: setup
 # Ours beside the newest restic and borg, which it builds first (Go 1.25 or newer is needed).
 bench: setup
 	PYTHON="$(PYTHON)" deploy/setup-machine bench
-	$(BIN)/python tests/benchmarks/bench.py
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.bench
 
 referee: setup-tests
 	$(BIN)/python tests/referee/run.py

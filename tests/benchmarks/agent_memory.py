@@ -1,6 +1,6 @@
 """How much memory one stream takes of an agent, above idle: for a small disk and for a large sparse one.
 
-Run: .venv/bin/python tests/benchmarks/agent_memory.py [--folder FOLDER] [--data-mib N] [--way WAY]…
+Run: PYTHONPATH=tests .venv/bin/python -m benchmarks.agent_memory [--folder FOLDER] [--data-mib N] [--way WAY]…
 
 For every way to reach a disk (direct, hotadd, nfc, and files to restore to): full backup, incremental,
 restore, read-back, each in a child process with all of the agent's code loaded. Idle is its resident
@@ -24,19 +24,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, ParamSpec, TypeVar
 
-TESTS = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(TESTS))
-
-from holdfast_agent.pipelines.restore_disks import restore_disks  # noqa: E402 - as above
-from holdfast_agent.pipelines.verify_disks import verify_disks  # noqa: E402 - as above
-from holdfast_agent.transports import direct_datastore  # noqa: E402 - as above
-from holdfast_common.blocks.sink import NewDisk  # noqa: E402 - as above
-from holdfast_common.extents import Extent  # noqa: E402 - as above
-from holdfast_common.identity import PointId  # noqa: E402 - as above
-from holdfast_common.job_result import Outcome  # noqa: E402 - as above
-from holdfast_common.job_spec import AreaSource, DiskTicket  # noqa: E402 - as above
-from holdfast_common.units import GIB, KIB, MIB, TIB  # noqa: E402 - as above
-from support.backup_jobs import (  # noqa: E402 - the path comes first
+from holdfast_agent.pipelines.restore_disks import restore_disks
+from holdfast_agent.pipelines.verify_disks import verify_disks
+from holdfast_agent.transports import direct_datastore
+from holdfast_common.blocks.sink import NewDisk
+from holdfast_common.extents import Extent
+from holdfast_common.identity import PointId
+from holdfast_common.job_result import Outcome
+from holdfast_common.job_spec import AreaSource, DiskTicket
+from holdfast_common.units import GIB, KIB, MIB, TIB
+from support.backup_jobs import (
     Site,
     direct_ticket,
     disk_uuid,
@@ -44,7 +41,7 @@ from support.backup_jobs import (  # noqa: E402 - the path comes first
     make_site,
     point_of,
 )
-from support.disk_ways import DiskWay, disk_ways  # noqa: E402 - as above
+from support.disk_ways import DiskWay, disk_ways
 
 GOAL_BYTES = 100 * MIB
 DISKS = {"1 GiB": GIB, "sparse 1 TiB": TIB}

@@ -1,6 +1,6 @@
 """How fast Holdfast's agent is beside the newest restic and borg: run with `make bench`.
 
-Run: .venv/bin/python tests/benchmarks/bench.py [--folder FOLDER] [--mib N] [--rounds N]
+Run: PYTHONPATH=tests .venv/bin/python -m benchmarks.bench [--folder FOLDER] [--mib N] [--rounds N]
 
 In each round every tool has a new repository and does the same work on the same disk image in the same cache
 state (warm), in turns; the order changes from round to round. Ours is an installed agent with a session, as
@@ -23,20 +23,17 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(TESTS))
+from benchmarks.disk_image import DiskImage, change_image, described, file_sha256, make_image
+from benchmarks.figures import Rows, print_table, summary
+from benchmarks.our_proxy import OurProxy, Timed, make_empty_disk, our_proxy
+from benchmarks.peers import Borg, Peer, PeerPrograms, Restic, prepared_peers
+from holdfast_common.extents import Extent
+from holdfast_common.identity import PointId
+from holdfast_common.job_spec import AreaSource
+from holdfast_common.units import MIB
+from support.backup_jobs import point_of
 
-from benchmarks.disk_image import DiskImage, change_image, described, file_sha256, make_image  # noqa: E402 - the path comes first
-from benchmarks.figures import Rows, print_table, summary  # noqa: E402 - as above
-from benchmarks.our_proxy import OurProxy, Timed, make_empty_disk, our_proxy  # noqa: E402 - as above
-from benchmarks.peers import Borg, Peer, PeerPrograms, Restic, prepared_peers  # noqa: E402 - as above
-from holdfast_common.extents import Extent  # noqa: E402 - as above
-from holdfast_common.identity import PointId  # noqa: E402 - as above
-from holdfast_common.job_spec import AreaSource  # noqa: E402 - as above
-from holdfast_common.units import MIB  # noqa: E402 - as above
-from support.backup_jobs import point_of  # noqa: E402 - as above
-
-BUILD = TESTS.parent / "build"
+BUILD = Path(__file__).resolve().parents[2] / "build"
 KEY = 2000
 IMAGE_MIB = 4096
 ROUNDS = 5

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "agent_memory.py"
+TESTS = Path(__file__).parents[2]
 
 
 @pytest.mark.long
@@ -14,7 +15,16 @@ def test_a_stream_takes_at_most_100_mib_above_idle_for_a_small_and_a_huge_disk_b
     tmp_path: Path,
 ) -> None:
     done = subprocess.run(
-        [sys.executable, str(BENCHMARK), "--folder", str(tmp_path), "--data-mib", "256"],
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.agent_memory",
+            "--folder",
+            str(tmp_path),
+            "--data-mib",
+            "256",
+        ],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
         capture_output=True,
         text=True,
         check=False,
