@@ -14,7 +14,7 @@ from holdfast_common.job_spec import JobSpec
 from holdfast_controller.runs.reconcile import Orphans, Reconciler
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab
-from support.one_process import OneProcess, one_process, one_round
+from support.one_process import OneProcess, one_round
 
 
 @pytest.fixture
@@ -23,12 +23,6 @@ def lab(tmp_path: Path) -> Iterator[RunningLab]:
     proxy = MachinePlan(name="proxy", datastore="vmfs1", disks=())
     with running_lab(tmp_path / "lab", inventory=InventoryPlan(machines=(web, proxy))) as running:
         yield running
-
-
-@pytest.fixture
-def holdfast(tmp_path: Path, lab: RunningLab) -> Iterator[OneProcess]:
-    with one_process(tmp_path / "holdfast", lab) as ready:
-        yield ready
 
 
 def lost(_: JobSpec, result: JobResult) -> JobResult:

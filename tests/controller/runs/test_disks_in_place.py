@@ -13,7 +13,7 @@ from holdfast_controller.runs.requests import RestoreVmRequest
 from holdfast_controller.store.jobs import JobRow
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab
-from support.one_process import OneProcess, digest, disk_truth, one_process
+from support.one_process import OneProcess, digest, disk_truth
 from support.other_disks import exchanged_for
 from support.restored_disks import disk_start
 from support.vms import vm_named
@@ -38,12 +38,6 @@ PLAN = InventoryPlan(
 def lab(tmp_path: Path) -> Iterator[RunningLab]:
     with running_lab(tmp_path / "lab", inventory=PLAN) as running:
         yield running
-
-
-@pytest.fixture
-def holdfast(tmp_path: Path, lab: RunningLab) -> Iterator[OneProcess]:
-    with one_process(tmp_path / "holdfast", lab) as ready:
-        yield ready
 
 
 @pytest.fixture

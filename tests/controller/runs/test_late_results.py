@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -20,7 +19,7 @@ from holdfast_controller.runs.results import record_point
 from holdfast_controller.store.jobs import JobRow
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab
-from support.one_process import OneProcess, one_process, one_round
+from support.one_process import OneProcess, one_round
 
 OTHER = AgentId("another agent")
 
@@ -37,12 +36,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     )
     with running_lab(tmp_path_factory.mktemp("lab"), inventory=plan) as running:
         yield running
-
-
-@pytest.fixture
-def holdfast(tmp_path: Path, lab: RunningLab) -> Iterator[OneProcess]:
-    with one_process(tmp_path / "holdfast", lab) as ready:
-        yield ready
 
 
 def heard(holdfast: OneProcess, agent_id: AgentId, job_id: JobId, record: PointRecord) -> Orphans:

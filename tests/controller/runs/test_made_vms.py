@@ -15,7 +15,7 @@ from holdfast_controller.vsphere import configuration
 from holdfast_controller.vsphere.foreign import Foreign
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab
-from support.one_process import OneProcess, disk_truth, guest_writes, one_process
+from support.one_process import OneProcess, disk_truth, guest_writes
 
 SIZE = 1 << 20
 HOLOGRAM = {"_type": "VirtualHologram", "key": 99, "deviceInfo": {"label": "Hologram 1"}}
@@ -28,12 +28,6 @@ def lab(tmp_path: Path) -> Iterator[RunningLab]:
     proxy = MachinePlan(name="proxy", datastore="vmfs1", disks=())
     with running_lab(tmp_path / "lab", inventory=InventoryPlan(machines=(web, proxy))) as running:
         yield running
-
-
-@pytest.fixture
-def holdfast(tmp_path: Path, lab: RunningLab) -> Iterator[OneProcess]:
-    with one_process(tmp_path / "holdfast", lab) as ready:
-        yield ready
 
 
 @pytest.fixture

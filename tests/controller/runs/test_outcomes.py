@@ -20,7 +20,7 @@ from holdfast_controller.service.follower import RunFollower, run_end
 from holdfast_controller.store.jobs import JobRow
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab
-from support.one_process import OneProcess, one_process
+from support.one_process import OneProcess
 
 
 @pytest.fixture
@@ -35,12 +35,6 @@ def lab(tmp_path: Path) -> Iterator[RunningLab]:
     )
     with running_lab(tmp_path / "lab", inventory=plan) as running:
         yield running
-
-
-@pytest.fixture
-def holdfast(tmp_path: Path, lab: RunningLab) -> Iterator[OneProcess]:
-    with one_process(tmp_path / "holdfast", lab) as ready:
-        yield ready
 
 
 def end_of(holdfast: OneProcess, job: JobRow) -> tuple[str, int]:

@@ -22,7 +22,7 @@ from holdfast_controller.vsphere.snapshot import temporary_snapshot
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab
 from support import agent_in_this_process
-from support.one_process import OneProcess, one_process, one_round
+from support.one_process import OneProcess, one_round
 from support.vms import CRASH, snapshot_names, vm_named
 
 TO_COMMITTING = (
@@ -41,12 +41,6 @@ def lab(tmp_path: Path) -> Iterator[RunningLab]:
     proxy = MachinePlan(name="proxy", datastore="vmfs1", disks=())
     with running_lab(tmp_path / "lab", inventory=InventoryPlan(machines=(web, proxy))) as running:
         yield running
-
-
-@pytest.fixture
-def holdfast(tmp_path: Path, lab: RunningLab) -> Iterator[OneProcess]:
-    with one_process(tmp_path / "holdfast", lab) as ready:
-        yield ready
 
 
 def restarted(holdfast: OneProcess) -> Reconciler:

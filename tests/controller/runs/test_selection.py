@@ -24,7 +24,7 @@ from holdfast_controller.store.jobs import JobRow
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.machine_build import build_machine
 from holdfast_lab.server import RunningLab, running_lab
-from support.one_process import JOB_SECONDS, OneProcess, one_process
+from support.one_process import JOB_SECONDS, OneProcess
 from support.waiting import wait_until
 
 
@@ -41,12 +41,6 @@ def lab(tmp_path: Path) -> Iterator[RunningLab]:
     )
     with running_lab(tmp_path / "lab", inventory=plan) as running:
         yield running
-
-
-@pytest.fixture
-def holdfast(tmp_path: Path, lab: RunningLab) -> Iterator[OneProcess]:
-    with one_process(tmp_path / "holdfast", lab) as ready:
-        yield ready
 
 
 def run_of(holdfast: OneProcess, *selectors: str, transport: str = "") -> dict[str, JobRow]:

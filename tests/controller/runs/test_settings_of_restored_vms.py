@@ -16,7 +16,7 @@ from holdfast_controller.vsphere import properties
 from holdfast_controller.vsphere.foreign import reference
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab
-from support.one_process import OneProcess, one_process
+from support.one_process import OneProcess
 
 MIB = 1 << 20
 PLAN = InventoryPlan(
@@ -59,12 +59,6 @@ NAMES = [
 def lab(tmp_path: Path) -> Iterator[RunningLab]:
     with running_lab(tmp_path / "lab", inventory=PLAN) as running:
         yield running
-
-
-@pytest.fixture
-def holdfast(tmp_path: Path, lab: RunningLab) -> Iterator[OneProcess]:
-    with one_process(tmp_path / "holdfast", lab) as ready:
-        yield ready
 
 
 def machine(lab: RunningLab, name: str) -> Any:

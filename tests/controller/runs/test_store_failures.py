@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +12,7 @@ from holdfast_controller.decide.job_state import JobState
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab
 from support.failing_store import Failure, failing_writes
-from support.one_process import OneProcess, one_process, one_round
+from support.one_process import OneProcess, one_round
 from support.vms import snapshot_names
 from support.waiting import wait_until
 
@@ -28,12 +27,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     plan = InventoryPlan(machines=(web, proxy))
     with running_lab(tmp_path_factory.mktemp("lab"), inventory=plan) as running:
         yield running
-
-
-@pytest.fixture
-def holdfast(tmp_path: Path, lab: RunningLab) -> Iterator[OneProcess]:
-    with one_process(tmp_path / "holdfast", lab) as ready:
-        yield ready
 
 
 def all_ended(holdfast: OneProcess) -> bool:
