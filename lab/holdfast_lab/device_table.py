@@ -65,10 +65,18 @@ class DiskDevice:
 
     def files(self) -> tuple[Path, ...]:
         """All files that it opens; none when they went away."""
-        try:
-            return tuple(file for link in self.chain() for file in self.disk.files(link))
-        except FileMissing:
-            return ()
+        return tuple(file for _link, files in self.files_of_links() for file in files)
+
+    def files_of_links(self) -> list[tuple[Path, tuple[Path, ...]]]:
+        """Its links, base first, each with its files, all of one moment; none when they went away.
+
+        Merging takes the disk's lock only, so the lock is held from the first look to the last.
+        """
+        with self.disk.lock:
+            try:
+                return [(link, self.disk.files(link)) for link in self.chain()]
+            except FileMissing:
+                return []
 
     def change_id(self) -> str | None:
         """The change id of the link that it opens; None while unset or when it went away."""

@@ -181,7 +181,7 @@ def layout_ex(machine: Machine) -> WireObject:
     def add(path: Path, kind: str) -> int:
         if path not in keys:
             keys[path] = len(files)
-            size = path.stat().st_blocks * SECTOR_BYTES if path.exists() else 0
+            size = stored_bytes(path)
             files.append(
                 vim.vm.FileLayoutEx.FileInfo(
                     key=keys[path],
@@ -200,10 +200,9 @@ def layout_ex(machine: Machine) -> WireObject:
     disks = []
     for device in machine.disks():
         chain = []
-        for link in device.chain():
+        for link, paths in device.files_of_links():
             parts = [
-                add(path, "diskDescriptor" if path == link else "diskExtent")
-                for path in device.disk.files(link)
+                add(path, "diskDescriptor" if path == link else "diskExtent") for path in paths
             ]
             chain.append(vim.vm.FileLayoutEx.DiskUnit(fileKey=parts))
         disks.append(vim.vm.FileLayoutEx.DiskLayout(key=device.key, chain=chain))
@@ -243,11 +242,15 @@ def files_bytes(machine: Machine, root: Path | None = None) -> int:
     paths = {machine.vmx, machine.nvram}
     for device in machine.disks():
         paths.update(device.files())
-    return sum(
-        path.stat().st_blocks * SECTOR_BYTES
-        for path in paths
-        if path.exists() and (root is None or path.is_relative_to(root))
-    )
+    return sum(stored_bytes(path) for path in paths if root is None or path.is_relative_to(root))
+
+
+def stored_bytes(path: Path) -> int:
+    """What one file takes; nothing when it is gone: a merge may remove it at any moment."""
+    try:
+        return path.stat().st_blocks * SECTOR_BYTES
+    except FileNotFoundError:
+        return 0
 
 
 def capability() -> WireObject:

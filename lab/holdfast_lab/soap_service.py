@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pyVmomi import vim, vmodl
@@ -171,24 +173,31 @@ def perform(
 
 def answered(lab: Lab, method: SoapMethod, call: Call, declared: type) -> Outcome:
     """Run the method's answer and write its value while the lock still holds the state."""
-    try:
+    with faults_for_errors(lab, method.name):
         if not method.locked:
             value = method.answer(call)
         with lab.lock:
             if method.locked:
                 value = method.answer(call)
             content = soap.value_text(value, declared)
+    return Outcome(
+        envelope=soap.answer_envelope(call.method, content),
+        result=result_summary(value),
+    )
+
+
+@contextmanager
+def faults_for_errors(lab: Lab, what: str) -> Iterator[None]:
+    """A caller of SOAP gets a fault, whatever went wrong. Raises: SoapFault, ConnectionCut."""
+    try:
+        yield
     except (SoapFault, ConnectionCut):
         raise
     except LabError as error:
         raise SoapFault(vmodl.fault.SystemError(reason=str(error)), str(error)) from error
     except Exception as error:
-        lab.calls.note_bug(method.name, traceback.format_exc())
+        lab.calls.note_bug(what, traceback.format_exc())
         raise SoapFault(vmodl.fault.SystemError(reason=repr(error)), repr(error)) from error
-    return Outcome(
-        envelope=soap.answer_envelope(call.method, content),
-        result=result_summary(value),
-    )
 
 
 def check_right(session: Session, request: soap.SoapRequest, privilege: str) -> None:
@@ -215,7 +224,7 @@ def fetch(lab: Lab, session: Session, request: soap.SoapRequest) -> Outcome:
         declared = type(request.this)._GetPropertyInfo(name)
     except AttributeError as error:
         raise SoapFault(vmodl.query.InvalidProperty(name=name)) from error
-    with lab.lock:
+    with faults_for_errors(lab, f"Fetch {name}"), lab.lock:
         public = request.this._moId in PUBLIC_OBJECTS
         check_right(session, request, ANONYMOUS if public else "System.View")
         value = read_path(lab, request.this, name, session)

@@ -16,6 +16,7 @@ from pyVmomi import vim
 from holdfast_lab.inventory_plan import DiskPlan
 from holdfast_lab.lab import Mode
 from holdfast_lab.storage.disk import LabDisk
+from holdfast_lab.storage.disk_links import LinkedDisk
 from holdfast_lab.storage.stream_decoder import decode_stream
 from holdfast_lab.transfer_lease import TransferLease
 from support.lab_vsphere import (
@@ -164,3 +165,39 @@ def apply(areas: list[tuple[int, int]], source: Path, target: Path) -> None:
             reading.seek(start)
             writing.seek(start)
             writing.write(reading.read(length))
+
+
+def test_a_layout_read_while_a_link_is_merged_is_of_one_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chain has been read, its files have not: that is when the merge begins."""
+    web = one_machine(disks=(DiskPlan(size_bytes=MIB),))
+    with lab_with(tmp_path / "lab", web) as client:
+        vm, disk, chain_of = client.vm(), client.disk(), LinkedDisk.chain_of
+        client.snapshot(vm)
+        merges: list[threading.Thread] = []
+
+        def then_merge(asked: LinkedDisk, descriptor: Path) -> tuple[Path, ...]:
+            chain = chain_of(asked, descriptor)
+            if asked is disk and not merges:
+                merges.append(threading.Thread(target=lambda: disk.release(chain[0])))
+                merges[0].start()
+                merges[0].join(0.2)  # it has to wait, or it is done
+            return chain
+
+        monkeypatch.setattr(LinkedDisk, "chain_of", then_merge)
+        assert [len(each.fileKey) for each in vm.layoutEx.disk[0].chain] == [2, 2]
+        merges[0].join()
+        assert len(vm.layoutEx.disk[0].chain) == 1
+
+
+def test_the_layout_of_a_vm_whose_disk_was_deleted_can_be_read(tmp_path: Path) -> None:
+    web = one_machine(disks=(DiskPlan(size_bytes=MIB),), power="off")
+    with lab_with(tmp_path / "lab", web) as client:
+        file = disks_of(client.vm().config)[0].backing.fileName
+        wait(
+            client.content.virtualDiskManager.DeleteVirtualDisk_Task(
+                file, client.content.rootFolder.childEntity[0]
+            )
+        )
+        assert client.vm().layoutEx.disk[0].chain == []
