@@ -10,11 +10,40 @@ import errno
 import fcntl
 import mmap
 import os
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
 PAGE_BYTES: Final = mmap.PAGESIZE
+
+
+class DirectCalls(Protocol):
+    """The system calls of direct writing; both raise OSError."""
+
+    def pwrite(self, descriptor: int, data: memoryview, offset: int) -> int:
+        """Write at an offset; how much of it was written."""
+        ...
+
+    def set_direct(self, descriptor: int, *, direct: bool) -> None:
+        """Write past the page cache from now on, or through it."""
+        ...
+
+
+class SystemDirectCalls:
+    """The operating system's."""
+
+    def pwrite(self, descriptor: int, data: memoryview, offset: int) -> int:
+        """The call pwrite64."""
+        return os.pwrite(descriptor, data, offset)
+
+    def set_direct(self, descriptor: int, *, direct: bool) -> None:
+        """The call fcntl."""
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        flags = flags | os.O_DIRECT if direct else flags & ~os.O_DIRECT
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+
+
+_SYSTEM_CALLS: Final = SystemDirectCalls()
 
 
 class DirectWrites:
@@ -24,9 +53,9 @@ class DirectWrites:
     the cache. Both may be mixed: the kernel keeps them coherent.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, calls: DirectCalls = _SYSTEM_CALLS) -> None:
         self._descriptor = descriptor
-        self._flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        self._calls = calls
         self._is_direct = False
         self._is_possible = True
 
@@ -36,7 +65,7 @@ class DirectWrites:
         while len(view):
             self._turn(direct=self._is_possible and _is_aligned(offset, view))
             try:
-                count = os.pwrite(self._descriptor, view, offset)
+                count = self._calls.pwrite(self._descriptor, view, offset)
             except OSError as error:
                 if not self._is_direct or error.errno != errno.EINVAL:
                     raise
@@ -48,9 +77,8 @@ class DirectWrites:
     def _turn(self, *, direct: bool) -> None:
         if direct == self._is_direct:
             return
-        flags = self._flags | os.O_DIRECT if direct else self._flags & ~os.O_DIRECT
         try:
-            fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags)
+            self._calls.set_direct(self._descriptor, direct=direct)
         except OSError:
             if not direct:
                 raise

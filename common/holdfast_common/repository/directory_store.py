@@ -7,13 +7,9 @@ file system is unmounted meanwhile, nothing is written to what lay below its mou
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import os
-import secrets
-import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -29,7 +25,9 @@ from holdfast_common.errors import (
     RepositoryFailed,
     RepositoryFull,
 )
+from holdfast_common.repository.file_system import SYSTEM_FILES, FileSystem
 from holdfast_common.repository.object_store import ObjectInfo, checked_name, checked_prefix
+from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
 from holdfast_common.units import MIB
 
 TEMPORARY_DIRECTORY: Final = "tmp"
@@ -41,76 +39,95 @@ RESERVE_BYTES_MAX: Final = 192 * MIB  # a pack, its index and 64 MiB: enough to 
 RESERVE_SHARE: Final = 10  # but never more than a tenth of a small file system
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_RENAMEAT2: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP})
-_RENAME_NOREPLACE: Final = 1
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class DirectoryStore:
     """Objects as files below one directory. Close it, or use it as a context."""
 
-    def __init__(self, root: Path, *, root_descriptor: int) -> None:
+    def __init__(
+        self, root: Path, *, root_descriptor: int, files: FileSystem, randomness: Randomness
+    ) -> None:
         self.root = root
-        self._root = root_descriptor
+        self.files = files
+        self.descriptor = root_descriptor
+        self.randomness = randomness
         self._lock = threading.Lock()
         self._known_directories: set[str] = set()
 
     @classmethod
-    def create(cls, root: Path) -> DirectoryStore:
+    def create(
+        cls,
+        root: Path,
+        *,
+        files: FileSystem = SYSTEM_FILES,
+        randomness: Randomness = SYSTEM_RANDOMNESS,
+    ) -> DirectoryStore:
         """Make the directory (its parent must exist) and what every repository has in it.
 
         Raises: Refused when something else lies there; RepositoryFull, RepositoryFailed.
         """
         try:
-            root.mkdir(mode=0o700, exist_ok=True)
-            strangers = sorted(
-                {path.name for path in root.iterdir()} - {*TOP_DIRECTORIES, "lost+found"}
-            )
-            if strangers:
-                raise Refused("the directory is not empty", path=str(root), found=strangers[0])
-            for name in TOP_DIRECTORIES:
-                (root / name).mkdir(mode=0o700, exist_ok=True)
-            for path in (root, root.parent):
-                descriptor = os.open(path, _DIRECTORY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+            with contextlib.suppress(FileExistsError):
+                files.make_directory(str(root))
+            descriptor = files.open_directory(str(root))
+            try:
+                found = {name for name, _ in files.names(descriptor)}
+                strangers = sorted(found - {*TOP_DIRECTORIES, "lost+found"})
+                if strangers:
+                    raise Refused("the directory is not empty", path=str(root), found=strangers[0])
+                for name in TOP_DIRECTORIES:
+                    with contextlib.suppress(FileExistsError):
+                        files.make_directory(name, at=descriptor)
+                files.sync(descriptor)
+            finally:
+                files.close(descriptor)
+            parent = files.open_directory(str(root.parent))
+            try:
+                files.sync(parent)
+            finally:
+                files.close(parent)
         except OSError as error:
             raise _translated(error, name=str(root)) from error
-        return cls.open(root)
+        return cls.open(root, files=files, randomness=randomness)
 
     @classmethod
-    def open(cls, root: Path) -> DirectoryStore:
+    def open(
+        cls,
+        root: Path,
+        *,
+        files: FileSystem = SYSTEM_FILES,
+        randomness: Randomness = SYSTEM_RANDOMNESS,
+    ) -> DirectoryStore:
         """Open what `create` made; makes nothing. Raises: NoRepository, RepositoryFailed."""
         try:
-            descriptor = os.open(root, _DIRECTORY)
+            descriptor = files.open_directory(str(root))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NoRepository("there is no such directory", path=str(root)) from error
         except OSError as error:
             raise _translated(error, name=str(root)) from error
-        store = cls(root, root_descriptor=descriptor)
+        store = cls(root, root_descriptor=descriptor, files=files, randomness=randomness)
         try:
             for name in ("keys", "packs", "points", TEMPORARY_DIRECTORY):
-                if not stat.S_ISDIR(
-                    os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode
-                ):
+                if not files.status(name, at=descriptor).is_directory:
                     raise NoRepository("this is not a repository", path=str(root), missing=name)
         except FileNotFoundError as error:
             store.close()
             raise NoRepository(
                 "there is no repository in this directory", path=str(root)
             ) from error
-        except (OSError, HoldfastError):
+        except OSError as error:
+            store.close()
+            raise _translated(error, name=str(root)) from error
+        except HoldfastError:
             store.close()
             raise
         return store
 
     def close(self) -> None:
         """Give the descriptor back. Twice is harmless."""
-        descriptor, self._root = self._root, -1
+        descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
-            os.close(descriptor)
+            self.files.close(descriptor)
 
     def __enter__(self) -> DirectoryStore:
         return self
@@ -138,40 +155,38 @@ class DirectoryStore:
         """All bytes. Raises: ObjectMissing, FormatError, RepositoryFailed."""
         descriptor = self._open_object(name)
         try:
-            length = os.fstat(descriptor).st_size
+            length = self.files.length(descriptor)
             if length > length_max:
                 raise IntegrityError(
                     "object is longer than its kind may be", name=name, length=length
                 )
             buffer = bytearray(length)
-            _read_fully(descriptor, 0, memoryview(buffer), name=name)
+            _read_fully(self.files, descriptor, 0, memoryview(buffer), name=name)
             return bytes(buffer)
         except OSError as error:
             raise _translated(error, name=name) from error
         finally:
-            os.close(descriptor)
+            self.files.close(descriptor)
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer``. Raises: ObjectMissing, IntegrityError, RepositoryFailed."""
         descriptor = self._open_object(name)
         try:
-            _read_fully(descriptor, offset, buffer, name=name)
+            _read_fully(self.files, descriptor, offset, buffer, name=name)
         except OSError as error:
             raise _translated(error, name=name) from error
         finally:
-            os.close(descriptor)
+            self.files.close(descriptor)
 
     def head(self, name: str) -> ObjectInfo | None:
         """The object's length, or None. Raises: RepositoryFailed."""
         try:
-            status = os.stat(checked_name(name), dir_fd=self._root, follow_symlinks=False)
+            status = self.files.status(checked_name(name), at=self.descriptor)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise _translated(error, name=name) from error
-        return (
-            ObjectInfo(name=name, length=status.st_size) if stat.S_ISREG(status.st_mode) else None
-        )
+        return ObjectInfo(name=name, length=status.length) if status.is_file else None
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects below ``prefix``, by name. Raises: RepositoryFailed."""
@@ -180,7 +195,7 @@ class DirectoryStore:
     def delete(self, name: str) -> None:
         """Remove an object. Raises: ObjectMissing, RepositoryFailed."""
         try:
-            os.unlink(checked_name(name), dir_fd=self._root)
+            self.files.unlink(checked_name(name), at=self.descriptor)
             self._sync_directory(_parent(name))
         except OSError as error:
             raise _translated(error, name=name) from error
@@ -188,32 +203,26 @@ class DirectoryStore:
     def sweep_temporary(self, *, now: datetime) -> int:
         """Remove what crashed attempts left in the temporary directory; the number of files removed."""
         removed = 0
+        oldest = now.timestamp() - TEMPORARY_AGE_MAX.total_seconds()
         try:
-            directory = os.open(TEMPORARY_DIRECTORY, _DIRECTORY, dir_fd=self._root)
-            try:
-                with os.scandir(directory) as entries:
-                    names = [entry.name for entry in entries]
-                oldest = now.timestamp() - TEMPORARY_AGE_MAX.total_seconds()
-                for name in names:
-                    # it may have become an object meanwhile, or another one sweeps as well
-                    with contextlib.suppress(FileNotFoundError):
-                        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-                        if status.st_mtime < oldest:
-                            os.unlink(name, dir_fd=directory)
-                            removed += 1
-            finally:
-                os.close(directory)
+            for name, _ in self._names(TEMPORARY_DIRECTORY):
+                path = f"{TEMPORARY_DIRECTORY}/{name}"
+                # it may have become an object meanwhile, or another one sweeps as well
+                with contextlib.suppress(FileNotFoundError):
+                    if self.files.status(path, at=self.descriptor).modified_seconds < oldest:
+                        self.files.unlink(path, at=self.descriptor)
+                        removed += 1
         except OSError as error:
             raise _translated(error, name=TEMPORARY_DIRECTORY) from error
         return removed
 
     def _keep_reserve(self) -> None:
         try:
-            found = os.fstatvfs(self._root)
+            space = self.files.space(self.descriptor)
         except OSError as error:
             raise _translated(error, name=str(self.root)) from error
-        reserve = min(RESERVE_BYTES_MAX, found.f_blocks * found.f_frsize // RESERVE_SHARE)
-        free = found.f_bavail * found.f_frsize
+        reserve = min(RESERVE_BYTES_MAX, space.capacity // RESERVE_SHARE)
+        free = space.free
         if free < reserve:
             raise RepositoryFull(
                 "the repository has no room for more data", free=free, reserve=reserve
@@ -221,33 +230,32 @@ class DirectoryStore:
 
     def _list(self, directory: str) -> Iterator[ObjectInfo]:
         try:
-            descriptor = os.open(directory, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self._root)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise _translated(error, name=directory) from error
-        try:
-            with os.scandir(descriptor) as entries:
-                found = sorted(
-                    (entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries
-                )
-            for name, is_directory in found:
+            for name, is_directory in sorted(self._names(directory)):
                 path = f"{directory}/{name}"
                 if is_directory:
                     yield from self._list(path)
                     continue
-                status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode):
-                    yield ObjectInfo(name=path, length=status.st_size)
+                # prune may have removed it meanwhile
+                with contextlib.suppress(FileNotFoundError):
+                    status = self.files.status(path, at=self.descriptor)
+                    if status.is_file:
+                        yield ObjectInfo(name=path, length=status.length)
         except OSError as error:
             raise _translated(error, name=directory) from error
+
+    def _names(self, directory: str) -> Sequence[tuple[str, bool]]:
+        try:
+            descriptor = self.files.open_directory(directory, at=self.descriptor, follow=False)
+        except FileNotFoundError:
+            return []
+        try:
+            return self.files.names(descriptor)
         finally:
-            os.close(descriptor)
+            self.files.close(descriptor)
 
     def _open_object(self, name: str) -> int:
         try:
-            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-            return os.open(checked_name(name), flags, dir_fd=self._root)
+            return self.files.open_file(checked_name(name), at=self.descriptor)
         except OSError as error:
             raise _translated(error, name=name) from error
 
@@ -259,31 +267,29 @@ class DirectoryStore:
                 if directory in self._known_directories:
                     continue
             with contextlib.suppress(FileExistsError):
-                os.mkdir(directory, mode=0o700, dir_fd=self._root)
+                self.files.make_directory(directory, at=self.descriptor)
             # also when it was there: whoever made it may have crashed before the sync
             self._sync_directory(_parent(directory))
             with self._lock:
                 self._known_directories.add(directory)
 
     def _sync_directory(self, directory: str) -> None:
-        descriptor = os.open(directory or ".", _DIRECTORY, dir_fd=self._root)
+        descriptor = self.files.open_directory(directory or ".", at=self.descriptor)
         try:
-            os.fsync(descriptor)
+            self.files.sync(descriptor)
         finally:
-            os.close(descriptor)
+            self.files.close(descriptor)
 
-    def _publish(self, temporary: str, name: str) -> None:
-        """Move the synced file to its name, never over another one, and make that durable."""
+    def publish(self, temporary: str, name: str) -> None:
+        """Move a synced file to its name, never over another one, and make that durable. Raises: OSError."""
         self._make_parents(name)
-        result = _libc.renameat2(
-            self._root, temporary.encode(), self._root, name.encode(), _RENAME_NOREPLACE
-        )
-        if result != 0:
-            number = ctypes.get_errno()
-            if number not in _NO_RENAMEAT2:
-                raise OSError(number, os.strerror(number))
-            os.link(temporary, name, src_dir_fd=self._root, dst_dir_fd=self._root)
-            os.unlink(temporary, dir_fd=self._root)
+        try:
+            self.files.rename(temporary, name, at=self.descriptor)
+        except OSError as error:
+            if error.errno not in _NO_RENAMEAT2:
+                raise
+            self.files.link(temporary, name, at=self.descriptor)
+            self.files.unlink(temporary, at=self.descriptor)
         self._sync_directory(_parent(name))
 
 
@@ -292,15 +298,15 @@ class FileUpload:
 
     def __init__(self, store: DirectoryStore, *, bulk: bool = False) -> None:
         self._store = store
-        self._temporary = f"{TEMPORARY_DIRECTORY}/{secrets.token_hex(16)}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._files = store.files
+        self._temporary = f"{TEMPORARY_DIRECTORY}/{store.randomness.draw(16).hex()}"
         try:
-            self._descriptor = os.open(self._temporary, flags, 0o600, dir_fd=store._root)
+            self._descriptor = self._files.create_file(self._temporary, at=store.descriptor)
         except OSError as error:
             raise _translated(error, name=self._temporary) from error
         self._exists = True
         self._length = 0
-        self._direct = DirectWrites(self._descriptor) if bulk else None
+        self._direct = DirectWrites(self._descriptor, self._files) if bulk else None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append. Raises: RepositoryFull, RepositoryFailed."""
@@ -311,7 +317,7 @@ class FileUpload:
                 self._length += remaining.nbytes
                 return
             while remaining.nbytes:
-                remaining = remaining[os.write(self._descriptor, remaining) :]
+                remaining = remaining[self._files.write(self._descriptor, remaining) :]
         except OSError as error:
             raise _translated(error, name=self._temporary) from error
 
@@ -323,10 +329,10 @@ class FileUpload:
         try:
             try:
                 # after a failed fsync the kernel calls the lost pages clean: never a second try here
-                os.fsync(descriptor)
+                self._files.sync(descriptor)
             finally:
-                os.close(descriptor)
-            self._store._publish(self._temporary, name)
+                self._files.close(descriptor)
+            self._store.publish(self._temporary, name)
             self._exists = False
         except OSError as error:
             raise _translated(error, name=name) from error
@@ -335,19 +341,21 @@ class FileUpload:
         """Discard it. Harmless after `commit` and when called twice."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            os.close(descriptor)
+            self._files.close(descriptor)
         if self._exists:
             self._exists = False
             try:
-                os.unlink(self._temporary, dir_fd=self._store._root)
+                self._files.unlink(self._temporary, at=self._store.descriptor)
             except OSError:
                 return  # `sweep_temporary` removes it later
 
 
-def _read_fully(descriptor: int, offset: int, buffer: memoryview, *, name: str) -> None:
+def _read_fully(
+    files: FileSystem, descriptor: int, offset: int, buffer: memoryview, *, name: str
+) -> None:
     done = 0
     while done < buffer.nbytes:
-        count = os.preadv(descriptor, [buffer[done:]], offset + done)
+        count = files.read_into(descriptor, buffer[done:], offset + done)
         if count == 0:
             raise IntegrityError(
                 "object is shorter than it must be", name=name, offset=offset, wanted=buffer.nbytes

@@ -16,7 +16,7 @@ from holdfast_common.errors import (
     RepositoryFailed,
     RepositoryFull,
 )
-from holdfast_common.repository import directory_store
+from holdfast_common.repository import file_system
 from holdfast_common.repository.directory_store import DirectoryStore
 from support.object_store_contract import NAME, ObjectStoreContract
 
@@ -47,7 +47,7 @@ class TestContractWithoutRenameat2(ObjectStoreContract):
                 ctypes.set_errno(errno.ENOSYS)
                 return -1
 
-        monkeypatch.setattr(directory_store, "_libc", OldLibrary())
+        monkeypatch.setattr(file_system, "_libc", OldLibrary())
 
 
 def temporary_files(root: Path) -> list[Path]:
@@ -195,7 +195,7 @@ def test_the_order_of_system_calls_makes_an_object_durable(
     """File synced, then named, then its directory synced."""
     calls: list[str] = []
     real_sync = os.fsync
-    real_library = directory_store._libc
+    real_library = file_system._libc
 
     class Library:
         @staticmethod
@@ -209,7 +209,7 @@ def test_the_order_of_system_calls_makes_an_object_durable(
         real_sync(descriptor)
 
     store.put("packs/ab/first", b"x")
-    monkeypatch.setattr(directory_store, "_libc", Library())
+    monkeypatch.setattr(file_system, "_libc", Library())
     monkeypatch.setattr(os, "fsync", sync)
     store.put("packs/ab/second", b"x")
     assert [call for call in calls if call != "sync packs"] == ["sync file", "rename", "sync ab"]
