@@ -9,7 +9,16 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 from holdfast_common.repository.fence import Fence, store_fence
+from holdfast_common.repository.key_changes import (
+    add_recipient,
+    found_recipient,
+    recipients_of,
+    remove_recipient,
+    settle,
+)
 from holdfast_common.repository.manifest import ManifestFacts
 from holdfast_common.repository.points import Point
 from holdfast_common.repository.randomness import Randomness
@@ -18,13 +27,22 @@ from holdfast_common.repository.recipients import (
     NewRecipient,
     key_file_recipient,
     passphrase_recipient,
+    public_key_recipient,
 )
 from support.memory_store import MemoryStore
 from support.repositories import BLOCK, LINEAGE, Repository, SeededRandomness, new_repository
 
 GOLDEN = Path(__file__).parents[1] / "common" / "repository" / "golden"
-# name: whether its data compresses. In the first two manifests do not say what their points use.
-KINDS = {"format-1-plain": False, "format-1-compressed": True, "format-1-used": False}
+# name: whether its data compresses. In the first two manifests do not say what their points use. In the
+# last one the keys were changed twice: a recipient came after the first point, and was shut out after the second.
+KINDS = {
+    "format-1-plain": False,
+    "format-1-compressed": True,
+    "format-1-used": False,
+    "format-1-rotated": False,
+}
+ROTATED = "format-1-rotated"
+VAULT_PRIVATE = bytes(range(32))  # of the recipient who was shut out
 PASSPHRASE = "correct horse battery staple"
 KEY_FILE = b"holdfast-key-1:" + b"ab" * 32 + b"\n"
 OTHER_LINEAGE = "vcenter-1/502f-other"
@@ -68,10 +86,12 @@ def recipients(randomness: Randomness) -> list[NewRecipient]:
     ]
 
 
-def built(*, compressible: bool) -> tuple[MemoryStore, Repository, dict[str, Point]]:
+def built(
+    *, compressible: bool, rotated: bool = False
+) -> tuple[MemoryStore, Repository, dict[str, Point]]:
     """Two VMs, three generations of one, blobs, a zero range, an odd end, a closed epoch."""
     store = MemoryStore()
-    seed = "compressible" if compressible else "plain"
+    seed = "rotated" if rotated else "compressible" if compressible else "plain"
     repository = new_repository(
         store, recipients=recipients(SeededRandomness(f"recipients {seed}")), seed=seed
     )
@@ -86,6 +106,8 @@ def built(*, compressible: bool) -> tuple[MemoryStore, Repository, dict[str, Poi
             snapshot_at="2026-03-01T11:59:00.000000Z",
         ),
     )
+    if rotated:
+        _add_vault(repository)
     second = repository.backup(
         content["JOB00002"],
         ranges=[(BLOCK, BLOCK), (3 * BLOCK, BLOCK)],
@@ -103,6 +125,8 @@ def built(*, compressible: bool) -> tuple[MemoryStore, Repository, dict[str, Poi
         signing_key=repository.signing_key,
         randomness=repository.randomness,
     )
+    if rotated:
+        _shut_vault_out(repository, store)
     third = repository.backup(
         content["JOB00003"],
         ranges=[(4 * BLOCK, 1536)],
@@ -114,6 +138,25 @@ def built(*, compressible: bool) -> tuple[MemoryStore, Repository, dict[str, Poi
     )
     points = {point.manifest.job_id: point for point in (first, second, third, other)}
     return store, repository, points
+
+
+def _add_vault(repository: Repository) -> None:
+    public = X25519PrivateKey.from_private_bytes(VAULT_PRIVATE).public_key().public_bytes_raw()
+    vault = public_key_recipient(public, label="vault")
+    changed = add_recipient(repository.store, repository.keys, vault, clock=repository.clock)
+    settle(repository.store, changed)
+    repository.keys = changed
+
+
+def _shut_vault_out(repository: Repository, store: MemoryStore) -> None:
+    """The generation of before is left over, as after a crash: readers take the highest one."""
+    left = {name: data for name, data in store.objects.items() if name.startswith("keys/")}
+    entries = recipients_of(store, repository.keys)
+    vault = found_recipient(entries, "vault").recipient_id
+    changed = remove_recipient(store, repository.keys, vault)
+    settle(store, changed)
+    store.objects.update(left)
+    repository.keys = changed
 
 
 def load(directory: Path) -> MemoryStore:
@@ -134,7 +177,7 @@ def main() -> None:
         directory = GOLDEN / name
         if directory.exists():
             continue
-        store, repository, _ = built(compressible=compressible)
+        store, repository, _ = built(compressible=compressible, rotated=name == ROTATED)
         for object_name, data in store.objects.items():
             path = directory / object_name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import zstandard
 from blake3 import blake3
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hpke
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -44,7 +45,8 @@ class IndependentReader:
     def __init__(self, objects: Mapping[str, bytes], recovery_key: str) -> None:
         self.objects = objects
         private = hkdf(sheet_secret(recovery_key), b"", b"holdfast 1 recovery sheet")
-        self.secrets = self._open_keys(objects["keys/0000000001"], private)
+        newest = max(name for name in objects if name.startswith("keys/") and name[-1].isdigit())
+        self.secrets = self._open_keys(objects[newest], private)
         self.repository = bytes.fromhex(self.secrets["repository_id"])
         self.domain = bytes.fromhex(self.secrets["domain_id"])
         self.id_key = bytes.fromhex(self.secrets["id_key"])
@@ -57,6 +59,20 @@ class IndependentReader:
         head_end = 14 + head_length
         head = json.loads(data[14:head_end])
         self.authority = bytes.fromhex(head["authority_public"])
+        earlier = head.get("earlier_authorities", [])
+        self.authorities = [bytes.fromhex(each["public_key"]) for each in earlier]
+        self.authorities.append(self.authority)
+        for each, public, successor in zip(
+            earlier, self.authorities, self.authorities[1:], strict=False
+        ):
+            numbers = struct.pack("<IQ", each["next_generation"], each["writers_number"])
+            Ed25519PublicKey.from_public_bytes(public).verify(
+                bytes.fromhex(each["signature"]),
+                b"holdfast 1 authority\0"
+                + bytes.fromhex(head["repository_id"])
+                + numbers
+                + successor,
+            )
         Ed25519PublicKey.from_public_bytes(self.authority).verify(
             data[-64:], b"holdfast 1 keys signature\0" + data[:-64]
         )
@@ -186,20 +202,27 @@ class IndependentReader:
         key = hkdf(self.id_key, b"", b"holdfast 1 lineage tag")
         return blake3(lineage.encode(), key=key).digest(16)
 
+    def _verifies(self, public: bytes, signature: bytes, message: bytes) -> bool:
+        try:
+            Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+        except InvalidSignature:
+            return False
+        return True
+
     def manifest(self, lineage: str, job_id: str) -> dict:  # type: ignore[type-arg]  # JSON
         tag = self.lineage_tag(lineage)
         data = self.objects[f"points/{tag.hex()}/{job_id}"]
         found: dict[str, object] = json.loads(self.open(data[:-72], 4, tag))
         grant = data[-72:]
-        Ed25519PublicKey.from_public_bytes(self.authority).verify(
-            grant[8:],
+        message = (
             b"holdfast 1 commit grant\0"
             + self.repository
             + grant[:8]
             + struct.pack("<I", found["attempt"])
             + blake3(data[:-72]).digest()
-            + job_id.encode(),
+            + job_id.encode()
         )
+        assert any(self._verifies(key, grant[8:], message) for key in self.authorities)
         assert found["lineage_id"] == lineage
         return found
 

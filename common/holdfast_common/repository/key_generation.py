@@ -26,6 +26,7 @@ _MAGIC: Final = b"HFKEYS\x00\x00"
 _START: Final = struct.Struct("<8sHI")
 _LENGTH: Final = struct.Struct("<I")
 _SIGNED: Final = b"holdfast 1 keys signature\x00"
+_SUCCESSION: Final = b"holdfast 1 authority\x00"
 _SEALED_KEY: Final = b"holdfast 1 keys"
 _SIGNATURE_BYTES: Final = 64
 
@@ -42,6 +43,16 @@ class EpochSecrets:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierAuthority:
+    """An authority key that a rotation replaced: what it signed before stays valid, and no more."""
+
+    public_key: bytes
+    next_generation: int  # the first that its successor signed
+    writers_number: int  # the highest list of writers that it may have signed
+    signature: bytes  # its own, under its successor; see `succession_message`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeySecrets:
     """What the root seals."""
 
@@ -50,6 +61,7 @@ class KeySecrets:
     id_key: bytes = field(repr=False)
     authority_private: bytes = field(repr=False)
     epochs: tuple[EpochSecrets, ...]
+    earlier_authorities: tuple[bytes, ...] = field(default=(), repr=False)  # private, oldest first
 
     @property
     def current(self) -> EpochSecrets:
@@ -68,6 +80,12 @@ class KeyGenerationHead:
     content_public: dict[int, bytes]
     salt: bytes
     recipients: tuple[RecipientEntry, ...]
+    earlier: tuple[EarlierAuthority, ...] = ()  # oldest first
+
+    def descends_from(self, authority: bytes) -> bool:
+        """Whether that public key signed this generation, or handed on to the key that did."""
+        known = {self.authority_public, *(each.public_key for each in self.earlier)}
+        return authority in known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +106,13 @@ class StoredGeneration:
         secrets = _secrets_from_json(plain)
         authority = Ed25519PrivateKey.from_private_bytes(secrets.authority_private)
         public = {epoch.epoch: epoch.content_public for epoch in secrets.epochs}
+        earlier = tuple(_public_of(private) for private in secrets.earlier_authorities)
         if (
             secrets.repository_id != self.head.repository_id
             or secrets.domain_id != self.head.domain_id
             or authority.public_key().public_bytes_raw() != self.head.authority_public
             or public != self.head.content_public
+            or earlier != tuple(each.public_key for each in self.head.earlier)
         ):
             raise IntegrityError("a key generation's two halves do not belong together")
         return secrets
@@ -105,6 +125,7 @@ def encoded_generation(
     generation: int,
     salt: bytes,
     recipients: tuple[RecipientEntry, ...],
+    earlier: tuple[EarlierAuthority, ...] = (),
 ) -> bytes:
     """The bytes of the object ``keys/<generation>``."""
     authority = Ed25519PrivateKey.from_private_bytes(secrets.authority_private)
@@ -116,6 +137,7 @@ def encoded_generation(
         content_public={epoch.epoch: epoch.content_public for epoch in secrets.epochs},
         salt=salt,
         recipients=recipients,
+        earlier=earlier,
     )
     plain_head = _head_to_json(head)
     associated = _START.pack(_MAGIC, FORMAT_VERSION, len(plain_head)) + plain_head
@@ -149,11 +171,63 @@ def decoded_generation(data: bytes) -> StoredGeneration:
         )
     except (InvalidSignature, ValueError) as error:
         raise IntegrityError("the signature of a key generation is wrong") from error
+    _check_succession(head)
     return StoredGeneration(
         head=head,
         associated=data[:head_end],
         sealed=data[head_end + _LENGTH.size : sealed_end],
     )
+
+
+def handed_on(
+    private_key: bytes,
+    *,
+    repository_id: bytes,
+    next_generation: int,
+    successor: bytes,
+    writers_number: int,
+) -> EarlierAuthority:
+    """An authority's last act: it names its successor, and how far its own word goes."""
+    message = succession_message(
+        repository_id,
+        next_generation=next_generation,
+        successor=successor,
+        writers_number=writers_number,
+    )
+    return EarlierAuthority(
+        public_key=_public_of(private_key),
+        next_generation=next_generation,
+        writers_number=writers_number,
+        signature=Ed25519PrivateKey.from_private_bytes(private_key).sign(message),
+    )
+
+
+def succession_message(
+    repository_id: bytes, *, next_generation: int, successor: bytes, writers_number: int
+) -> bytes:
+    """What an authority signs when it is replaced."""
+    numbers = next_generation.to_bytes(4, "little") + writers_number.to_bytes(8, "little")
+    return _SUCCESSION + repository_id + numbers + successor
+
+
+def _check_succession(head: KeyGenerationHead) -> None:
+    """Every earlier authority named the one after it. Raises: IntegrityError."""
+    authorities = [each.public_key for each in head.earlier] + [head.authority_public]
+    for each, successor in zip(head.earlier, authorities[1:], strict=True):
+        message = succession_message(
+            head.repository_id,
+            next_generation=each.next_generation,
+            successor=successor,
+            writers_number=each.writers_number,
+        )
+        try:
+            Ed25519PublicKey.from_public_bytes(each.public_key).verify(each.signature, message)
+        except (InvalidSignature, ValueError) as error:
+            raise IntegrityError("an authority did not name its successor") from error
+
+
+def _public_of(private_key: bytes) -> bytes:
+    return Ed25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()
 
 
 def _sealing_key(root: bytes, head: KeyGenerationHead) -> bytes:
@@ -180,7 +254,7 @@ def _head_to_json(head: KeyGenerationHead) -> bytes:
                 "lanes": entry.argon2.lanes,
             }
         entries.append(fields)
-    document = {
+    document: dict[str, object] = {
         "repository_id": head.repository_id.hex(),
         "domain_id": head.domain_id.hex(),
         "generation": head.generation,
@@ -189,6 +263,16 @@ def _head_to_json(head: KeyGenerationHead) -> bytes:
         "salt": head.salt.hex(),
         "recipients": entries,
     }
+    if head.earlier:
+        document["earlier_authorities"] = [
+            {
+                "public_key": each.public_key.hex(),
+                "next_generation": each.next_generation,
+                "writers_number": each.writers_number,
+                "signature": each.signature.hex(),
+            }
+            for each in head.earlier
+        ]
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -207,12 +291,28 @@ def _head_from_json(data: bytes) -> KeyGenerationHead:
             content_public=content,
             salt=bytes.fromhex(document["salt"]),
             recipients=recipients,
+            earlier=tuple(
+                EarlierAuthority(
+                    public_key=bytes.fromhex(each["public_key"]),
+                    next_generation=_unsigned(each["next_generation"], bits=32),
+                    writers_number=_unsigned(each["writers_number"], bits=64),
+                    signature=bytes.fromhex(each["signature"]),
+                )
+                for each in document.get("earlier_authorities", [])
+            ),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError("a key generation's head cannot be read") from error
     if len(head.repository_id) != ID_BYTES or len(head.domain_id) != ID_BYTES or not content:
         raise IntegrityError("a key generation's head cannot be read")
     return head
+
+
+def _unsigned(value: object, *, bits: int) -> int:
+    number = int(str(value))
+    if not 0 <= number < 1 << bits:
+        raise ValueError(f"out of bounds: {number}")
+    return number
 
 
 def _entry_from_json(entry: dict[str, object]) -> RecipientEntry:
@@ -242,7 +342,7 @@ def _entry_from_json(entry: dict[str, object]) -> RecipientEntry:
 
 
 def _secrets_to_json(secrets: KeySecrets) -> bytes:
-    document = {
+    document: dict[str, object] = {
         "repository_id": secrets.repository_id.hex(),
         "domain_id": secrets.domain_id.hex(),
         "id_key": secrets.id_key.hex(),
@@ -258,6 +358,8 @@ def _secrets_to_json(secrets: KeySecrets) -> bytes:
             for epoch in secrets.epochs
         ],
     }
+    if secrets.earlier_authorities:
+        document["earlier_authorities"] = [key.hex() for key in secrets.earlier_authorities]
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -280,8 +382,11 @@ def _secrets_from_json(data: bytes) -> KeySecrets:
             id_key=bytes.fromhex(document["id_key"]),
             authority_private=bytes.fromhex(document["authority_private"]),
             epochs=epochs,
+            earlier_authorities=tuple(
+                bytes.fromhex(key) for key in document.get("earlier_authorities", [])
+            ),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError("a key generation's secrets cannot be read") from error
     if not epochs or len(secrets.id_key) != KEY_BYTES:
         raise IntegrityError("a key generation's secrets cannot be read")

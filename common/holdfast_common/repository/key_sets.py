@@ -46,6 +46,14 @@ class EpochKeys:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplacedAuthority:
+    """An authority key of before a rotation: its grants stay good, and its lists of writers up to a number."""
+
+    public_key: bytes
+    writers_number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReaderKeys:
     """What opens the metadata of one lineage (or, without a lineage, what all of them share)."""
 
@@ -57,6 +65,14 @@ class ReaderKeys:
     epochs: tuple[EpochKeys, ...]  # ascending; the last one is the current one
     authority_public: bytes
     writers_number_min: int = 0  # an older list of writers than this one is a replay
+    replaced_authorities: tuple[ReplacedAuthority, ...] = ()
+
+    def may_list_writers(self, signer: bytes | None, *, number: int) -> bool:
+        """Whether list ``number`` counts when that key signed it."""
+        return signer == self.authority_public or any(
+            each.public_key == signer and number <= each.writers_number
+            for each in self.replaced_authorities
+        )
 
     def class_key(self, kind: ObjectKind, epoch: int) -> bytes:
         """The class key of that kind and epoch. Raises: IntegrityError when there is none."""
@@ -152,11 +168,14 @@ class ReaderKeys:
             manifest_digest=manifest_digest,
             epoch=epoch,
         )
-        try:
-            Ed25519PublicKey.from_public_bytes(self.authority_public).verify(grant[8:], message)
-        except (InvalidSignature, ValueError) as error:
-            raise IntegrityError("a commit grant is not the controller's", job_id=job_id) from error
-        return epoch
+        authorities = (self.authority_public, *(a.public_key for a in self.replaced_authorities))
+        for authority in authorities:
+            try:
+                Ed25519PublicKey.from_public_bytes(authority).verify(grant[8:], message)
+            except (InvalidSignature, ValueError):
+                continue
+            return epoch
+        raise IntegrityError("a commit grant is not the controller's", job_id=job_id)
 
     def to_bytes(self) -> bytes:
         """For a message; secret."""
@@ -283,6 +302,9 @@ def _reader_fields(keys: ReaderKeys) -> dict[str, object]:
         "epochs": [[e.epoch, e.index_key.hex(), e.lineage_key.hex()] for e in keys.epochs],
         "authority_public": keys.authority_public.hex(),
         "writers_number_min": keys.writers_number_min,
+        "replaced_authorities": [
+            [each.public_key.hex(), each.writers_number] for each in keys.replaced_authorities
+        ],
     }
 
 
@@ -299,7 +321,9 @@ def _fields(data: bytes) -> dict[str, object]:
 def _reader_from_fields(fields: dict[str, object]) -> ReaderKeys:
     try:
         epochs = fields["epochs"]
+        replaced = fields.get("replaced_authorities", [])
         assert isinstance(epochs, list)
+        assert isinstance(replaced, list)
         return ReaderKeys(
             repository_id=bytes.fromhex(str(fields["repository_id"])),
             domain_id=bytes.fromhex(str(fields["domain_id"])),
@@ -316,6 +340,10 @@ def _reader_from_fields(fields: dict[str, object]) -> ReaderKeys:
             ),
             authority_public=bytes.fromhex(str(fields["authority_public"])),
             writers_number_min=int(str(fields["writers_number_min"])),
+            replaced_authorities=tuple(
+                ReplacedAuthority(public_key=bytes.fromhex(key), writers_number=int(number))
+                for key, number in replaced
+            ),
         )
     except (KeyError, ValueError, TypeError, AssertionError) as error:
         raise FormatError("keys cannot be read") from error

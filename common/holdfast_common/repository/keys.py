@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from holdfast_common.clock import Clock, utc_text
 from holdfast_common.errors import (
-    FormatError,
     HoldfastError,
     IntegrityError,
-    NoRepository,
     ObjectExists,
     Refused,
     UsageError,
@@ -24,16 +20,20 @@ from holdfast_common.errors import (
 )
 from holdfast_common.repository.derivation import lineage_key, lineage_tag, opened_with_private_key
 from holdfast_common.repository.key_generation import (
-    KEYS_BYTES_MAX,
-    EpochSecrets,
+    EarlierAuthority,
     KeySecrets,
-    StoredGeneration,
-    decoded_generation,
     encoded_generation,
+)
+from holdfast_common.repository.key_objects import (
+    new_epoch,
+    newest_generation,
+    put_generation,
+    withdraw_generation,
 )
 from holdfast_common.repository.key_sets import (
     EpochKeys,
     ReaderKeys,
+    ReplacedAuthority,
     SegmentKeyRequest,
     WriterKeys,
     grant_message,
@@ -43,9 +43,6 @@ from holdfast_common.repository.layout import (
     ID_BYTES,
     KEY_BYTES,
     NO_LINEAGE,
-    copy_name,
-    keys_name,
-    numbered,
 )
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
@@ -71,8 +68,6 @@ from holdfast_common.repository.writers import (
     store_writers,
 )
 
-log = logging.getLogger(__name__)
-
 _EPOCH_SIGNED = b"holdfast 1 controller epoch\x00"
 _WRITERS_ATTEMPTS = 8  # two controllers at once are a mistake, not a load
 
@@ -83,10 +78,18 @@ class RepositoryKeys:
     Safe for use by several threads.
     """
 
-    def __init__(self, secrets: KeySecrets, *, generation: int, randomness: Randomness) -> None:
-        self._secrets = secrets
-        self._randomness = randomness
+    def __init__(
+        self,
+        secrets: KeySecrets,
+        *,
+        generation: int,
+        randomness: Randomness,
+        earlier: tuple[EarlierAuthority, ...] = (),
+    ) -> None:
+        self.secrets = secrets
+        self.randomness = randomness
         self.generation = generation
+        self.earlier = earlier
         self.writers_number_min = 0  # set it to the highest number ever seen, and raise it
 
     def __repr__(self) -> str:
@@ -95,7 +98,7 @@ class RepositoryKeys:
     @property
     def repository_id(self) -> str:
         """32 hexadecimal digits."""
-        return self._secrets.repository_id.hex()
+        return self.secrets.repository_id.hex()
 
     @property
     def authority_public(self) -> bytes:
@@ -113,11 +116,11 @@ class RepositoryKeys:
 
     def reader_keys(self, lineage_id: str) -> ReaderKeys:
         """For a restore, verify or check job of that lineage."""
-        return self._reader(lineage_id, lineage_tag(self._secrets.id_key, lineage_id))
+        return self._reader(lineage_id, lineage_tag(self.secrets.id_key, lineage_id))
 
     def writer_keys(self, lineage_id: str) -> WriterKeys:
         """For a backup job of that lineage."""
-        current = self._secrets.current
+        current = self.secrets.current
         return WriterKeys(
             reader=self.reader_keys(lineage_id),
             content_epoch=current.epoch,
@@ -126,14 +129,14 @@ class RepositoryKeys:
 
     def open_segment_keys(self, requests: list[SegmentKeyRequest]) -> list[bytes]:
         """The answer to OpenSegmentKeys, in the requests' order. Raises: WrongKey."""
-        private = {epoch.epoch: epoch.content_private for epoch in self._secrets.epochs}
+        private = {epoch.epoch: epoch.content_private for epoch in self.secrets.epochs}
         keys = []
         for request in requests:
             if request.content_epoch not in private:
                 raise WrongKey("there is no content key of that epoch", epoch=request.content_epoch)
             info = segment_info(
-                repository_id=self._secrets.repository_id,
-                domain_id=self._secrets.domain_id,
+                repository_id=self.secrets.repository_id,
+                domain_id=self.secrets.domain_id,
                 origin_id=request.origin_id,
                 epoch=request.content_epoch,
             )
@@ -147,22 +150,31 @@ class RepositoryKeys:
     def sign_epoch(self, controller_epoch: int) -> bytes:
         """The authority's signature under a controller epoch, for tickets and job leases."""
         message = (
-            _EPOCH_SIGNED + self._secrets.repository_id + controller_epoch.to_bytes(8, "little")
+            _EPOCH_SIGNED + self.secrets.repository_id + controller_epoch.to_bytes(8, "little")
         )
         return self._authority().sign(message)
 
     def commit_grant(
-        self, *, job_id: str, attempt: int, manifest_digest: bytes, controller_epoch: int
+        self,
+        *,
+        job_id: str,
+        attempt: int,
+        manifest_digest: bytes,
+        controller_epoch: int,
+        authority: bytes = b"",
     ) -> bytes:
-        """The bytes of a commit grant; without one no restore point becomes valid."""
+        """The bytes of a commit grant; without one no restore point becomes valid.
+
+        ``authority``: the public key that the job's own keys name, when it began before a rotation.
+        """
         message = grant_message(
-            self._secrets.repository_id,
+            self.secrets.repository_id,
             job_id=job_id,
             attempt=attempt,
             manifest_digest=manifest_digest,
             epoch=controller_epoch,
         )
-        return controller_epoch.to_bytes(8, "little") + self._authority().sign(message)
+        return controller_epoch.to_bytes(8, "little") + self._authority(authority).sign(message)
 
     def writers(self, store: ObjectStore) -> WriterList:
         """The newest list of writers."""
@@ -224,6 +236,15 @@ class RepositoryKeys:
                 return stored
         raise Refused("somebody else keeps changing the list of writers")
 
+    def restate_writers(self, store: ObjectStore) -> WriterList:
+        """Put the present list again, under the present keys. Raises: Refused, RepositoryFull, RepositoryFailed."""
+        for _ in range(_WRITERS_ATTEMPTS):
+            listed = self.writers(store)
+            stored = self._store_writers(store, listed.writers, number=listed.number + 1)
+            if stored is not None:
+                return stored
+        raise Refused("somebody else keeps changing the list of writers")
+
     def _store_writers(
         self, store: ObjectStore, writers: tuple[Writer, ...], *, number: int
     ) -> WriterList | None:
@@ -234,15 +255,19 @@ class RepositoryKeys:
                 number=number,
                 keys=self.common,
                 authority=self._authority(),
-                randomness=self._randomness,
+                randomness=self.randomness,
             )
         except ObjectExists:
             return None
         self.writers_number_min = max(self.writers_number_min, number)
         return stored
 
-    def _authority(self) -> Ed25519PrivateKey:
-        return Ed25519PrivateKey.from_private_bytes(self._secrets.authority_private)
+    def _authority(self, public_key: bytes = b"") -> Ed25519PrivateKey:
+        """The current one, or the one of before a rotation that has this public key."""
+        for private, earlier in zip(self.secrets.earlier_authorities, self.earlier, strict=True):
+            if earlier.public_key == public_key:
+                return Ed25519PrivateKey.from_private_bytes(private)
+        return Ed25519PrivateKey.from_private_bytes(self.secrets.authority_private)
 
     def _reader(self, lineage_id: str, tag: bytes) -> ReaderKeys:
         epochs = tuple(
@@ -251,17 +276,21 @@ class RepositoryKeys:
                 index_key=epoch.index_key,
                 lineage_key=b"" if tag == NO_LINEAGE else lineage_key(epoch.meta_key, tag),
             )
-            for epoch in self._secrets.epochs
+            for epoch in self.secrets.epochs
         )
         return ReaderKeys(
-            repository_id=self._secrets.repository_id,
-            domain_id=self._secrets.domain_id,
+            repository_id=self.secrets.repository_id,
+            domain_id=self.secrets.domain_id,
             lineage_id=lineage_id,
             lineage_tag=tag,
-            id_key=self._secrets.id_key,
+            id_key=self.secrets.id_key,
             epochs=epochs,
             authority_public=self.authority_public,
             writers_number_min=self.writers_number_min,
+            replaced_authorities=tuple(
+                ReplacedAuthority(public_key=each.public_key, writers_number=each.writers_number)
+                for each in self.earlier
+            ),
         )
 
 
@@ -304,12 +333,12 @@ def create_repository(
     data = encoded_generation(
         secrets, root=root, generation=1, salt=randomness.draw(32), recipients=entries
     )
-    store.put(keys_name(1), data)
     try:
-        store.put(copy_name(keys_name(1)), data)
+        put_generation(store, 1, data)
     except HoldfastError:
         # Nobody has the sheet yet: a repository that nobody could ever recover must not stay.
-        store.delete(keys_name(1))
+        with contextlib.suppress(HoldfastError):
+            withdraw_generation(store, 1)
         raise
     return RepositoryKeys(secrets, generation=1, randomness=randomness), sheet
 
@@ -326,14 +355,16 @@ def open_repository(
     unlock: Unlock,
     *,
     generation_min: int = 1,
+    authority: bytes = b"",
     randomness: Randomness = SYSTEM_RANDOMNESS,
 ) -> RepositoryKeys:
     """Open the newest key generation.
 
-    ``generation_min``: the highest generation seen before; an older one is a replay.
+    ``generation_min``: the highest generation seen before; an older one is a replay. ``authority``: the
+    public key that signed that one; what does not descend from it was put there by somebody else.
     Raises: NoRepository, WrongKey, IntegrityError, FormatError, RepositoryFailed.
     """
-    stored = newest_generation(store)
+    stored = newest_generation(store, authority=authority)
     head = stored.head
     if head.generation < generation_min:
         raise IntegrityError(
@@ -345,43 +376,12 @@ def open_repository(
         )
         if root is not None:
             return RepositoryKeys(
-                stored.open(root), generation=head.generation, randomness=randomness
+                stored.open(root),
+                generation=head.generation,
+                randomness=randomness,
+                earlier=head.earlier,
             )
     raise WrongKey("this passphrase or key does not open the repository")
-
-
-def newest_generation(store: ObjectStore) -> StoredGeneration:
-    """The highest complete key generation, unopened. Raises: NoRepository, IntegrityError."""
-    names = sorted((info.name for info in store.list("keys/")), key=lambda n: (-numbered(n), n))
-    if not names:
-        raise NoRepository("there is no repository in this store")
-    failure: FormatError | IntegrityError | None = None
-    for name in names:
-        try:
-            stored = decoded_generation(store.get(name, length_max=KEYS_BYTES_MAX))
-            if stored.head.generation != numbered(name):
-                raise IntegrityError("a key generation stands under another number", name=name)
-        except (FormatError, IntegrityError) as error:
-            log.warning("key generation unusable", extra={"object": name, "reason": str(error)})
-            failure = failure or error
-            continue
-        return stored
-    if isinstance(failure, FormatError):
-        raise failure  # of a newer Holdfast, most likely
-    raise IntegrityError("no key generation can be used", newest=names[0]) from failure
-
-
-def new_epoch(number: int, randomness: Randomness) -> EpochSecrets:
-    """Fresh keys of an epoch."""
-    private = randomness.draw(KEY_BYTES)
-    public = X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
-    return EpochSecrets(
-        epoch=number,
-        index_key=randomness.draw(KEY_BYTES),
-        meta_key=randomness.draw(KEY_BYTES),
-        content_private=private,
-        content_public=public,
-    )
 
 
 def with_lineage_id(keys: ReaderKeys, lineage_id: str) -> ReaderKeys:

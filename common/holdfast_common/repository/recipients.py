@@ -7,7 +7,7 @@ for all that remain (rotation, removal) without asking any of them for a secret.
 from __future__ import annotations
 
 import binascii
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -195,6 +195,25 @@ def wrapped_for(
         argon2=recipient.argon2,
         wrapped_root=randomness.seal_to(recipient.public_key, plain=root, info=info),
     )
+
+
+def rewrapped(
+    entry: RecipientEntry,
+    *,
+    root: bytes,
+    repository_id: bytes,
+    generation: int,
+    randomness: Randomness,
+) -> RecipientEntry:
+    """The same recipient, opening another root; its secret is not needed for that."""
+    info = recipient_info(
+        repository_id=repository_id,
+        generation=generation,
+        recipient_id=entry.recipient_id,
+        kind=entry.kind,
+    )
+    sealed = randomness.seal_to(entry.public_key, plain=root, info=info)
+    return replace(entry, wrapped_root=sealed)
 
 
 def unwrapped_root(

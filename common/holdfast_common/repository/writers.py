@@ -167,7 +167,7 @@ def signed_objects(store: ObjectStore, public_key: bytes) -> Iterator[bytes]:
 
 def _opened_list(store: ObjectStore, name: str, keys: ReaderKeys) -> WriterList:
     found = keys.open(ObjectKind.WRITERS, store.get(name, length_max=WRITERS_BYTES_MAX))
-    if found.signer != keys.authority_public:
+    if not keys.may_list_writers(found.signer, number=numbered(name)):
         raise IntegrityError("the list of writers is not signed by the authority", name=name)
     try:
         document = json.loads(found.body)

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from holdfast_common.errors import WrongKey
 from holdfast_common.identity import JobId, PointId
 from holdfast_common.repository import layout
 from holdfast_common.repository.check import check_data
+from holdfast_common.repository.key_objects import newest_generation
 from holdfast_common.repository.keys import open_repository
 from holdfast_common.repository.points import list_points
 from holdfast_common.repository.reader import RepositoryReader
 from holdfast_common.repository.recipients import (
     KeyFileUnlock,
     PassphraseUnlock,
+    PrivateKeyUnlock,
     RecoveryUnlock,
     Unlock,
 )
@@ -24,6 +27,8 @@ from support.golden_repository import (
     KEY_FILE,
     KINDS,
     PASSPHRASE,
+    ROTATED,
+    VAULT_PRIVATE,
     built,
     images,
     lineage_of,
@@ -68,17 +73,28 @@ def test_a_golden_repository_is_read_by_every_recipient(name: str) -> None:
     assert check_data(store, keys, segment_keys=keys).is_clean
 
 
-def test_the_same_work_writes_the_same_bytes() -> None:
+@pytest.mark.parametrize("name", ["format-1-used", ROTATED])
+def test_the_same_work_writes_the_same_bytes(name: str) -> None:
     """A byte that differs means another format: then it needs another number, and readers of both."""
-    store, repository, _ = built(compressible=False)
-    golden = load(GOLDEN / "format-1-used")
+    store, repository, _ = built(compressible=False, rotated=name == ROTATED)
+    golden = load(GOLDEN / name)
     about = "about/FORMAT.md"  # it may be worded better
     made = {name: data for name, data in store.objects.items() if name != about}
     kept = {name: data for name, data in golden.objects.items() if name != about}
     assert sorted(made) == sorted(kept)
-    for name, data in made.items():
-        assert data == kept[name], name
-    assert repository.sheet.key_text() == recovery_key("format-1-used").strip()
+    for object_name, data in made.items():
+        assert data == kept[object_name], object_name
+    assert repository.sheet.key_text() == recovery_key(name).strip()
+
+
+def test_the_rotated_golden_repository_has_what_a_rotation_leaves() -> None:
+    store = load(GOLDEN / ROTATED)
+    head = newest_generation(store).head
+    assert (head.generation, sorted(head.content_public), len(head.earlier)) == (3, [1, 2], 1)
+    assert sorted(store.objects)[-2:] == ["writers/0000000002", "writers/0000000002-copy"]
+    assert "keys/0000000002" in store.objects  # as after a crash; who was shut out reads until then
+    with pytest.raises(WrongKey):
+        open_repository(store, PrivateKeyUnlock(VAULT_PRIVATE))
 
 
 def test_a_point_of_before_manifests_said_what_they_use_is_built_on() -> None:

@@ -174,7 +174,7 @@ def test_a_hostile_cost_of_passphrases_is_refused() -> None:
 
 def test_secrets_do_not_show() -> None:
     secret = KEYS.common.id_key.hex()
-    for thing in (KEYS, KEYS.writer_keys(LINEAGE), KEYS.reader_keys(LINEAGE), SHEET, KEYS._secrets):
+    for thing in (KEYS, KEYS.writer_keys(LINEAGE), KEYS.reader_keys(LINEAGE), SHEET, KEYS.secrets):
         text = repr(thing)
         assert secret not in text
         assert "index_key=" not in text
@@ -196,10 +196,10 @@ def test_key_sets_travel() -> None:
 def test_a_writer_holds_no_private_content_key_and_no_other_lineages_key() -> None:
     """What StartJob carries: nothing in it opens content, and meta_key is not there."""
     data = KEYS.writer_keys(LINEAGE).to_bytes().decode()
-    epoch = KEYS._secrets.current
+    epoch = KEYS.secrets.current
     assert epoch.content_private.hex() not in data
     assert epoch.meta_key.hex() not in data
-    assert KEYS._secrets.authority_private.hex() not in data
+    assert KEYS.secrets.authority_private.hex() not in data
     other = KEYS.reader_keys("another vm").epochs[0].lineage_key.hex()
     assert other not in data
 
