@@ -1,7 +1,9 @@
-"""The fence: once a writer epoch is closed, a manifest of it counts only if the census names it.
+"""The fence: once a writer epoch is decided, a manifest of it counts only if the census names it.
 
 A directory cannot stop a suspended writer from renaming its manifest into place later; so readers do:
-they void it. A fence is written by prune, in the same act as its tombstones.
+they void it. A fence is written by prune, in the same act as its tombstones. It closes an epoch, so that
+who begins afterwards belongs to the next one and builds on nothing that it calls dead; and it decides the
+epoch before, whose writers have all ended. Nobody who is still at work is shut out by it.
 """
 
 from __future__ import annotations
@@ -28,14 +30,21 @@ FENCE_BYTES_MAX: Final = 1 << 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fence:
-    """One closed epoch. Fences are numbered by the epoch that they close, without gaps from 1."""
+    """One closed epoch. Fences are numbered by the epoch that they close, in order from 1."""
 
     closed_epoch: int
     closed_at: str
-    census: Mapping[
-        str, bytes
-    ]  # manifest's name -> its digest: all that count, of this epoch and before
-    tombstones: Sequence[str] = ()  # names that may be deleted after the grace time
+    census: Mapping[str, bytes]  # manifest's name -> its digest: all that counted
+    tombstones: Sequence[str] = ()  # names of what no point needs
+    decided_epoch: int = (
+        -1
+    )  # of manifests up to it only those of the census count; -1: the closed one
+    first_kept: int = 1  # older fences were deleted: the newest one says all that they said
+
+    @property
+    def decides(self) -> int:
+        """The highest epoch whose manifests count only if the census names them."""
+        return self.closed_epoch if self.decided_epoch < 0 else self.decided_epoch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +61,36 @@ class Fences:
         """The epoch that a writer which starts now belongs to."""
         return max((*self.by_epoch, *self.unusable), default=0) + 1
 
-    def admits(self, *, name: str, digest: bytes, writer_epoch: int) -> bool:
-        """Whether a manifest counts: its epoch is open, or the census that closed it names it.
+    @property
+    def newest(self) -> Fence | None:
+        """The fence that closed the epoch before the current one; None: there is none, or it is unusable."""
+        return self.by_epoch.get(self.current_epoch - 1)
 
-        Where a fence was lost to damage its points count: a doubtful point that fails its own checks later
-        is better than a good one that nobody sees. `check` reports the fence.
+    @property
+    def decided_epoch(self) -> int:
+        """Manifests up to this epoch count only if they were counted; 0: nothing is decided."""
+        return max((fence.decides for fence in self.by_epoch.values()), default=0)
+
+    def admits(self, *, name: str, digest: bytes, writer_epoch: int) -> bool:
+        """Whether a manifest counts: its epoch is undecided, or the newest census that decided it names it.
+
+        Where a fence was lost to damage the one before it speaks, and what none has decided counts: a
+        doubtful point that fails its own checks later is better than a good one that nobody sees. `check`
+        reports the fence.
         """
-        closing = self.by_epoch.get(writer_epoch)
-        return closing is None or closing.census.get(name) == digest
+        for epoch in sorted(self.by_epoch, reverse=True):
+            fence = self.by_epoch[epoch]
+            if fence.decides >= writer_epoch:
+                return fence.census.get(name) == digest
+        return True
+
+
+def tombstoned_packs(fences: Fences) -> frozenset[bytes]:
+    """Digests of the packs that a writer of the current epoch must not take anything from."""
+    if fences.newest is None:
+        return frozenset()
+    packs = (name for name in fences.newest.tombstones if name.startswith("packs/"))
+    return frozenset(bytes.fromhex(name.rpartition("/")[2]) for name in packs)
 
 
 def load_fences(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> Fences:
@@ -79,7 +110,8 @@ def load_fences(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> Fe
             unusable[epoch] = str(error)
             continue
         found[epoch] = fence
-    for epoch in range(1, max(found, default=0)):
+    newest = max(found, default=0)
+    for epoch in range(found[newest].first_kept if newest else 1, newest):
         if epoch not in found:
             unusable.setdefault(epoch, "it is missing")
     return Fences(by_epoch=found, unusable=unusable)
@@ -104,12 +136,16 @@ def store_fence(
 
 
 def _to_json(fence: Fence) -> bytes:
-    document = {
+    document: dict[str, object] = {
         "closed_epoch": fence.closed_epoch,
         "closed_at": fence.closed_at,
         "census": {name: digest.hex() for name, digest in fence.census.items()},
         "tombstones": list(fence.tombstones),
     }
+    if fence.decides != fence.closed_epoch:
+        document["decided_epoch"] = fence.decides
+    if fence.first_kept != 1:
+        document["first_kept"] = fence.first_kept
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -123,6 +159,8 @@ def _from_json(body: bytes) -> Fence:
                 str(name): bytes.fromhex(digest) for name, digest in document["census"].items()
             },
             tombstones=tuple(str(name) for name in document["tombstones"]),
+            decided_epoch=int(document.get("decided_epoch", document["closed_epoch"])),
+            first_kept=int(document.get("first_kept", 1)),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError("a fence cannot be read") from error

@@ -16,8 +16,14 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_common.clock import Clock, parse_utc, utc_text
-from holdfast_common.errors import IntegrityError, LeaseExpired, RevokedWriter
-from holdfast_common.repository.fence import Fences
+from holdfast_common.errors import (
+    HoldfastError,
+    IntegrityError,
+    LeaseExpired,
+    Locked,
+    RevokedWriter,
+)
+from holdfast_common.repository.fence import Fences, load_fences
 from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import ObjectKind, lease_name
 from holdfast_common.repository.object_store import ObjectStore
@@ -28,6 +34,7 @@ log = logging.getLogger(__name__)
 
 LEASE_SECONDS: Final = 1800  # prune waits for it; a writer renews at a third
 LEASE_BYTES_MAX: Final = 1 << 16
+_ANNOUNCEMENTS_MAX: Final = 8  # fences are hours apart; a second one in this moment is rare already
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +66,11 @@ class WriterLease:
         *,
         signing_key: Ed25519PrivateKey,
         record: LeaseRecord,
+        fences: Fences,
         clock: Clock,
         randomness: Randomness = SYSTEM_RANDOMNESS,
     ) -> None:
+        self.fences = fences  # as they were when the writer was announced
         self._store = store
         self._keys = keys
         self._signing_key = signing_key
@@ -97,6 +106,26 @@ class WriterLease:
         with self._lock:
             self._check(self._clock.monotonic_seconds() - self._renewed_at)
 
+    def check_epoch(self, writers: WriterList) -> None:
+        """While a lease lives and its epoch is undecided, every census counts what is there now.
+
+        Raises: LeaseExpired, RepositoryFailed.
+        """
+        fences = load_fences(self._store, self._keys, writers)
+        if fences.decided_epoch >= self.writer_epoch:
+            raise LeaseExpired("the epoch of this writer was closed", epoch=self.writer_epoch)
+        self.check()
+
+    def release_quietly(self) -> None:
+        """Release it; a failure is logged: it ends by itself, and no point depends on it."""
+        try:
+            self.release()
+        except HoldfastError as error:
+            log.warning(
+                "writer lease not released",
+                extra={"job_id": self._record.job_id, "reason": str(error)},
+            )
+
     def release(self) -> None:
         """Say that this writer is done. Twice is harmless. Raises: RepositoryFull, RepositoryFailed."""
         with self._lock:
@@ -130,26 +159,40 @@ def acquire_writer_lease(
     store: ObjectStore,
     keys: ReaderKeys,
     *,
-    fences: Fences,
+    writers: WriterList,
     signing_key: Ed25519PrivateKey,
     job_id: str,
     attempt: int,
     clock: Clock,
     randomness: Randomness = SYSTEM_RANDOMNESS,
 ) -> WriterLease:
-    """Announce a writer in the current epoch. Raises: RepositoryFull, RepositoryFailed."""
-    record = LeaseRecord(
-        lease_id=randomness.draw(16),
-        sequence=0,
-        job_id=job_id,
-        attempt=attempt,
-        writer_epoch=fences.current_epoch,
-        written_at=utc_text(clock.now()),
-        valid_seconds=LEASE_SECONDS,
-    )
-    return WriterLease(
-        store, keys, signing_key=signing_key, record=record, clock=clock, randomness=randomness
-    )
+    """Announce a writer in the current epoch. Raises: Locked, RepositoryFull, RepositoryFailed."""
+    fences = load_fences(store, keys, writers)
+    for _ in range(_ANNOUNCEMENTS_MAX):
+        record = LeaseRecord(
+            lease_id=randomness.draw(16),
+            sequence=0,
+            job_id=job_id,
+            attempt=attempt,
+            writer_epoch=fences.current_epoch,
+            written_at=utc_text(clock.now()),
+            valid_seconds=LEASE_SECONDS,
+        )
+        lease = WriterLease(
+            store,
+            keys,
+            signing_key=signing_key,
+            record=record,
+            fences=fences,
+            clock=clock,
+            randomness=randomness,
+        )
+        # A fence that came before the lease was there may not have waited for it.
+        fences = load_fences(store, keys, writers)
+        if fences.current_epoch == record.writer_epoch:
+            return lease
+        lease.release()
+    raise Locked("the repository is pruned again and again; no writer can begin", job_id=job_id)
 
 
 def load_leases(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> list[LeaseRecord]:

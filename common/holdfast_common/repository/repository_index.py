@@ -209,13 +209,19 @@ class RepositoryIndex:
         with self._lock:
             for object_id in object_ids:
                 name = index_name(object_id)
-                name = name if name in self._used else self._superseding.get(name, "")
-                found = self._used.get(name)
-                if found is None or listed.get(name) != found.length:
-                    return False
-                if any(present.get(pack) != self._packs[pack].length for pack in found.packs):
+                # until it is deleted, a merged one stands beside it, without packs that nobody needs
+                either = (name, self._superseding.get(name, ""))
+                if not any(self._is_whole(each, listed, present) for each in either):
                     return False
         return True
+
+    def _is_whole(self, name: str, listed: Mapping[str, int], present: Mapping[bytes, int]) -> bool:
+        found = self._used.get(name)
+        return (
+            found is not None
+            and listed.get(name) == found.length
+            and all(present.get(pack) == self._packs[pack].length for pack in found.packs)
+        )
 
     def object_of(self, location: ChunkLocation) -> bytes | None:
         """The id of the index object that says where a chunk lies; None: its own pack does."""

@@ -17,11 +17,10 @@ from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_common.clock import Clock, utc_text
-from holdfast_common.errors import HoldfastError, LeaseExpired, ObjectExists, Refused, UsageError
+from holdfast_common.errors import ObjectExists, Refused, UsageError
 from holdfast_common.identity import JobId, PointId
-from holdfast_common.repository.disk_map import DiskMap
 from holdfast_common.repository.disk_writer import DiskWriter
-from holdfast_common.repository.fence import load_fences
+from holdfast_common.repository.fence import tombstoned_packs
 from holdfast_common.repository.frame_worker import FrameWorker, KnownChunks
 from holdfast_common.repository.index import IndexBuilder
 from holdfast_common.repository.key_sets import WriterKeys
@@ -41,10 +40,10 @@ from holdfast_common.repository.map_object import MapObject
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.pack_writer import CompletePack, PackWriter
 from holdfast_common.repository.previous_digests import previous_digests_of
+from holdfast_common.repository.previous_points import PreviousPoints
 from holdfast_common.repository.proof import load_proven_packs
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
 from holdfast_common.repository.reference_check import (
-    PreviousPages,
     Written,
     check_references,
     stored_packs,
@@ -116,6 +115,7 @@ class PointWriter:
         self._blobs: list[BlobRecord] = []
         self._packs: dict[bytes, int] = {}  # digest and length
         self._previous: list[PointDisk] = []
+        self._previous_points = PreviousPoints(store, keys.reader)
         self._builder = IndexBuilder()
         self._pending_ids: list[bytes] = []
         self._indexes: list[ObjectReference] = []
@@ -123,22 +123,24 @@ class PointWriter:
         self._ended = False
         self._published = b""
         writers = self._checked_writers()
-        proven = load_proven_packs(store, keys.reader, writers)
-        self._index = index if index is not None else RepositoryIndex(store, keys.reader)
-        self._index.refresh(writers)
-        self._damaged_packs = frozenset(damaged_packs)
-        packs = stored_packs(store, besides=self._damaged_packs)
-        self._known = KnownChunks(self._index, self._public_key, packs, proven)
+        # First of all: what is looked at from now on is not deleted, unless the fence named it already.
         self._lease = acquire_writer_lease(
             store,
             keys.reader,
-            fences=load_fences(store, keys.reader, writers),
+            writers=writers,
             signing_key=signing_key,
             job_id=job_id,
             attempt=attempt,
             clock=clock,
             randomness=randomness,
         )
+        proven = load_proven_packs(store, keys.reader, writers)
+        self._index = index if index is not None else RepositoryIndex(store, keys.reader)
+        self._index.refresh(writers)
+        self._damaged_packs = frozenset(damaged_packs)
+        doomed = tombstoned_packs(self._lease.fences)
+        packs = stored_packs(store, besides=self._damaged_packs | doomed)
+        self._known = KnownChunks(self._index, self._public_key, packs, proven)
         self._level = compression_level
         self._pool = WorkerPool(self._new_worker, threads=workers, committed=self._pack_committed)
 
@@ -152,20 +154,7 @@ class PointWriter:
         point's are not stored again.
         Raises: UsageError when the previous disk has another size or lineage.
         """
-        reader = self._keys.reader
-        if previous is not None and (
-            previous.header.capacity_bytes != header.capacity_bytes
-            or previous.lineage_id != reader.lineage_id
-        ):
-            raise UsageError(
-                "a disk of another size or VM cannot be built on",
-                capacity_bytes=header.capacity_bytes,
-                previous_capacity_bytes=previous.header.capacity_bytes,
-            )
-        root = previous.summary.root if previous is not None else None
-        disk_map = DiskMap(
-            PreviousPages(self._store, reader), root, capacity_bytes=header.capacity_bytes
-        )
+        disk_map = self._previous_points.map_of(previous, capacity_bytes=header.capacity_bytes)
         writer = DiskWriter(
             header,
             pool=self._pool,
@@ -274,21 +263,18 @@ class PointWriter:
             attempt=self._attempt,
             manifest_digest=prepared.manifest_digest,
         )
-        self._lease.check()
-        fences = load_fences(self._store, reader, self._checked_writers())
-        if fences.current_epoch != self._lease.writer_epoch:
-            raise LeaseExpired(
-                "the epoch of this writer was closed", epoch=self._lease.writer_epoch
-            )
+        self._lease.check_epoch(self._checked_writers())
         name = manifest_name(reader.lineage_tag, self._job_id)
         try:
             self._store.put(name, stored)
         except ObjectExists:
             if self._store.get(name, length_max=MANIFEST_BYTES_MAX) != stored:
                 raise
+        # If this process was suspended just now, the point may have come too late to be counted.
+        self._lease.check_epoch(self._checked_writers())
         self._published = stored
         self._ended = True
-        self._release_lease()
+        self._lease.release_quietly()
         log.info("point published", extra={"job_id": self._job_id, "attempt": self._attempt})
         return prepared.point_id
 
@@ -300,7 +286,7 @@ class PointWriter:
         self._pool.abort()
         if self._map is not None:
             self._map.abort()
-        self._release_lease()
+        self._lease.release_quietly()
 
     def suspend(self) -> None:
         """Give up the attempt, but keep what it has stored: the writer's next attempt will know it.
@@ -388,12 +374,3 @@ class PointWriter:
         with self._lock:
             self._open_disks -= 1
             self._disks.append(summary)
-
-    def _release_lease(self) -> None:
-        try:
-            self._lease.release()
-        except HoldfastError as error:
-            # It ends by itself; the point, or its absence, does not depend on it.
-            log.warning(
-                "writer lease not released", extra={"job_id": self._job_id, "reason": str(error)}
-            )

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast_common.errors import LeaseExpired, ObjectExists
+from holdfast_common.errors import LeaseExpired, ObjectExists, PreviousLost
 from holdfast_common.repository.fence import Fence, load_fences, store_fence
 from holdfast_common.repository.layout import manifest_name
 from holdfast_common.repository.lease import LEASE_SECONDS, load_leases
@@ -25,13 +25,24 @@ def repository(store: MemoryStore) -> Repository:
     return new_repository(store)
 
 
-def close_epoch(repository: Repository, epoch: int, census: list[Point]) -> None:
+def close_epoch(
+    repository: Repository,
+    epoch: int,
+    census: list[Point],
+    *,
+    decided: int = -1,
+    tombstones: tuple[str, ...] = (),
+    first_kept: int = 1,
+) -> None:
     store_fence(
         repository.store,
         Fence(
             closed_epoch=epoch,
             closed_at="2026-03-01T12:00:00.000000Z",
             census={point.name: point.digest for point in census},
+            tombstones=tombstones,
+            decided_epoch=decided,
+            first_kept=first_kept,
         ),
         keys=repository.keys.common,
         signing_key=repository.signing_key,
@@ -97,6 +108,104 @@ def test_another_manifest_under_a_counted_name_is_void(
         store.objects[counted.name],
     )
     assert names(repository) == []
+
+
+def test_a_writer_at_work_is_not_shut_out_by_a_fence_that_decides_the_epoch_before(
+    repository: Repository,
+) -> None:
+    writer, prepared = prepared_point(repository)
+    close_epoch(repository, 1, [], decided=0)
+    later, _ = prepared_point(repository)
+    assert later._lease.writer_epoch == 2
+    writer.publish(prepared, repository.grant(prepared))
+    later.abandon()
+    assert len(names(repository)) == 1
+
+
+def test_a_point_that_came_while_its_epoch_was_decided_is_not_acknowledged(
+    repository: Repository, store: MemoryStore
+) -> None:
+    """Its writer was suspended right after the last look at the fences."""
+    writer, prepared = prepared_point(repository)
+    grant = repository.grant(prepared)
+    put = store.put
+
+    def fenced_first(name: str, data: bytes) -> None:
+        store.put = put  # type: ignore[method-assign]
+        close_epoch(repository, 1, [], decided=0)
+        close_epoch(repository, 2, [], decided=1)
+        put(name, data)
+
+    store.put = fenced_first  # type: ignore[assignment, method-assign]
+    with pytest.raises(LeaseExpired):
+        writer.publish(prepared, grant)
+    writer.abandon()
+    assert names(repository) == []
+
+
+def test_the_newest_census_speaks_so_a_forgotten_point_cannot_be_put_back(
+    repository: Repository, store: MemoryStore
+) -> None:
+    first = repository.backup(IMAGE)
+    second = repository.backup(IMAGE)
+    close_epoch(repository, 1, [first, second], decided=0)
+    close_epoch(repository, 2, [first, second], decided=1)
+    assert names(repository) == [first.name, second.name]
+    kept = store.objects.pop(first.name)
+    close_epoch(repository, 3, [second], decided=2)
+    store.objects[first.name] = kept
+    assert names(repository) == [second.name]
+
+
+def test_fences_of_which_the_newest_one_says_that_they_were_deleted_are_not_missed(
+    repository: Repository, store: MemoryStore
+) -> None:
+    for epoch in (1, 2, 3):
+        close_epoch(repository, epoch, [], decided=epoch - 1, first_kept=max(1, epoch - 1))
+    del store.objects["fences/0000000001"]
+    listed = repository.keys.writers(store)
+    assert not load_fences(store, repository.keys.common, listed).unusable
+    del store.objects["fences/0000000002"]
+    assert list(load_fences(store, repository.keys.common, listed).unusable) == [2]
+
+
+def test_nothing_is_taken_from_a_pack_that_the_fence_calls_dead(
+    repository: Repository, store: MemoryStore
+) -> None:
+    image = patterned(8 * 65536, "dead soon")
+    forgotten = repository.backup(image)
+    del store.objects[forgotten.name]
+    packs = tuple(name for name in store.objects if name.startswith("packs/"))
+    close_epoch(repository, 1, [], decided=0, tombstones=packs)
+    again = repository.backup(image)
+    assert again.disks[0].summary.known_bytes == 0
+    for name in packs:
+        del store.objects[name]
+    assert repository.restored(again) == image
+
+
+def test_a_point_that_was_forgotten_meanwhile_is_not_built_on(
+    repository: Repository, store: MemoryStore
+) -> None:
+    first = repository.backup(IMAGE)
+    del store.objects[first.name]
+    with repository.writer() as writer, pytest.raises(PreviousLost):
+        writer.begin_disk(disk_header(len(IMAGE)), previous=first.disks[0])
+
+
+def test_a_writer_whose_announcement_came_behind_a_fence_is_announced_again(
+    repository: Repository, store: MemoryStore
+) -> None:
+    put = store.put
+
+    def fenced_meanwhile(name: str, data: bytes) -> None:
+        store.put = put  # type: ignore[method-assign]
+        close_epoch(repository, 1, [], decided=0)
+        put(name, data)
+
+    store.put = fenced_meanwhile  # type: ignore[assignment, method-assign]
+    point = repository.backup(IMAGE)
+    assert point.manifest.writer_epoch == 2
 
 
 def test_an_epoch_is_closed_once(repository: Repository) -> None:
