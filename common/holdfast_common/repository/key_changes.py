@@ -64,14 +64,7 @@ def add_recipient(
     Raises: UsageError, Refused, RepositoryFull, RepositoryFailed. After the last nobody knows: open again.
     """
     entries = recipients_of(store, keys)
-    check_label(recipient.label)
-    for entry in entries:
-        if entry.public_key == recipient.public_key:
-            raise Refused("this recipient is there already", recipient=entry.recipient_id.hex())
-        if entry.label == recipient.label:
-            raise Refused("another recipient has this label", label=recipient.label)
-    if len(entries) >= RECIPIENTS_MAX:
-        raise Refused("a repository has no more recipients than this", recipients=RECIPIENTS_MAX)
+    check_addition(entries, recipient)
     number = next_generation(store)
     root = keys.randomness.draw(KEY_BYTES)
     added = wrapped_for(
@@ -98,15 +91,7 @@ def remove_recipient(
     """
     entries = recipients_of(store, keys)
     entry = found_recipient(entries, recipient_id.hex())
-    rest = tuple(each for each in entries if each.recipient_id != entry.recipient_id)
-    if not rest:
-        raise Refused("the last recipient stays: nobody could open the repository again")
-    sheets = [each for each in rest if each.kind == RECOVERY_SHEET]
-    if entry.kind == RECOVERY_SHEET and not sheets and not leave_no_sheet:
-        raise Refused(
-            "this is the last recovery sheet: without one, losing the controller loses every backup",
-            advice="add a new sheet first: `holdfast key add recovery-sheet`",
-        )
+    rest = check_removal(entries, entry, leave_no_sheet=leave_no_sheet)
     return rotate(store, keys, recipients=rest)
 
 
@@ -172,6 +157,34 @@ def found_recipient(entries: tuple[RecipientEntry, ...], named: str) -> Recipien
         if named and named in (entry.recipient_id.hex(), entry.label):
             return entry
     raise NotFound("there is no such recipient", recipient=named[:LABEL_LENGTH_MAX])
+
+
+def check_addition(entries: tuple[RecipientEntry, ...], recipient: NewRecipient) -> None:
+    """Whether it can join them. Raises: UsageError, Refused."""
+    check_label(recipient.label)
+    for entry in entries:
+        if entry.public_key == recipient.public_key:
+            raise Refused("this recipient is there already", recipient=entry.recipient_id.hex())
+        if entry.label == recipient.label:
+            raise Refused("another recipient has this label", label=recipient.label)
+    if len(entries) >= RECIPIENTS_MAX:
+        raise Refused("a repository has no more recipients than this", recipients=RECIPIENTS_MAX)
+
+
+def check_removal(
+    entries: tuple[RecipientEntry, ...], entry: RecipientEntry, *, leave_no_sheet: bool
+) -> tuple[RecipientEntry, ...]:
+    """Who remains without ``entry``. Raises: Refused."""
+    rest = tuple(each for each in entries if each.recipient_id != entry.recipient_id)
+    if not rest:
+        raise Refused("the last recipient stays: nobody could open the repository again")
+    sheets = [each for each in rest if each.kind == RECOVERY_SHEET]
+    if entry.kind == RECOVERY_SHEET and not sheets and not leave_no_sheet:
+        raise Refused(
+            "this is the last recovery sheet: without one, losing the controller loses every backup",
+            advice="add a new sheet first: `holdfast key add recovery-sheet`",
+        )
+    return rest
 
 
 def check_label(label: str) -> None:

@@ -95,6 +95,7 @@ class StoredGeneration:
     head: KeyGenerationHead
     associated: bytes
     sealed: bytes
+    encoded: bytes  # the whole object
 
     def open(self, root: bytes) -> KeySecrets:
         """Raises: IntegrityError."""
@@ -176,6 +177,7 @@ def decoded_generation(data: bytes) -> StoredGeneration:
         head=head,
         associated=data[:head_end],
         sealed=data[head_end + _LENGTH.size : sealed_end],
+        encoded=data,
     )
 
 

@@ -50,7 +50,9 @@ def newest_generation(store: ObjectStore, *, authority: bytes = b"") -> StoredGe
             failure = failure or error
     if isinstance(failure, FormatError):
         raise failure  # of a newer Holdfast, most likely
-    raise IntegrityError("no key generation can be used", newest=names[0]) from failure
+    raise IntegrityError(
+        "no key generation can be used", newest=names[0], reason=str(failure)
+    ) from failure
 
 
 def generation_named(store: ObjectStore, name: str, *, authority: bytes = b"") -> StoredGeneration:
@@ -59,7 +61,7 @@ def generation_named(store: ObjectStore, name: str, *, authority: bytes = b"") -
     if stored.head.generation != numbered(name):
         raise IntegrityError("a key generation stands under another number", name=name)
     if authority and not stored.head.descends_from(authority):
-        raise IntegrityError("a key generation is signed by a key that nobody handed on to")
+        raise IntegrityError("the keys are older than they were, or somebody else's", name=name)
     return stored
 
 

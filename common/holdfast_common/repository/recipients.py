@@ -26,6 +26,8 @@ RECOVERY_SHEET: Final = "recovery-sheet"
 KINDS: Final = frozenset({PASSPHRASE, KEY_FILE, PUBLIC_KEY, RECOVERY_SHEET})
 
 _KEY_FILE_PREFIX: Final = "holdfast-key-1:"
+_PRIVATE_PREFIX: Final = "holdfast-private-1:"
+_PUBLIC_PREFIX: Final = "holdfast-public-1:"
 _ARGON2_MEMORY_KIB_MAX: Final = 1024 * 1024  # a hostile key object must not exhaust memory
 _ARGON2_ITERATIONS_MAX: Final = 32
 _ARGON2_LANES_MAX: Final = 16
@@ -161,6 +163,26 @@ def public_key_recipient(public_key: bytes, *, label: str) -> NewRecipient:
     return NewRecipient(kind=PUBLIC_KEY, label=label, public_key=public_key)
 
 
+def new_private_key_text(randomness: Randomness) -> str:
+    """A new private key as its owner keeps it: one line."""
+    return f"{_PRIVATE_PREFIX}{randomness.draw(KEY_BYTES).hex()}\n"
+
+
+def private_key_of_text(content: bytes) -> bytes:
+    """The inverse. Raises: WrongKey."""
+    return _key_of_text(content, prefix=_PRIVATE_PREFIX, what="private key")
+
+
+def public_key_text(private_key: bytes) -> str:
+    """What the owner of a private key hands out."""
+    return f"{_PUBLIC_PREFIX}{_public(private_key).hex()}"
+
+
+def public_key_of_text(content: bytes) -> bytes:
+    """The public key in such a text. Raises: WrongKey."""
+    return _key_of_text(content, prefix=_PUBLIC_PREFIX, what="public key")
+
+
 def recovery_recipient(sheet: RecoverySheet) -> NewRecipient:
     """The recipient on paper."""
     return NewRecipient(
@@ -216,6 +238,12 @@ def rewrapped(
     return replace(entry, wrapped_root=sealed)
 
 
+def unlocks(unlock: Unlock, entry: RecipientEntry) -> bool:
+    """Whether that secret is this recipient's. Raises: WrongKey when it is no secret of its kind at all."""
+    private = unlock.private_key(entry)
+    return private is not None and _public(private) == entry.public_key
+
+
 def unwrapped_root(
     entry: RecipientEntry, *, unlock: Unlock, repository_id: bytes, generation: int
 ) -> bytes | None:
@@ -260,16 +288,21 @@ def _passphrase_private(passphrase: str, *, salt: bytes, cost: Argon2Cost) -> by
 
 
 def _key_file_private(content: bytes) -> bytes:
-    text = content.decode("ascii", "replace").strip()
-    if not text.startswith(_KEY_FILE_PREFIX):
-        raise WrongKey("this is not a key file of Holdfast")
-    try:
-        secret = binascii.unhexlify(text.removeprefix(_KEY_FILE_PREFIX))
-    except (binascii.Error, ValueError) as error:
-        raise WrongKey("this key file is damaged") from error
-    if len(secret) != KEY_BYTES:
-        raise WrongKey("this key file is damaged", length=len(secret))
+    secret = _key_of_text(content, prefix=_KEY_FILE_PREFIX, what="key file")
     return derived_key(secret, salt=b"", info=b"holdfast 1 key file")
+
+
+def _key_of_text(content: bytes, *, prefix: str, what: str) -> bytes:
+    text = content.decode("ascii", "replace").strip()
+    if not text.startswith(prefix):
+        raise WrongKey(f"this is not a {what} of Holdfast")
+    try:
+        key = binascii.unhexlify(text.removeprefix(prefix))
+    except (binascii.Error, ValueError) as error:
+        raise WrongKey(f"this {what} is damaged") from error
+    if len(key) != KEY_BYTES:
+        raise WrongKey(f"this {what} is damaged", length=len(key))
+    return key
 
 
 def _sheet_private(sheet: RecoverySheet) -> bytes:

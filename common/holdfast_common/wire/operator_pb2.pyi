@@ -1409,3 +1409,212 @@ class RecoverySheetProof(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecoverySheetProof: _TypeAlias = RecoverySheetProof  # noqa: Y015
+
+@_typing.final
+class Recipient(_message.Message):
+    """Who can open the repository. No secret is in any of these messages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECIPIENT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    CONTROLLER_FIELD_NUMBER: _builtins.int
+    recipient_id: _builtins.str
+    kind: _builtins.str
+    """passphrase, key-file, public-key, recovery-sheet"""
+    label: _builtins.str
+    created_at: _builtins.str
+    public_key: _builtins.str
+    """hex"""
+    controller: _builtins.bool
+    """with this one the controller itself opens the repository"""
+    def __init__(
+        self,
+        *,
+        recipient_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        label: _builtins.str = ...,
+        created_at: _builtins.str = ...,
+        public_key: _builtins.str = ...,
+        controller: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller", b"controller", "created_at", b"created_at", "kind", b"kind", "label", b"label", "public_key", b"public_key", "recipient_id", b"recipient_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Recipient: _TypeAlias = Recipient  # noqa: Y015
+
+@_typing.final
+class KeyList(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPOSITORY_ID_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    AUTHORITY_FIELD_NUMBER: _builtins.int
+    RECIPIENTS_FIELD_NUMBER: _builtins.int
+    KEY_OBJECT_FIELD_NUMBER: _builtins.int
+    repository_id: _builtins.str
+    generation: _builtins.int
+    epoch: _builtins.int
+    """what is written now is sealed with this epoch's keys"""
+    authority: _builtins.str
+    """public key, hex"""
+    key_object: _builtins.bytes
+    """the key generation as it lies in the repository"""
+    @_builtins.property
+    def recipients(self) -> _containers.RepeatedCompositeFieldContainer[Global___Recipient]: ...
+    def __init__(
+        self,
+        *,
+        repository_id: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        epoch: _builtins.int = ...,
+        authority: _builtins.str = ...,
+        recipients: _abc.Iterable[Global___Recipient] | None = ...,
+        key_object: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "epoch", b"epoch", "generation", b"generation", "key_object", b"key_object", "recipients", b"recipients", "repository_id", b"repository_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyList: _TypeAlias = KeyList  # noqa: Y015
+
+@_typing.final
+class NewRecipient(_message.Message):
+    """The secret stays with who adds it: here are only the public key and how the private one is found again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    ARGON2_SALT_FIELD_NUMBER: _builtins.int
+    ARGON2_MEMORY_KIB_FIELD_NUMBER: _builtins.int
+    ARGON2_ITERATIONS_FIELD_NUMBER: _builtins.int
+    ARGON2_LANES_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    label: _builtins.str
+    public_key: _builtins.bytes
+    argon2_salt: _builtins.bytes
+    argon2_memory_kib: _builtins.int
+    argon2_iterations: _builtins.int
+    argon2_lanes: _builtins.int
+    dry_run: _builtins.bool
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        label: _builtins.str = ...,
+        public_key: _builtins.bytes = ...,
+        argon2_salt: _builtins.bytes = ...,
+        argon2_memory_kib: _builtins.int = ...,
+        argon2_iterations: _builtins.int = ...,
+        argon2_lanes: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["argon2_iterations", b"argon2_iterations", "argon2_lanes", b"argon2_lanes", "argon2_memory_kib", b"argon2_memory_kib", "argon2_salt", b"argon2_salt", "dry_run", b"dry_run", "kind", b"kind", "label", b"label", "public_key", b"public_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NewRecipient: _TypeAlias = NewRecipient  # noqa: Y015
+
+@_typing.final
+class RecipientRemoval(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECIPIENT_FIELD_NUMBER: _builtins.int
+    LEAVE_NO_SHEET_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    recipient: _builtins.str
+    """id or label"""
+    leave_no_sheet: _builtins.bool
+    dry_run: _builtins.bool
+    def __init__(
+        self,
+        *,
+        recipient: _builtins.str = ...,
+        leave_no_sheet: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "leave_no_sheet", b"leave_no_sheet", "recipient", b"recipient"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecipientRemoval: _TypeAlias = RecipientRemoval  # noqa: Y015
+
+@_typing.final
+class KeyRotation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RENEW_CONTROLLER_KEY_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    renew_controller_key: _builtins.bool
+    dry_run: _builtins.bool
+    def __init__(
+        self,
+        *,
+        renew_controller_key: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "renew_controller_key", b"renew_controller_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyRotation: _TypeAlias = KeyRotation  # noqa: Y015
+
+@_typing.final
+class KeyChange(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DONE_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    RECIPIENT_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    RUNNING_JOBS_FIELD_NUMBER: _builtins.int
+    done: _builtins.bool
+    """false: a dry run"""
+    generation: _builtins.int
+    epoch: _builtins.int
+    running_jobs: _builtins.int
+    """that go on with the keys they were given"""
+    @_builtins.property
+    def recipient(self) -> Global___Recipient:
+        """that was added or removed"""
+
+    @_builtins.property
+    def plan(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """for people"""
+
+    def __init__(
+        self,
+        *,
+        done: _builtins.bool = ...,
+        generation: _builtins.int = ...,
+        epoch: _builtins.int = ...,
+        recipient: Global___Recipient | None = ...,
+        plan: _abc.Iterable[_builtins.str] | None = ...,
+        running_jobs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recipient", b"recipient"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "epoch", b"epoch", "generation", b"generation", "plan", b"plan", "recipient", b"recipient", "running_jobs", b"running_jobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyChange: _TypeAlias = KeyChange  # noqa: Y015

@@ -144,6 +144,26 @@ class OperatorsStub:
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.RecoverySheetProof.SerializeToString,
                 response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.Empty.FromString,
                 _registered_method=True)
+        self.ListKeys = channel.unary_unary(
+                '/holdfast.v1.Operators/ListKeys',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.Empty.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.KeyList.FromString,
+                _registered_method=True)
+        self.AddRecipient = channel.unary_unary(
+                '/holdfast.v1.Operators/AddRecipient',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.NewRecipient.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.KeyChange.FromString,
+                _registered_method=True)
+        self.RemoveRecipient = channel.unary_unary(
+                '/holdfast.v1.Operators/RemoveRecipient',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.RecipientRemoval.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.KeyChange.FromString,
+                _registered_method=True)
+        self.RotateKeys = channel.unary_unary(
+                '/holdfast.v1.Operators/RotateKeys',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.KeyRotation.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.KeyChange.FromString,
+                _registered_method=True)
 
 
 class OperatorsServicer:
@@ -281,6 +301,30 @@ class OperatorsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListKeys(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddRecipient(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveRecipient(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateKeys(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -393,6 +437,26 @@ def add_OperatorsServicer_to_server(servicer, server):
                     servicer.ConfirmRecoverySheet,
                     request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RecoverySheetProof.FromString,
                     response_serializer=holdfast__common_dot_wire_dot_operator__pb2.Empty.SerializeToString,
+            ),
+            'ListKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListKeys,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.Empty.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.KeyList.SerializeToString,
+            ),
+            'AddRecipient': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddRecipient,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.NewRecipient.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.KeyChange.SerializeToString,
+            ),
+            'RemoveRecipient': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveRecipient,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RecipientRemoval.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.KeyChange.SerializeToString,
+            ),
+            'RotateKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKeys,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.KeyRotation.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.KeyChange.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -989,6 +1053,114 @@ class Operators:
             '/holdfast.v1.Operators/ConfirmRecoverySheet',
             holdfast__common_dot_wire_dot_operator__pb2.RecoverySheetProof.SerializeToString,
             holdfast__common_dot_wire_dot_operator__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/ListKeys',
+            holdfast__common_dot_wire_dot_operator__pb2.Empty.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.KeyList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddRecipient(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/AddRecipient',
+            holdfast__common_dot_wire_dot_operator__pb2.NewRecipient.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.KeyChange.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveRecipient(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/RemoveRecipient',
+            holdfast__common_dot_wire_dot_operator__pb2.RecipientRemoval.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.KeyChange.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/RotateKeys',
+            holdfast__common_dot_wire_dot_operator__pb2.KeyRotation.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.KeyChange.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,10 @@ class OperatorsStub:
     ShowPoint: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PointName, _operator_pb2.PointDetail]
     RunDoctor: _grpc.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.DoctorReport]
     ConfirmRecoverySheet: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RecoverySheetProof, _operator_pb2.Empty]
+    ListKeys: _grpc.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.KeyList]
+    AddRecipient: _grpc.UnaryUnaryMultiCallable[_operator_pb2.NewRecipient, _operator_pb2.KeyChange]
+    RemoveRecipient: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RecipientRemoval, _operator_pb2.KeyChange]
+    RotateKeys: _grpc.UnaryUnaryMultiCallable[_operator_pb2.KeyRotation, _operator_pb2.KeyChange]
 
 @_typing.type_check_only
 class OperatorsAsyncStub(OperatorsStub):
@@ -79,6 +83,10 @@ class OperatorsAsyncStub(OperatorsStub):
     ShowPoint: _aio.UnaryUnaryMultiCallable[_operator_pb2.PointName, _operator_pb2.PointDetail]  # type: ignore[assignment]
     RunDoctor: _aio.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.DoctorReport]  # type: ignore[assignment]
     ConfirmRecoverySheet: _aio.UnaryUnaryMultiCallable[_operator_pb2.RecoverySheetProof, _operator_pb2.Empty]  # type: ignore[assignment]
+    ListKeys: _aio.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.KeyList]  # type: ignore[assignment]
+    AddRecipient: _aio.UnaryUnaryMultiCallable[_operator_pb2.NewRecipient, _operator_pb2.KeyChange]  # type: ignore[assignment]
+    RemoveRecipient: _aio.UnaryUnaryMultiCallable[_operator_pb2.RecipientRemoval, _operator_pb2.KeyChange]  # type: ignore[assignment]
+    RotateKeys: _aio.UnaryUnaryMultiCallable[_operator_pb2.KeyRotation, _operator_pb2.KeyChange]  # type: ignore[assignment]
 
 class OperatorsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -234,5 +242,33 @@ class OperatorsServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_pb2.RecoverySheetProof,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.Empty, _abc.Awaitable[_operator_pb2.Empty]]: ...
+
+    @_abc_1.abstractmethod
+    def ListKeys(
+        self,
+        request: _operator_pb2.Empty,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.KeyList, _abc.Awaitable[_operator_pb2.KeyList]]: ...
+
+    @_abc_1.abstractmethod
+    def AddRecipient(
+        self,
+        request: _operator_pb2.NewRecipient,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.KeyChange, _abc.Awaitable[_operator_pb2.KeyChange]]: ...
+
+    @_abc_1.abstractmethod
+    def RemoveRecipient(
+        self,
+        request: _operator_pb2.RecipientRemoval,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.KeyChange, _abc.Awaitable[_operator_pb2.KeyChange]]: ...
+
+    @_abc_1.abstractmethod
+    def RotateKeys(
+        self,
+        request: _operator_pb2.KeyRotation,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.KeyChange, _abc.Awaitable[_operator_pb2.KeyChange]]: ...
 
 def add_OperatorsServicer_to_server(servicer: OperatorsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

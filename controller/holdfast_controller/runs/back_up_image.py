@@ -336,7 +336,10 @@ class ImageBackup:
                 raise Refused("one attempt publishes one manifest", attempt=attempt.number)
             world.jobs.advance(job.job_id, JobEvent.COMMIT, manifest_digest.hex())
             return world.keeper.grant(
-                attempt, manifest_digest, controller_epoch=world.controller_epoch
+                attempt,
+                manifest_digest,
+                controller_epoch=world.controller_epoch,
+                job_keys=work.keys,
             )
 
         def renewed(device_key: int) -> DiskTicket:

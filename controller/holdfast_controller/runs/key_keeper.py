@@ -5,24 +5,32 @@ The engine itself runs on proxies; here only small key and writer objects are re
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from holdfast_common.clock import Clock
-from holdfast_common.errors import NoRepository, NotFound, Refused
+from holdfast_common.errors import HoldfastError, NoRepository, NotFound, Refused, WrongKey
 from holdfast_common.identity import AgentId, LineageId, RepositoryId
 from holdfast_common.job_spec import Attempt
 from holdfast_common.logs import Secret
 from holdfast_common.repository.directory_store import DirectoryStore
-from holdfast_common.repository.key_sets import SegmentKeyRequest
+from holdfast_common.repository.key_changes import settle
+from holdfast_common.repository.key_generation import StoredGeneration
+from holdfast_common.repository.key_objects import newest_generation
+from holdfast_common.repository.key_sets import SegmentKeyRequest, WriterKeys
 from holdfast_common.repository.keys import RepositoryKeys, open_repository
+from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.recipients import KeyFileUnlock
 from holdfast_controller.runs.agent_link import SignedGrant
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.agents import AgentTable
 from holdfast_controller.store.audit import AuditTrail
 from holdfast_controller.store.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 class KeyKeeper:
@@ -43,6 +51,9 @@ class KeyKeeper:
         self._key_folder = key_folder
         self._clock = clock
         self._lock = threading.Lock()
+        self._writing = (
+            threading.Lock()
+        )  # of writers' lists and key generations; taken before the other
         self._keys: RepositoryKeys | None = None
 
     @property
@@ -72,20 +83,87 @@ class KeyKeeper:
         store = self._store()  # looked at each time: a mount may have gone
         with self._lock:
             if self._keys is None:
-                content = (self._key_folder / f"{repository_id}.key").read_bytes()
-                generation = int(self._settings.get(names.REPOSITORY_GENERATION) or 1)
-                keys = open_repository(store, KeyFileUnlock(content), generation_min=generation)
-                if keys.repository_id != repository_id:
-                    raise NoRepository(
-                        "another repository lies where this one should",
-                        folder=str(self.folder),
-                        found=keys.repository_id,
-                        wanted=repository_id,
-                    )
-                keys.writers_number_min = int(self._settings.get(names.WRITERS_NUMBER) or 0)
-                self._keys = keys
-                self._settings.raise_number(names.REPOSITORY_GENERATION, keys.generation)
+                self._opened(store, repository_id)
+            assert self._keys is not None
             return self._keys
+
+    def change(
+        self, work: Callable[[ObjectStore, RepositoryKeys], RepositoryKeys]
+    ) -> RepositoryKeys:
+        """Let ``work`` make a new key generation; jobs that begin afterwards get its keys.
+
+        Nobody lists writers meanwhile. When it fails, nobody knows which generation counts: whoever needs
+        keys next looks. Raises: what ``work`` raises.
+        """
+        with self._writing:
+            keys = self.keys()
+            store = self._store()
+            with self._lock:
+                self._keys = None
+                changed = work(store, keys)
+                self._remember(changed)
+                self._settle(store, changed)
+                self._keys = changed
+                return changed
+
+    def generation(self) -> StoredGeneration:
+        """The key generation in force, as anybody can read it. Raises: NoRepository, IntegrityError."""
+        return newest_generation(self._store(), authority=self.keys().authority_public)
+
+    def key_file(self) -> Path:
+        """What opens the repository for this controller."""
+        return self._key_folder / f"{self.repository_id}.key"
+
+    def replacement_file(self) -> Path:
+        """Where a new key file lies while the generation that needs it is being stored."""
+        return self._key_folder / f"{self.repository_id}.key.new"
+
+    def own_unlock(self) -> KeyFileUnlock:
+        """The controller's own secret."""
+        return KeyFileUnlock(self.key_file().read_bytes())
+
+    def _opened(self, store: ObjectStore, repository_id: RepositoryId) -> None:
+        authority = bytes.fromhex(self._settings.get(names.REPOSITORY_AUTHORITY))
+        generation = int(self._settings.get(names.REPOSITORY_GENERATION) or 1)
+        replacement = self.replacement_file()
+        try:
+            keys = open_repository(
+                store, self.own_unlock(), generation_min=generation, authority=authority
+            )
+        except WrongKey:
+            if not replacement.exists():
+                raise
+            # Its generation is stored, and a crash came before it took the other one's place.
+            unlock = KeyFileUnlock(replacement.read_bytes())
+            keys = open_repository(store, unlock, generation_min=generation, authority=authority)
+            replacement.replace(self.key_file())
+        if keys.repository_id != repository_id:
+            raise NoRepository(
+                "another repository lies where this one should",
+                folder=str(self.folder),
+                found=keys.repository_id,
+                wanted=repository_id,
+            )
+        keys.writers_number_min = int(self._settings.get(names.WRITERS_NUMBER) or 0)
+        self._keys = keys
+        self._remember(keys)
+        self._settle(store, keys)
+
+    def _remember(self, keys: RepositoryKeys) -> None:
+        """An older generation, and one that does not descend from this one, are refused from now on."""
+        self._settings.raise_number(names.REPOSITORY_GENERATION, keys.generation)
+        self._settings.set(names.REPOSITORY_AUTHORITY, keys.authority_public.hex())
+
+    def _settle(self, store: ObjectStore, keys: RepositoryKeys) -> None:
+        """What a change leaves to be done can wait: it is tried again at the next start or change."""
+        try:
+            kept = settle(store, keys)
+        except HoldfastError as error:
+            log.warning("a change of keys is not finished", extra={"error": error.line()})
+            return
+        self._settings.raise_number(names.WRITERS_NUMBER, keys.writers_number_min)
+        if kept:
+            log.warning("older keys could not be removed", extra={"object": ", ".join(kept)})
 
     def writer_keys(self, lineage_id: LineageId) -> Secret:
         """Encoded, for a backup job."""
@@ -112,33 +190,37 @@ class KeyKeeper:
         agent = self._agents.get(AgentId(agent_id))
         if agent.revoked_at:
             raise Refused("this agent was revoked", agent=agent_id)
-        keys = self.keys()
-        listed = keys.authorise_writer(
-            self._store(), agent.signing_public_key, agent_id=agent_id, clock=self._clock
-        )
-        self._settings.raise_number(names.WRITERS_NUMBER, listed.number)
+        with self._writing:
+            listed = self.keys().authorise_writer(
+                self._store(), agent.signing_public_key, agent_id=agent_id, clock=self._clock
+            )
+            self._settings.raise_number(names.WRITERS_NUMBER, listed.number)
 
     def revoke(self, agent_id: str) -> None:
         """Refuse everything this agent signs from now on; what it wrote before stays valid."""
         agent = self._agents.get(AgentId(agent_id))
-        keys = self.keys()
-        try:
-            listed = keys.revoke_writer(
+        with self._writing, contextlib.suppress(NotFound):  # it never wrote anything
+            listed = self.keys().revoke_writer(
                 self._store(), agent.signing_public_key, clock=self._clock, keep_existing=True
             )
-        except NotFound:
-            return  # it never wrote anything
-        self._settings.raise_number(names.WRITERS_NUMBER, listed.number)
+            self._settings.raise_number(names.WRITERS_NUMBER, listed.number)
 
     def grant(
-        self, attempt: Attempt, manifest_digest: bytes, *, controller_epoch: int
+        self,
+        attempt: Attempt,
+        manifest_digest: bytes,
+        *,
+        controller_epoch: int,
+        job_keys: Secret,
     ) -> SignedGrant:
-        """Leave to publish one manifest."""
+        """Leave to publish one manifest; ``job_keys`` (its `writer_keys`) say whose word the job can check."""
+        authority = WriterKeys.from_bytes(job_keys.reveal()).reader.authority_public
         encoded = self.keys().commit_grant(
             job_id=attempt.job_id,
             attempt=attempt.number,
             manifest_digest=manifest_digest,
             controller_epoch=controller_epoch,
+            authority=authority,
         )
         return SignedGrant(controller_epoch=controller_epoch, signature=encoded[8:])
 

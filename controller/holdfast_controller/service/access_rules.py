@@ -57,6 +57,10 @@ RULES: Final[Mapping[str, frozenset[Role]]] = {
     "/holdfast.v1.Operators/ShowPoint": _OPERATORS,
     "/holdfast.v1.Operators/RunDoctor": _OPERATORS,
     "/holdfast.v1.Operators/ConfirmRecoverySheet": _OPERATORS,
+    "/holdfast.v1.Operators/ListKeys": _OPERATORS,
+    "/holdfast.v1.Operators/AddRecipient": _OPERATORS,
+    "/holdfast.v1.Operators/RemoveRecipient": _OPERATORS,
+    "/holdfast.v1.Operators/RotateKeys": _OPERATORS,
 }
 
 

@@ -25,6 +25,7 @@ from holdfast_controller.runs.vcenters import host_and_port
 from holdfast_controller.runs.world import World, lineage_of
 from holdfast_controller.service.agent_administration import AgentAdministration
 from holdfast_controller.service.follower import RunFollower
+from holdfast_controller.service.key_actions import KeyActions
 from holdfast_controller.service.operator_messages import (
     agent_message,
     debt_message,
@@ -49,6 +50,7 @@ class OperatorActions:
         self._world = world
         self._engine = engine
         self._administration = administration
+        self.keys = KeyActions(world)
 
     @property
     def stopping(self) -> threading.Event:

@@ -174,6 +174,28 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
         """See `OperatorActions.confirm_recovery_sheet`."""
         return await self._call(self._actions.confirm_recovery_sheet, request, context)
 
+    async def ListKeys(self, request: operator_pb2.Empty, context: Context) -> operator_pb2.KeyList:
+        """See `KeyActions.list_keys`."""
+        return await self._call(self._actions.keys.list_keys, request, context)
+
+    async def AddRecipient(
+        self, request: operator_pb2.NewRecipient, context: Context
+    ) -> operator_pb2.KeyChange:
+        """See `KeyActions.add_recipient`."""
+        return await self._call(self._actions.keys.add_recipient, request, context)
+
+    async def RemoveRecipient(
+        self, request: operator_pb2.RecipientRemoval, context: Context
+    ) -> operator_pb2.KeyChange:
+        """See `KeyActions.remove_recipient`."""
+        return await self._call(self._actions.keys.remove_recipient, request, context)
+
+    async def RotateKeys(
+        self, request: operator_pb2.KeyRotation, context: Context
+    ) -> operator_pb2.KeyChange:
+        """See `KeyActions.rotate_keys`."""
+        return await self._call(self._actions.keys.rotate_keys, request, context)
+
     async def _call(
         self, action: Callable[[Request], Reply], request: Request, context: Context
     ) -> Reply:

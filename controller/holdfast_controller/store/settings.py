@@ -12,6 +12,7 @@ MIGRATIONS = Migrations("settings")
 REPOSITORY_ID = "repository.id"
 REPOSITORY_FOLDER = "repository.folder"
 REPOSITORY_GENERATION = "repository.generation"  # the highest key generation seen
+REPOSITORY_AUTHORITY = "repository.authority"  # public key that signed it, as hex
 WRITERS_NUMBER = "repository.writers_number"  # the highest list of writers seen
 SHEET_CHALLENGE = "recovery_sheet.challenge"
 SHEET_CONFIRMED_AT = "recovery_sheet.confirmed_at"

@@ -1,0 +1,199 @@
+"""`holdfast key test` and `holdfast key new-pair`: for recipients, on whatever machine they keep their secret."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import click
+
+from holdfast_common.errors import Refused, UsageError, WrongKey
+from holdfast_common.repository.directory_store import DirectoryStore
+from holdfast_common.repository.key_generation import StoredGeneration, decoded_generation
+from holdfast_common.repository.key_objects import newest_generation
+from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS
+from holdfast_common.repository.recipients import (
+    KeyFileUnlock,
+    PassphraseUnlock,
+    PrivateKeyUnlock,
+    RecipientEntry,
+    RecoveryUnlock,
+    Unlock,
+    new_private_key_text,
+    private_key_of_text,
+    public_key_text,
+    unwrapped_root,
+)
+from holdfast_common.repository.recovery_sheet import GROUP_COUNT, RecoverySheet
+from holdfast_common.trust.keys import read_file, write_private
+from holdfast_common.wire import operator_pb2
+from holdfast_controller.commands.entry import Entry, json_option, pass_entry
+from holdfast_controller.commands.key_secrets import first_line
+from holdfast_controller.commands.operator_client import operators
+from holdfast_controller.commands.output import Output, note
+
+_PRINTED_GROUP: Final = re.compile(r"^\s+[1-9]\s+(\S{8})\s*$", re.MULTILINE)
+_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """What a secret opened."""
+
+    recipient: RecipientEntry
+    generation: int
+    epochs: tuple[int, ...]
+
+
+@click.command()
+@click.option("--passphrase", "ask_passphrase", is_flag=True, help="Ask for a passphrase.")
+@click.option("--passphrase-file", type=_FILE, help="A passphrase in the first line of this file.")
+@click.option("--key-file", type=_FILE, help="A key file.")
+@click.option("--private-key-file", type=_FILE, help="What `holdfast key new-pair` made.")
+@click.option("--recovery", "ask_recovery", is_flag=True, help="Ask for the groups of the sheet.")
+@click.option("--recovery-key-file", type=_FILE, help="The groups of the recovery sheet in a file.")
+@click.option(
+    "--repository",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The repository's folder, on a machine without a controller.",
+)
+@json_option
+@pass_entry
+def test(
+    entry: Entry,
+    *,
+    ask_passphrase: bool,
+    passphrase_file: Path | None,
+    key_file: Path | None,
+    private_key_file: Path | None,
+    ask_recovery: bool,
+    recovery_key_file: Path | None,
+    repository: Path | None,
+    output: Output,
+) -> None:
+    """Whether a secret really opens the repository: with it, here, all keys are opened and checked.
+
+    Nothing of the secret leaves this machine. It shows that the keys can be read; that the backups can be
+    is what `holdfast check --read-data` shows.
+    """
+    unlock = _unlock(
+        {
+            "passphrase": (lambda: PassphraseUnlock(_asked("Passphrase")))
+            if ask_passphrase
+            else None,
+            "passphrase file": _read(passphrase_file, lambda f: PassphraseUnlock(first_line(f))),
+            "key file": _read(key_file, lambda f: KeyFileUnlock(read_file(f))),
+            "private key file": _read(
+                private_key_file, lambda f: PrivateKeyUnlock(private_key_of_text(read_file(f)))
+            ),
+            "recovery": (lambda: _sheet(_asked("Recovery sheet, group 1 to 9")))
+            if ask_recovery
+            else None,
+            "recovery key file": _read(
+                recovery_key_file, lambda f: _sheet(read_file(f).decode("utf-8", "replace"))
+            ),
+        }
+    )
+    stored = _generation(entry, repository)
+    found = opened_with(stored, unlock)
+    if output.as_json:
+        output.document(
+            "key_test",
+            {
+                "opens": True,
+                "recipient_id": found.recipient.recipient_id.hex(),
+                "label": found.recipient.label,
+                "kind": found.recipient.kind,
+                "generation": found.generation,
+                "epochs": list(found.epochs),
+            },
+        )
+        return
+    output.line(
+        f"{found.recipient.label} ({found.recipient.kind}) opens key generation {found.generation},"
+        f" with all {len(found.epochs)} epochs"
+    )
+
+
+def opened_with(stored: StoredGeneration, unlock: Unlock) -> Opened:
+    """Open everything that a recipient must be able to open. Raises: WrongKey, IntegrityError."""
+    head = stored.head
+    for recipient in head.recipients:
+        root = unwrapped_root(
+            recipient,
+            unlock=unlock,
+            repository_id=head.repository_id,
+            generation=head.generation,
+        )
+        if root is not None:
+            secrets = stored.open(root)
+            return Opened(
+                recipient=recipient,
+                generation=head.generation,
+                epochs=tuple(epoch.epoch for epoch in secrets.epochs),
+            )
+    raise WrongKey("this secret does not open the repository: it is no recipient's")
+
+
+@click.command("new-pair")
+@click.option(
+    "--private-key-file",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Where the private key is written (0600); keep a copy where this machine is not.",
+)
+@json_option
+def new_pair(*, private_key_file: Path, output: Output) -> None:
+    """Make a key pair, on whatever machine shall keep the private key; needs no controller.
+
+    Its public key, printed here, is what `holdfast key add public-key` takes.
+    """
+    if private_key_file.exists() or private_key_file.is_symlink():
+        raise Refused("this file exists already; nothing was changed", file=str(private_key_file))
+    text = new_private_key_text(SYSTEM_RANDOMNESS).encode()
+    write_private(private_key_file, text)
+    public = public_key_text(private_key_of_text(text))
+    if output.as_json:
+        output.document(
+            "key_pair", {"public_key": public, "private_key_file": str(private_key_file)}
+        )
+        return
+    output.line(public)
+    note(f"the private key is in {private_key_file}: without it this recipient opens nothing")
+
+
+def _unlock(sources: dict[str, Callable[[], Unlock] | None]) -> Unlock:
+    given = [make for make in sources.values() if make is not None]
+    if len(given) != 1:
+        raise UsageError(
+            "give exactly one secret: a file, or --passphrase or --recovery to be asked for it"
+        )
+    return given[0]()
+
+
+def _read(file: Path | None, make: Callable[[Path], Unlock]) -> Callable[[], Unlock] | None:
+    return None if file is None else lambda: make(file)
+
+
+def _sheet(text: str) -> Unlock:
+    printed = _PRINTED_GROUP.findall(text)
+    if len(printed) == GROUP_COUNT:  # the sheet's whole text
+        text = " ".join(printed)
+    return RecoveryUnlock(RecoverySheet.parse(text))
+
+
+def _asked(what: str) -> str:
+    typed: str = click.prompt(what, hide_input=True, err=True)
+    return typed
+
+
+def _generation(entry: Entry, repository: Path | None) -> StoredGeneration:
+    if repository is not None:
+        with DirectoryStore.open(repository) as store:
+            return newest_generation(store)
+    with operators(entry.places) as client:
+        reply = client.call(client.stub.ListKeys, operator_pb2.Empty())
+    return decoded_generation(reply.key_object)
