@@ -1,0 +1,213 @@
+"""Judges a disk that a crash left, with the production code: nothing promised is lost, nothing half is seen.
+
+Every distinct disk is opened, listed, checked, and all its points are restored and compared; then the next
+backup runs on it, and what it made is restored and checked as well.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
+
+from holdfast_common.errors import HoldfastError, NoRepository, PointVoided
+from holdfast_common.repository.check import CheckReport, check_data, check_structure
+from holdfast_common.repository.key_changes import settle
+from holdfast_common.repository.keys import open_repository
+from holdfast_common.repository.points import Point, list_points
+from holdfast_common.repository.recipients import RecoveryUnlock
+from support.crash_states import CrashState, crash_states
+from support.crash_workloads import (
+    READY,
+    ROOT,
+    Recording,
+    Rig,
+    changed,
+    recording,
+    small_image,
+)
+from support.memory_files import Image, MemoryFiles
+from support.repositories import DEVICE_KEY, authorise
+from support.shared_work import shared_work
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A disk on which something is wrong."""
+
+    workload: str
+    seed: int
+    state: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.workload}, seed {self.seed}, {self.state}: {self.what}"
+
+
+@dataclass
+class Tally:
+    """What a workload's states came to."""
+
+    workload: str
+    states: int = 0
+    images: int = 0
+    visible_images: int = 0  # told apart by what a store sees: without temporary files
+    losses: list[Loss] = field(default_factory=list)
+
+    def counts(self) -> str:
+        """For `crash_summary`."""
+        numbers = (self.states, self.images, self.visible_images, len(self.losses))
+        return ",".join([self.workload, *map(str, numbers)])
+
+
+class BadState(Exception):
+    """What is wrong with a disk, for people."""
+
+
+def judge_workload(
+    name: str, *, seeds: Iterable[int], images_max: int = 1 << 62, stop_at_first: bool = False
+) -> Tally:
+    """Every distinct disk that a crash of this workload could leave; ends after ``images_max`` of them."""
+    tally = Tally(name)
+    seen: set[bytes] = set()
+    visible: set[frozenset[tuple[str, bytes]]] = set()
+    with shared_work():
+        for seed in seeds:
+            made = recording(name, seed=seed)
+            judged: set[tuple[bytes, tuple[str, ...]]] = set()
+            for state in crash_states(made.log, made.before, dict(made.inodes), seed=seed):
+                tally.states += 1
+                if (state.digest, state.promised) in judged:
+                    continue
+                judged.add((state.digest, state.promised))
+                seen.add(state.digest)
+                visible.add(_seen_by_a_store(state.image))
+                tally.images, tally.visible_images = len(seen), len(visible)
+                loss = _loss(made, state, seed)
+                tally.losses += [loss] if loss is not None else []
+                if len(seen) >= images_max or (stop_at_first and loss is not None):
+                    return tally
+    return tally
+
+
+def _loss(made: Recording, state: CrashState, seed: int) -> Loss | None:
+    try:
+        judge(made, state)
+    except (HoldfastError, BadState, OSError, AssertionError) as error:
+        what = f"{type(error).__name__}: {error}"
+        return Loss(made.name, seed, state.told, what)
+    return None
+
+
+def judge(made: Recording, state: CrashState) -> None:
+    """Raises: BadState and whatever the production code raises."""
+    rig = replace(
+        made.rig,
+        files=MemoryFiles.of(state.image),
+        mark=lambda _: None,
+        clock=copy.copy(made.rig.clock),
+        originals=dict(made.rig.originals),
+        indexes={},
+    )
+    try:
+        store = rig.open_store("after")
+        assert rig.sheet is not None
+        keys = open_repository(
+            store,
+            RecoveryUnlock(rig.sheet),
+            generation_min=max([1, *_numbers(state.promised, "keys")]),
+            randomness=rig.chance("keys after"),
+        )
+    except NoRepository as error:
+        if READY in state.promised:
+            raise BadState("the repository is gone") from error
+        rig.seed += 1_000_000  # another program with other random bytes
+        rig.create()  # nobody was told that there is one: it is made now
+    else:
+        used = rig.used()
+        rig.repository = replace(
+            used, store=store, keys=keys, clock=rig.clock, randomness=rig.chance("after")
+        )
+        _judge_points(rig, promised=state.promised)
+        settle(store, keys)  # as a controller does when it starts
+        authorise(rig.repository, used.signing_key, agent_id="proxy-1")
+    _run_on(rig)
+
+
+def _judge_points(rig: Rig, *, promised: Collection[str]) -> None:
+    used = rig.used()
+    report = check_data(used.store, used.keys, segment_keys=used.keys, workers=1)
+    _judge_report(report, rig)
+    listed = list_points(used.store, used.keys)
+    for bad in listed.unusable:
+        if bad.code != PointVoided.code:
+            raise BadState(f"a point that cannot be used is visible: {bad.name}: {bad.reason}")
+    found = {point.point_id for point in listed.points}
+    for mark in promised:
+        kind, _, name = mark.partition(" ")
+        if kind == "point" and name not in found and f"withdrawn {name}" not in promised:
+            raise BadState(f"the acknowledged point {name} is gone")
+    _judge_restores(rig, listed.points)
+
+
+def _judge_restores(rig: Rig, points: Iterable[Point]) -> None:
+    for lineage, of_lineage in itertools.groupby(
+        sorted(points, key=lambda point: point.manifest.lineage_id),
+        key=lambda point: point.manifest.lineage_id,
+    ):
+        with rig.used().reader(lineage) as reader:
+            for point in of_lineage:
+                original = rig.originals.get(point.point_id)
+                if original is None or original.lineage != lineage:
+                    raise BadState(f"nobody began the point {point.point_id}")
+                source = reader.open_disk(point, DEVICE_KEY)
+                image = bytearray(source.capacity_bytes)
+                source.read_into(0, memoryview(image))
+                source.close()
+                if image != original.image:
+                    raise BadState(f"the point {point.point_id} restores to other bytes")
+                if reader.blob(point, "vmx") != point.point_id.encode():
+                    raise BadState(f"a blob of the point {point.point_id} is another one")
+
+
+def _judge_report(report: CheckReport, rig: Rig) -> None:
+    if report.lost_points or report.lost_ranges or report.lost_blobs:
+        raise BadState(f"check finds losses: {report}")
+    for damaged in report.damaged:
+        # the second copy comes after the first; the next change of the list puts it right
+        if not (damaged.name.endswith("-copy") and "is missing" in damaged.reason):
+            raise BadState(f"check finds damage: {damaged.name}: {damaged.reason}")
+
+
+def _run_on(rig: Rig) -> None:
+    """The next backup, as the next program would make it."""
+    used = rig.used()
+    listed = list_points(used.store, used.keys).points
+    rig.clock.advance(3600)
+    rig.orders = 1000
+    if listed:
+        last = listed[-1]
+        lineage = last.manifest.lineage_id
+        image = changed(rig.image_of(last.point_id), 0, "after")
+        rig.back_up("after", image, lineage=lineage, base=last.point_id, blocks=[0])
+    else:
+        rig.back_up("after", small_image("after"))
+    made = [
+        point for point in list_points(used.store, used.keys).points if point.point_id == "after"
+    ]
+    if not made:
+        raise BadState("the next backup's point is not there")
+    _judge_restores(rig, made)
+    _judge_report(check_structure(used.store, used.keys), rig)
+
+
+def _numbers(promised: Iterable[str], kind: str) -> list[int]:
+    return [int(mark.split(" ")[1]) for mark in promised if mark.startswith(f"{kind} ")]
+
+
+def _seen_by_a_store(image: Image) -> frozenset[tuple[str, bytes]]:
+    temporary = f"{ROOT}/tmp/"
+    return frozenset(
+        (path, data) for path, data in image.files.items() if not path.startswith(temporary)
+    )
