@@ -40,7 +40,7 @@ test-long: setup-tests
 
 # Random kills and faults for as long as SECONDS, from SEED on.
 soak: setup-tests
-	HOLDFAST_SOAK_SECONDS=$(SECONDS) HOLDFAST_SOAK_SEED=$(SEED) $(BIN)/python -m pytest -q -s tests/together/soak.py
+	HOLDFAST_SOAK_SECONDS=$(SECONDS) HOLDFAST_SOAK_SEED=$(SEED) $(BIN)/python -m pytest -q -s tests/together/soak.py tests/common/repository/damage_soak.py
 
 check: setup
 	$(BIN)/ruff format --check .

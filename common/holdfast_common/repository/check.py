@@ -1,12 +1,12 @@
 """Is the repository whole? Every damaged object, and exactly what of which point is lost by it.
 
 `check_structure` reads metadata and the packs' footers; `check_data` also decodes and hashes what is in
-the packs; `scrub` needs no key at all and compares packs with their own digests.
+the packs. (`scrub` needs no key at all and compares packs with their own digests.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -21,41 +21,25 @@ from holdfast_common.errors import (
     RevokedWriter,
     UsageError,
 )
-from holdfast_common.repository.fence import load_fences
 from holdfast_common.repository.frame_reader import FrameReader
-from holdfast_common.repository.key_generation import decoded_generation
 from holdfast_common.repository.key_sets import KeyRing, SegmentKeyOpener
 from holdfast_common.repository.layout import (
     METADATA_BYTES_MAX,
-    ObjectKind,
-    copy_name,
-    fence_name,
     index_name,
     map_name,
-    numbered,
     pack_name,
 )
-from holdfast_common.repository.lease import read_lease
-from holdfast_common.repository.loss import LossFinder, LostBlob, LostRange
-from holdfast_common.repository.object_store import ObjectStore, get_range
-from holdfast_common.repository.pack import read_contents, read_plain_footer
+from holdfast_common.repository.loss import DamagedObject, LossFinder, LostBlob, LostRange
+from holdfast_common.repository.metadata_check import check_metadata
+from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.pack import read_contents
 from holdfast_common.repository.points import PointList, list_points
-from holdfast_common.repository.proof import read_proof
 from holdfast_common.repository.reference_check import stored_packs
 from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
+from holdfast_common.repository.scrub import file_digest
 from holdfast_common.repository.writers import load_writers
-from holdfast_common.units import MIB
 
-_READ_BYTES: Final = 4 * MIB
 _DAMAGE: Final = (IntegrityError, FormatError, RepositoryFailed)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DamagedObject:
-    """An object that is not what it must be."""
-
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,19 +116,6 @@ def check_data(
     return state.report()
 
 
-def scrub(store: ObjectStore) -> list[DamagedObject]:
-    """Compare every pack with its name, which is its digest; tell which blobs are hit. Needs no key.
-
-    Raises: RepositoryFailed when packs cannot be listed.
-    """
-    damaged = []
-    for digest, length in stored_packs(store).items():
-        reason = _scrubbed(store, digest, length)
-        if reason:
-            damaged.append(DamagedObject(name=pack_name(digest), reason=reason))
-    return damaged
-
-
 class _Check:
     def __init__(self, store: ObjectStore, ring: KeyRing) -> None:
         self._store = store
@@ -162,9 +133,10 @@ class _Check:
         self._missing_points: list[str] = []
 
     def check_objects(self, expected_points: Collection[str]) -> None:
-        self._check_keys()
-        self._check_fences()
-        self._check_signed()
+        epochs = [point.manifest.writer_epoch for point in self._points.points]
+        metadata = check_metadata(self._store, self._ring.common, self._writers, epochs=epochs)
+        self._damaged |= metadata.damaged
+        self._checked += metadata.checked
         names = {point.name for point in self._points.points}
         names |= {item.name for item in self._points.unusable}
         self._missing_points = sorted(set(expected_points) - names)
@@ -260,50 +232,6 @@ class _Check:
             end <= self._present.get(digest, 0) and (digest, place.offset) not in self._bad_places
         )
 
-    def _check_keys(self) -> None:
-        """Key generations and lists of writers: both copies of each."""
-        self._damaged |= dict(self._writers.damaged)
-        for prefix in ("keys/", "writers/"):
-            names = {info.name for info in self._store.list(prefix)}
-            for name in sorted(names):
-                self._checked += 1
-                original = name.removesuffix("-copy")
-                for other in (original, copy_name(original)):
-                    if other not in names:
-                        self._damaged[other] = "the object is missing"
-                try:
-                    data = self._store.get(name, length_max=METADATA_BYTES_MAX)
-                    if prefix == "keys/":
-                        _check_generation(data, name)
-                    else:
-                        self._ring.common.open(ObjectKind.WRITERS, data)
-                except _DAMAGE as error:
-                    self._damaged[name] = str(error)
-
-    def _check_fences(self) -> None:
-        fences = load_fences(self._store, self._ring.common, self._writers)
-        for epoch, reason in fences.unusable.items():
-            self._damaged[fence_name(epoch)] = reason
-        epochs = [point.manifest.writer_epoch for point in self._points.points]
-        for epoch in range(fences.current_epoch, max(epochs, default=0)):
-            self._damaged[fence_name(epoch)] = "it is missing"
-
-    def _check_signed(self) -> None:
-        """Objects that nothing refers to: each must be whole and rightly signed.
-
-        What a revoked writer signed counts for nothing, and is no damage: its leases are ended.
-        """
-        keys = self._ring.common
-        for prefix, read in (("leases/", read_lease), ("proofs/", read_proof)):
-            for info in self._store.list(prefix):
-                self._checked += 1
-                try:
-                    read(self._store, info.name, keys, self._writers)
-                except RevokedWriter:
-                    continue
-                except _DAMAGE as error:
-                    self._damaged[info.name] = str(error)
-
     def _check_written(self) -> None:
         """What a point's attempt wrote besides packs: every index object is there, every map object whole."""
         seen: set[bytes] = set()
@@ -332,7 +260,7 @@ class _Check:
         bad = []
         reason = ""
         try:
-            if _file_digest(self._store, pack_name(digest), self._present[digest]) != digest:
+            if file_digest(self._store, pack_name(digest), self._present[digest]) != digest:
                 reason = "the pack's bytes do not match its name"
         except _DAMAGE as error:
             reason = str(error)
@@ -343,44 +271,3 @@ class _Check:
                 bad.append(place)
                 reason = reason or str(error)
         return reason, bad
-
-
-def _check_generation(data: bytes, name: str) -> None:
-    if decoded_generation(data).head.generation != numbered(name):
-        raise IntegrityError("a key generation stands under another number")
-
-
-def _scrubbed(store: ObjectStore, digest: bytes, length: int) -> str:
-    """Why a pack is damaged; empty when it is not."""
-    name = pack_name(digest)
-    try:
-        if _file_digest(store, name, length) == digest:
-            return ""
-        footer, _, _ = read_plain_footer(store, digest, length=length)
-        hit = [
-            number
-            for number, blob in enumerate(footer.blobs)
-            if blake3(
-                get_range(store, name, offset=blob.offset, length=min(blob.stored_length, length))
-            ).digest()
-            != blob.ciphertext_digest
-        ]
-    except _DAMAGE as error:
-        return str(error)
-    return f"the pack's bytes do not match its name; blobs hit: {_shortened(hit)}"
-
-
-def _shortened(numbers: Iterable[int]) -> str:
-    listed = list(numbers)
-    text = ", ".join(str(number) for number in listed[:20])
-    return f"{text} and {len(listed) - 20} more" if len(listed) > 20 else text or "none"
-
-
-def _file_digest(store: ObjectStore, name: str, length: int) -> bytes:
-    digest = blake3()
-    buffer = memoryview(bytearray(min(length, _READ_BYTES)))
-    for offset in range(0, length, _READ_BYTES):
-        piece = buffer[: min(_READ_BYTES, length - offset)]
-        store.read_into(name, offset, piece)
-        digest.update(piece)
-    return digest.digest()

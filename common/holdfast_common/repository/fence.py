@@ -16,7 +16,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from holdfast_common.errors import FormatError, IntegrityError
+from holdfast_common.errors import FormatError, IntegrityError, RepositoryFailed
 from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import ObjectKind, fence_name, numbered
 from holdfast_common.repository.object_store import ObjectStore
@@ -105,7 +105,7 @@ def load_fences(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> Fe
             fence = _from_json(item.body)
             if fence_name(fence.closed_epoch) != info.name:
                 raise IntegrityError("a fence stands under another number", name=info.name)
-        except (FormatError, IntegrityError) as error:
+        except (FormatError, IntegrityError, RepositoryFailed) as error:
             log.warning("fence refused", extra={"object": info.name, "reason": str(error)})
             unusable[epoch] = str(error)
             continue

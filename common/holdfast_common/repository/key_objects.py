@@ -17,6 +17,7 @@ from holdfast_common.errors import (
     NoRepository,
     ObjectExists,
     ObjectMissing,
+    RepositoryFailed,
 )
 from holdfast_common.repository.key_generation import (
     KEYS_BYTES_MAX,
@@ -32,24 +33,36 @@ log = logging.getLogger(__name__)
 
 
 def newest_generation(store: ObjectStore, *, authority: bytes = b"") -> StoredGeneration:
-    """The highest complete key generation, unopened.
+    """The highest complete key generation, unopened. As `newest_generations`."""
+    return newest_generations(store, authority=authority)[0]
+
+
+def newest_generations(store: ObjectStore, *, authority: bytes = b"") -> list[StoredGeneration]:
+    """The highest complete key generation in each of its usable copies, unopened; one of them at least.
 
     ``authority``: a public key that signed it once; a generation that does not descend from it is
     somebody else's and does not count. Empty: whoever signed it.
-    Raises: NoRepository, IntegrityError, FormatError.
+    Raises: NoRepository, IntegrityError, FormatError, RepositoryFailed (no copy can be read).
     """
     names = sorted((info.name for info in store.list("keys/")), key=lambda n: (-numbered(n), n))
     if not names:
         raise NoRepository("there is no repository in this store")
-    failure: FormatError | IntegrityError | None = None
+    failure: FormatError | IntegrityError | RepositoryFailed | None = None
+    found: list[StoredGeneration] = []
+    number = numbered(names[0])
     for name in names:
+        if numbered(name) != number and (found or isinstance(failure, RepositoryFailed)):
+            break  # an older one counts only when the newer is known to be damaged
+        number = numbered(name)
         try:
-            return generation_named(store, name, authority=authority)
-        except (FormatError, IntegrityError) as error:
+            found.append(generation_named(store, name, authority=authority))
+        except (FormatError, IntegrityError, RepositoryFailed) as error:
             log.warning("key generation unusable", extra={"object": name, "reason": str(error)})
             failure = failure or error
-    if isinstance(failure, FormatError):
-        raise failure  # of a newer Holdfast, most likely
+    if found:
+        return found
+    if isinstance(failure, FormatError | RepositoryFailed):
+        raise failure  # of a newer Holdfast, most likely; or the storage fails
     raise IntegrityError(
         "no key generation can be used", newest=names[0], reason=str(failure)
     ) from failure

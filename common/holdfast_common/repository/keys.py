@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.resources import files
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -18,6 +17,7 @@ from holdfast_common.errors import (
     UsageError,
     WrongKey,
 )
+from holdfast_common.repository.about import DESCRIPTION, shipped_description, store_about
 from holdfast_common.repository.derivation import lineage_key, lineage_tag, opened_with_private_key
 from holdfast_common.repository.key_generation import (
     EarlierAuthority,
@@ -26,7 +26,7 @@ from holdfast_common.repository.key_generation import (
 )
 from holdfast_common.repository.key_objects import (
     new_epoch,
-    newest_generation,
+    newest_generations,
     put_generation,
     withdraw_generation,
 )
@@ -307,7 +307,7 @@ def create_repository(
     """
     for _ in store.list("keys/"):
         raise Refused("there is a repository here already; nothing was changed")
-    _describe(store)
+    store_about(store, DESCRIPTION, shipped_description())
     repository_id = randomness.draw(ID_BYTES)
     sheet = new_recovery_sheet(repository_id=repository_id.hex(), randomness=randomness)
     secrets = KeySecrets(
@@ -343,13 +343,6 @@ def create_repository(
     return RepositoryKeys(secrets, generation=1, randomness=randomness), sheet
 
 
-def _describe(store: ObjectStore) -> None:
-    """Leave a copy of the format's description: who finds the repository needs nothing else to read it."""
-    text = files("holdfast_common.repository").joinpath("FORMAT.md").read_bytes()
-    with contextlib.suppress(ObjectExists):  # of an attempt that ended before its keys were stored
-        store.put("about/FORMAT.md", text)
-
-
 def open_repository(
     store: ObjectStore,
     unlock: Unlock,
@@ -364,23 +357,26 @@ def open_repository(
     public key that signed that one; what does not descend from it was put there by somebody else.
     Raises: NoRepository, WrongKey, IntegrityError, FormatError, RepositoryFailed.
     """
-    stored = newest_generation(store, authority=authority)
-    head = stored.head
-    if head.generation < generation_min:
+    copies = newest_generations(store, authority=authority)
+    if copies[0].head.generation < generation_min:
         raise IntegrityError(
-            "the keys are older than they were", found=head.generation, wanted=generation_min
+            "the keys are older than they were",
+            found=copies[0].head.generation,
+            wanted=generation_min,
         )
-    for entry in head.recipients:
-        root = unwrapped_root(
-            entry, unlock=unlock, repository_id=head.repository_id, generation=head.generation
-        )
-        if root is not None:
-            return RepositoryKeys(
-                stored.open(root),
-                generation=head.generation,
-                randomness=randomness,
-                earlier=head.earlier,
+    for stored in copies:  # the first one may be another repository's, whole as it is
+        head = stored.head
+        for entry in head.recipients:
+            root = unwrapped_root(
+                entry, unlock=unlock, repository_id=head.repository_id, generation=head.generation
             )
+            if root is not None:
+                return RepositoryKeys(
+                    stored.open(root),
+                    generation=head.generation,
+                    randomness=randomness,
+                    earlier=head.earlier,
+                )
     raise WrongKey("this passphrase or key does not open the repository")
 
 

@@ -19,6 +19,14 @@ from holdfast_common.repository.points import Point
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DamagedObject:
+    """An object that is not what it must be."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LostRange:
     """Bytes of a disk of a point that can no longer be restored."""
 

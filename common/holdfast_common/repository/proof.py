@@ -56,9 +56,9 @@ def load_proven_packs(
 def read_proof(store: ObjectStore, name: str, keys: ReaderKeys, writers: WriterList) -> set[bytes]:
     """The packs of one proof. Raises: IntegrityError, ObjectMissing, RepositoryFailed."""
     found = keys.open(ObjectKind.PROOF, store.get(name, length_max=METADATA_BYTES_MAX))
-    writers.check(found, role=ROLE_VERIFY)
     if proof_name(found.header.object_id) != name:
         raise IntegrityError("a proof stands under another name", name=name)
+    writers.check(found, role=ROLE_VERIFY)
     return _packs(found.body)
 
 

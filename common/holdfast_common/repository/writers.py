@@ -21,6 +21,7 @@ from holdfast_common.errors import (
     NotFound,
     ObjectExists,
     ObjectMissing,
+    RepositoryFailed,
     RevokedWriter,
 )
 from holdfast_common.repository.key_sets import GRANT_BYTES, ReaderKeys
@@ -100,14 +101,20 @@ def load_writers(store: ObjectStore, keys: ReaderKeys) -> WriterList:
             wanted=keys.writers_number_min,
         )
     damaged = []
+    unread: RepositoryFailed | None = None
     for name in names:
+        if unread is not None and numbered(name) != highest:
+            raise unread  # an older list counts only when the newer is known to be damaged
         try:
-            listed = _opened_list(store, name, keys)
-        except (FormatError, IntegrityError) as error:
+            listed = read_list(store, name, keys)
+        except (FormatError, IntegrityError, RepositoryFailed) as error:
             log.warning("list of writers refused", extra={"object": name, "reason": str(error)})
             damaged.append((name, str(error)))
+            unread = error if isinstance(error, RepositoryFailed) else unread
             continue
         return replace(listed, number=highest, damaged=tuple(damaged))
+    if unread is not None:
+        raise unread
     return WriterList(number=highest, writers=(), damaged=tuple(damaged))
 
 
@@ -165,7 +172,8 @@ def signed_objects(store: ObjectStore, public_key: bytes) -> Iterator[bytes]:
                 yield found.digest
 
 
-def _opened_list(store: ObjectStore, name: str, keys: ReaderKeys) -> WriterList:
+def read_list(store: ObjectStore, name: str, keys: ReaderKeys) -> WriterList:
+    """One list, under its name. Raises: FormatError, IntegrityError, ObjectMissing, RepositoryFailed."""
     found = keys.open(ObjectKind.WRITERS, store.get(name, length_max=WRITERS_BYTES_MAX))
     if not keys.may_list_writers(found.signer, number=numbered(name)):
         raise IntegrityError("the list of writers is not signed by the authority", name=name)

@@ -1,0 +1,75 @@
+"""Every damage to every kind of object: check finds it and says its loss exactly; no wrong byte comes back."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.damage_summary import PROPERTY
+from support.damaged_worlds import WORLDS, Lost
+from support.damages import FREE_TO_GO, KINDS, Damage, drawn
+
+SEEDS = 20  # times 17 kinds, times 6 damages: 2,040
+SEEDS_LONG = 200
+
+
+def judge(kind: str, damage: Damage, seed: int) -> str:
+    """One damage before both judges; what they say that they should not, or nothing."""
+    damaged = drawn(kind, damage, seed)
+    world, store = damaged.world, damaged.store
+    report = world.check(store)
+    lost = world.lost(store)
+    told = [f"{each.name}: {each.reason}" for each in report.damaged]
+    reported = world.reported(report)
+    wrong = []
+    if reported != lost:
+        wrong.append(
+            f"not told {reported.missing(lost)}, told for nothing {lost.missing(reported)}"
+        )
+    if not world.opens(store):  # of keys there are two copies
+        wrong.append("the recovery sheet does not open it")
+    if (kind, damage) in FREE_TO_GO:
+        if not report.is_clean or lost != Lost():
+            wrong.append("it may go, and harms")
+    elif damaged.name not in {each.name for each in report.damaged}:
+        wrong.append("not found")
+    return f"{damaged.told}: {wrong}, check says {told}" if wrong else ""
+
+
+def row(kind: str, seeds: range, request: pytest.FixtureRequest) -> None:
+    wrong = []
+    for damage in Damage:
+        told = [text for seed in seeds if (text := judge(kind, damage, seed))]
+        wrong += told
+        found = 0 if (kind, damage) in FREE_TO_GO else len(seeds) - len(told)
+        request.node.user_properties.append((PROPERTY, [kind, damage.value, len(seeds), found]))
+    if wrong:
+        pytest.fail(
+            f"{len(wrong)} of {len(seeds) * len(Damage)}: " + "\n".join(wrong[:20]), pytrace=False
+        )
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=["first", "second"])
+def test_a_whole_repository_is_clean_and_restores(world: object) -> None:
+    assert callable(world)
+    found = world()
+    report = found.check(found.store)
+    assert report.is_clean, report
+    assert report.packs == report.packs_decoded == len(report.proven_packs)
+    assert found.lost(found.store) == Lost()
+    assert found.opens(found.store)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_damage_is_found_and_its_loss_said_exactly(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    row(kind, range(SEEDS), request)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_more_damages_are_found_and_their_loss_said_exactly(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    row(kind, range(SEEDS, SEEDS + SEEDS_LONG), request)

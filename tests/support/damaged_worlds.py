@@ -1,0 +1,269 @@
+"""Repositories with every kind of object in them, and what each of their points must restore to.
+
+The oracle reads every point back block by block and compares it with its original; it asks nobody what is
+lost.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from holdfast_common.errors import HoldfastError
+from holdfast_common.repository.check import CheckReport, check_data
+from holdfast_common.repository.disk_reader import PointDiskSource
+from holdfast_common.repository.fence import Fence, store_fence
+from holdfast_common.repository.keys import open_repository
+from holdfast_common.repository.layout import FRAME_BYTES
+from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.points import Point
+from holdfast_common.repository.proof import store_proof
+from holdfast_common.repository.recipients import RecoveryUnlock
+from support.memory_store import MemoryStore
+from support.repositories import (
+    BLOCK,
+    DEVICE_KEY,
+    LINEAGE,
+    Repository,
+    authorise,
+    new_repository,
+    patterned,
+)
+
+OTHER = "vcenter-1/other-vm"
+THIRD = "vcenter-2/third-vm"
+
+
+@dataclass(frozen=True)
+class Original:
+    """A point and what it must be."""
+
+    point: Point
+    image: bytes
+    blobs: dict[str, bytes]
+    lineage: str
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What cannot be read back: (point, block) and (point, kind of blob)."""
+
+    blocks: frozenset[tuple[str, int]] = frozenset()
+    blobs: frozenset[tuple[str, str]] = frozenset()
+
+    def missing(self, other: Lost) -> str:
+        """How much of ``other`` is not in this one, in a few words."""
+        blocks, blobs = sorted(other.blocks - self.blocks), sorted(other.blobs - self.blobs)
+        return f"{len(blocks)} blocks {blocks[:2]} {len(blobs)} blobs {blobs[:2]}"
+
+
+@dataclass
+class World:
+    """A repository in memory, and the originals of its points."""
+
+    repository: Repository
+    store: MemoryStore
+    originals: list[Original] = field(default_factory=list)
+
+    def back_up(
+        self,
+        image: bytes | bytearray,
+        *,
+        lineage: str = LINEAGE,
+        changed: list[int] | None = None,
+        compare: bool = False,
+        blobs: dict[str, bytes] | None = None,
+        signing_key: Ed25519PrivateKey | None = None,
+    ) -> Point:
+        """One more point; ``changed``: blocks of an incremental."""
+        previous = next((o.point for o in reversed(self.originals) if o.lineage == lineage), None)
+        builds_on = previous is not None and (changed is not None or compare)
+        point = self.repository.backup(
+            image,
+            ranges=None
+            if changed is None
+            else [(n * BLOCK, min(BLOCK, len(image) - n * BLOCK)) for n in changed],
+            previous=previous.disks[0] if builds_on and previous else None,
+            compare=compare,
+            blobs=blobs,
+            lineage=lineage,
+            signing_key=signing_key,
+        )
+        self.originals.append(Original(point, bytes(image), dict(blobs or {}), lineage))
+        return point
+
+    def close_epoch(self, epoch: int) -> None:
+        """What a prune does first."""
+        census = {each.point.name: each.point.digest for each in self.originals}
+        store_fence(
+            self.store,
+            Fence(closed_epoch=epoch, closed_at="2026-03-01T13:00:00.000000Z", census=census),
+            keys=self.repository.keys.common,
+            signing_key=self.repository.signing_key,
+        )
+
+    def prove(self, *points: Point) -> None:
+        """What a check of all data leaves behind."""
+        store_proof(
+            self.store,
+            {pack for point in points for pack in point.manifest.packs},
+            proven_at="2026-03-01T13:00:00.000000Z",
+            keys=self.repository.keys.common,
+            signing_key=self.repository.signing_key,
+        )
+
+    def check(self, store: ObjectStore) -> CheckReport:
+        """The product's word."""
+        keys = self.repository.keys
+        names = [each.point.name for each in self.originals]
+        return check_data(store, keys, segment_keys=keys, expected_points=names, workers=1)
+
+    def lost(self, store: ObjectStore) -> Lost:
+        """The oracle's word. No wrong byte may come back, whatever was damaged."""
+        blocks: set[tuple[str, int]] = set()
+        blobs: set[tuple[str, str]] = set()
+        for lineage in dict.fromkeys(each.lineage for each in self.originals):
+            mine = [each for each in self.originals if each.lineage == lineage]
+            try:
+                with self.repository.reader(lineage, store=store) as reader:
+                    for original in mine:
+                        name = original.point.name
+                        try:
+                            point = reader.load_point(original.point.point_id)
+                            source = reader.open_disk(point, DEVICE_KEY)
+                        except HoldfastError:
+                            blocks |= {(name, n) for n in _blocks(original.image)}
+                            blobs |= {(name, kind) for kind in original.blobs}
+                            continue
+                        blocks |= {(name, n) for n in _lost_blocks(source, original.image)}
+                        for kind, data in original.blobs.items():
+                            try:
+                                found = reader.blob(point, kind)
+                            except HoldfastError:
+                                blobs.add((name, kind))
+                                continue
+                            assert found == data, "a wrong byte of a blob came back"
+            except HoldfastError:
+                blocks |= {(o.point.name, n) for o in mine for n in _blocks(o.image)}
+                blobs |= {(o.point.name, kind) for o in mine for kind in o.blobs}
+        return Lost(frozenset(blocks), frozenset(blobs))
+
+    def reported(self, report: CheckReport) -> Lost:
+        """The same from check's report."""
+        blocks = {
+            (item.point_name, block)
+            for item in report.lost_ranges
+            for block in range(item.extent.offset // BLOCK, -(-item.extent.end // BLOCK))
+        }
+        blobs = {(item.point_name, item.kind) for item in report.lost_blobs}
+        for each in self.originals:
+            if each.point.name in report.lost_points:
+                blocks |= {(each.point.name, n) for n in _blocks(each.image)}
+                blobs |= {(each.point.name, kind) for kind in each.blobs}
+        return Lost(frozenset(blocks), frozenset(blobs))
+
+    def opens(self, store: ObjectStore) -> bool:
+        """Whether the recovery sheet still opens it; as another repository it may never open."""
+        keys = self.repository.keys
+        try:
+            opened = open_repository(store, RecoveryUnlock(self.repository.sheet))
+        except HoldfastError:
+            return False
+        assert opened.common.id_key == keys.common.id_key, "another repository was opened"
+        return True
+
+
+def _blocks(image: bytes) -> range:
+    return range(-(-len(image) // BLOCK))
+
+
+def _lost_blocks(source: PointDiskSource, image: bytes) -> Iterator[int]:
+    """What is zero is read a window at a time, everything else block by block."""
+    for start in range(0, len(image), FRAME_BYTES):
+        window = image[start : start + FRAME_BYTES]
+        if window == bytes(len(window)) and _matches(source, start, window):
+            continue
+        for offset in range(start, start + len(window), BLOCK):
+            if not _matches(source, offset, image[offset : offset + BLOCK]):
+                yield offset // BLOCK
+
+
+def _matches(source: PointDiskSource, offset: int, wanted: bytes) -> bool:
+    buffer = bytearray(len(wanted))
+    try:
+        source.read_into(offset, memoryview(buffer))
+    except HoldfastError:
+        return False
+    assert buffer == wanted, "a wrong byte came back"
+    return True
+
+
+@cache
+def first_world() -> World:
+    """Two VMs: fulls, incrementals, blobs, zeros, an odd end; a fence, a proof, a merged list of points."""
+    store = MemoryStore()
+    world = World(new_repository(store, seed="first world"), store)
+    rng = random.Random(7)
+    image = patterned(22 * BLOCK + 1024, "image")
+    image[9 * BLOCK : 12 * BLOCK] = bytes(3 * BLOCK)
+    world.back_up(image, blobs={"vmx": b"first", "nvram": rng.randbytes(8684)})
+    for generation in range(3):
+        changed = sorted(rng.sample(range(23), 4))
+        for number in changed:
+            length = min(BLOCK, len(image) - number * BLOCK)
+            image[number * BLOCK : number * BLOCK + length] = rng.randbytes(length)
+        point = world.back_up(image, changed=changed, blobs={"vmx": f"vmx {generation}".encode()})
+        if generation == 1:
+            world.close_epoch(1)
+            world.prove(world.originals[0].point)
+    other = patterned(5 * BLOCK, "other")
+    world.back_up(other, lineage=OTHER)
+    other[2 * BLOCK : 3 * BLOCK] = bytes(BLOCK)
+    world.back_up(other, lineage=OTHER, compare=True)
+    world.prove(point)
+    return world
+
+
+@cache
+def second_world() -> World:
+    """Three VMs of two writers, one of them retired; a sparse disk with inner pages; two fences."""
+    store = MemoryStore()
+    world = World(new_repository(store, seed="second world"), store)
+    second_key = Ed25519PrivateKey.from_private_bytes(b"second writer of the second one!")
+    authorise(world.repository, second_key, agent_id="proxy-2")
+    rng = random.Random(8)
+    sparse = bytearray(258 * BLOCK + 512)
+    for number in (0, 1, 40, 255, 256, 258):
+        length = min(BLOCK, len(sparse) - number * BLOCK)
+        sparse[number * BLOCK : number * BLOCK + length] = rng.randbytes(length)
+    world.back_up(sparse, blobs={"vmx": b"sparse", "ovf": b"<Envelope/>" * 50})
+    same = patterned(7 * BLOCK, "same content")
+    world.back_up(same, lineage=OTHER, signing_key=second_key)
+    world.close_epoch(1)
+    # the same content again by another writer, who stores it for himself: two copies of each chunk
+    world.back_up(same, lineage=THIRD)
+    for number in (1, 200, 258):
+        length = min(BLOCK, len(sparse) - number * BLOCK)
+        sparse[number * BLOCK : number * BLOCK + length] = rng.randbytes(length)
+    world.back_up(
+        sparse, changed=[1, 200, 258], blobs={"vmx": b"sparse", "ovf": b"<Envelope/>" * 9}
+    )
+    world.close_epoch(2)
+    world.prove(*(each.point for each in world.originals))
+    world.repository.keys.revoke_writer(
+        store,
+        second_key.public_key().public_bytes_raw(),
+        clock=world.repository.clock,
+        keep_existing=True,
+    )
+    same[3 * BLOCK : 4 * BLOCK] = rng.randbytes(BLOCK)
+    world.back_up(same, lineage=THIRD, changed=[3])
+    world.prove(world.originals[-1].point)
+    return world
+
+
+WORLDS = (first_world, second_world)
