@@ -18,6 +18,7 @@ from holdfast_common.direct_writes import DirectWrites
 from holdfast_common.errors import HoldfastError, ShortRead, SourceFailed, TargetFailed
 from holdfast_common.extents import Extent
 from holdfast_common.formats.ascending import AscendingWrites
+from holdfast_common.formats.unordered import UnorderedFileWrites
 from holdfast_common.units import MIB
 
 _ALIGNMENT: Final = 4096  # covers devices with 512 and with 4096 byte sectors
@@ -122,6 +123,7 @@ class RawDiskSink:
             _checked_mode(self._fd, path, TargetFailed)
             _checked_size(self._fd, path, capacity_bytes, TargetFailed)
             self._direct = DirectWrites(self._fd)
+            self._unordered: UnorderedFileWrites | None = None
         except BaseException:
             self.close()
             raise
@@ -141,8 +143,15 @@ class RawDiskSink:
                 "disk cannot be written", path=str(self._path), offset=offset, reason=str(error)
             ) from error
 
+    def unordered(self) -> UnorderedFileWrites:
+        """For writing it in any order, instead of `write`."""
+        self._unordered = UnorderedFileWrites(self._fd, self._order)
+        return self._unordered
+
     def finish(self) -> None:
         """Make it durable."""
+        if self._unordered is not None:
+            self._unordered.finish()
         self._order.finish()
         try:
             os.fsync(self._fd)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from holdfast_common.blocks.sink import BlockSink, NewDisk
+from holdfast_common.blocks.sink import BlockSink, NewDisk, UnorderedSink, UnorderedWrites
 from holdfast_common.blocks.source import BlockSource, SequentialSource
+from holdfast_common.direct_writes import page_aligned
 from holdfast_common.errors import ShortRead, SourceFailed, TargetFailed
 from holdfast_common.extents import merged
 from holdfast_common.units import KIB, MIB, SECTOR_BYTES
@@ -206,6 +208,40 @@ class BlockSinkContract:
         sink.close()
 
 
+class UnorderedSinkContract(BlockSinkContract):
+    """For sinks that may also be written otherwise than in order."""
+
+    def test_what_is_written_in_any_order_by_several_threads_is_the_disk(
+        self, sink: BlockSink, tmp_path: Path
+    ) -> None:
+        writes = unordered(sink)
+        content = sample_content()  # it ends with what is no whole page
+        parts = [*range(0, CAPACITY, 64 * KIB)]
+        random.Random(1).shuffle(parts)
+
+        def write(offset: int) -> None:
+            piece = content[offset : offset + 64 * KIB]
+            room = page_aligned(64 * KIB)[: len(piece)]
+            room[:] = piece
+            if any(piece):
+                writes.reserve(offset, len(piece))
+                writes.write(offset, room)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(write, parts))
+        sink.finish()
+        sink.close()
+        assert self.content_of(tmp_path) == content
+
+    def test_what_is_written_in_any_order_stays_within_the_disk_and_in_whole_sectors(
+        self, sink: BlockSink
+    ) -> None:
+        writes = unordered(sink)
+        for offset, length in ((CAPACITY, SECTOR_BYTES), (-SECTOR_BYTES, SECTOR_BYTES), (0, 100)):
+            with pytest.raises(TargetFailed):
+                writes.write(offset, memoryview(bytes(length)))
+
+
 class NewDiskSinkContract(BlockSinkContract):
     """For sinks that make the disk themselves, so that it can be there or not."""
 
@@ -215,6 +251,13 @@ class NewDiskSinkContract(BlockSinkContract):
         write_used_sectors(sink, sample_content())
         sink.close()
         assert self.content_of(tmp_path) is None
+
+
+def unordered(sink: BlockSink) -> UnorderedWrites:
+    assert isinstance(sink, UnorderedSink)
+    writes = sink.unordered()
+    assert writes is not None
+    return writes
 
 
 def write_used_sectors(sink: BlockSink, content: bytes) -> None:

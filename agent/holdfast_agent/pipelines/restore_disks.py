@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 
 from holdfast_agent.pipelines.context import JobContext
 from holdfast_agent.pipelines.progress import Progress
 from holdfast_agent.pipelines.repository_access import OpenedPoint, opened_point, point_disk
 from holdfast_agent.transport_table import new_disk
-from holdfast_common.blocks.sink import BlockSink, NewDisk
-from holdfast_common.blocks.stream import random_stream
+from holdfast_common.blocks.sink import BlockSink, NewDisk, UnorderedSink, UnorderedWrites
 from holdfast_common.clock import SystemClock
 from holdfast_common.errors import UsageError
 from holdfast_common.formats.vmdk_descriptor_text import new_disk_uuid
 from holdfast_common.job_result import DiskResult, JobResult, Outcome
 from holdfast_common.job_spec import Blob, DiskToRestore, JobSpec, RestoreDisks
+from holdfast_common.repository.disk_pieces import PiecePlan
 from holdfast_common.repository.disk_reader import PointDiskSource
 
 
@@ -94,11 +94,24 @@ def _restore_disk(
 
 
 def _copy(source: PointDiskSource, sink: BlockSink, context: JobContext, progress: Progress) -> int:
+    """In the disk's order; where the target allows it, by several threads at once."""
     written_bytes = 0
-    with random_stream(source, source.allocated(), check=context.check) as stream:
-        for block in stream:
-            if block.data is not None:
-                sink.write(block.offset, block.data)
-                written_bytes += block.length
-            progress.add(block.length)
+    unordered = sink.unordered() if isinstance(sink, UnorderedSink) else None
+    work = None if unordered is None else _writes_into(unordered)
+    with closing(source.everything(check=context.check, work=work)) as pieces:
+        for plan, buffer in pieces:
+            for extent in plan.mapped:
+                if unordered is None:
+                    sink.write(extent.offset, plan.part(buffer, extent))
+                written_bytes += extent.length
+                progress.add(extent.length)
     return written_bytes
+
+
+def _writes_into(target: UnorderedWrites) -> Callable[[PiecePlan, memoryview], None]:
+    def write(plan: PiecePlan, buffer: memoryview) -> None:
+        for extent in plan.mapped:
+            target.reserve(extent.offset, extent.length)
+            target.write(extent.offset, plan.part(buffer, extent))
+
+    return write

@@ -12,7 +12,7 @@ from pathlib import Path
 from holdfast_agent.configuration import AgentConfiguration
 from holdfast_agent.contained_paths import Place, can_read_directly, place_below
 from holdfast_agent.new_files import NewFiles, sync
-from holdfast_common.blocks.sink import NewDisk
+from holdfast_common.blocks.sink import NewDisk, UnorderedWrites
 from holdfast_common.blocks.source import BlockSource
 from holdfast_common.errors import HoldfastError, Refused, SourceFailed, TargetFailed
 from holdfast_common.formats.vmdk_chain import ImageName, open_chain
@@ -93,6 +93,10 @@ class NewFlatDisk:
     def write(self, offset: int, data: memoryview) -> None:
         """Write whole sectors, ascending. Raises: TargetFailed."""
         self._writer.write(offset, data)
+
+    def unordered(self) -> UnorderedWrites:
+        """For writing it in any order, instead of `write`."""
+        return self._writer.unordered()
 
     def finish(self) -> None:
         """Make the data durable, then write the descriptor. Raises: Refused, TargetFailed."""

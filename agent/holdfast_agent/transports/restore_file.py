@@ -13,7 +13,7 @@ from typing import BinaryIO, Final
 from holdfast_agent.configuration import AgentConfiguration
 from holdfast_agent.contained_paths import Place, below_one_of, can_read_directly, place_below
 from holdfast_agent.new_files import NewFiles, sync
-from holdfast_common.blocks.sink import BlockSink, NewDisk
+from holdfast_common.blocks.sink import BlockSink, NewDisk, UnorderedSink, UnorderedWrites
 from holdfast_common.blocks.source import BlockSource
 from holdfast_common.errors import Refused, SourceFailed, TargetFailed
 from holdfast_common.formats.vmdk_chain import ImageName, open_chain
@@ -119,6 +119,10 @@ class NewVmdkFile:
     def write(self, offset: int, data: memoryview) -> None:
         """Write whole sectors, ascending. Raises: TargetFailed."""
         self._writer.write(offset, data)
+
+    def unordered(self) -> UnorderedWrites | None:
+        """For writing it in any order, instead of `write`; None: this format only grows in order."""
+        return self._writer.unordered() if isinstance(self._writer, UnorderedSink) else None
 
     def finish(self) -> None:
         """Complete the file, make it durable, name it. Raises: Refused, TargetFailed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,4 +39,31 @@ class BlockSink(Protocol):
 
     def close(self) -> None:
         """Give everything back. Without `finish` before, the target counts as incomplete."""
+        ...
+
+
+class UnorderedWrites(Protocol):
+    """Writing a disk in any order, by several threads at once; no byte twice."""
+
+    def reserve(self, offset: int, length: int) -> None:
+        """Room for what will be written there, if that can be had; until then it reads as zero.
+
+        Raises: TargetFailed, when there is none.
+        """
+        ...
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write whole sectors. Raises: TargetFailed."""
+        ...
+
+
+@runtime_checkable
+class UnorderedSink(BlockSink, Protocol):
+    """A `BlockSink` that may be written otherwise than in order."""
+
+    def unordered(self) -> UnorderedWrites | None:
+        """From here on this is used for writing, and `write` no more; None: only in order.
+
+        Call `finish` when all writes came back.
+        """
         ...

@@ -38,6 +38,20 @@ class AscendingWrites:
             raise TargetFailed("write is no whole sectors", offset=offset, length=length)
         self._end = offset + length
 
+    def accept_unordered(self, offset: int, length: int) -> None:
+        """Check a write that need not ascend; any thread. Raises: TargetFailed."""
+        if self._finished:
+            raise TargetFailed("disk was written after it was finished", offset=offset)
+        if offset < 0 or offset + length > self.capacity_bytes:
+            raise TargetFailed(
+                "write leaves the disk",
+                offset=offset,
+                length=length,
+                capacity_bytes=self.capacity_bytes,
+            )
+        if offset % SECTOR_BYTES or length % SECTOR_BYTES:
+            raise TargetFailed("write is no whole sectors", offset=offset, length=length)
+
     def finish(self) -> None:
         """No more writes. Raises: TargetFailed, on a second call."""
         if self._finished:

@@ -11,6 +11,7 @@ from holdfast_common.errors import FormatError, TargetFailed
 from holdfast_common.formats.ascending import AscendingWrites
 from holdfast_common.formats.grain_map import ABSENT, Run
 from holdfast_common.formats.image_file import ImageFile
+from holdfast_common.formats.unordered import UnorderedFileWrites
 
 
 class FlatExtent:
@@ -65,6 +66,7 @@ class FlatWriter:
         self._file = file
         self._direct = DirectWrites(file.fileno())
         self._order = AscendingWrites(capacity_bytes)
+        self._unordered: UnorderedFileWrites | None = None
         try:
             os.ftruncate(file.fileno(), capacity_bytes)
         except OSError as error:
@@ -85,8 +87,15 @@ class FlatWriter:
                 "disk cannot be written", offset=offset, reason=str(error)
             ) from error
 
+    def unordered(self) -> UnorderedFileWrites:
+        """For writing it in any order, instead of `write`."""
+        self._unordered = UnorderedFileWrites(self._file.fileno(), self._order)
+        return self._unordered
+
     def finish(self) -> None:
         """Make it durable."""
+        if self._unordered is not None:
+            self._unordered.finish()
         self._order.finish()
         sync(self._file)
 

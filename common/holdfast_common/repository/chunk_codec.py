@@ -184,7 +184,8 @@ class Decompressor:
     """The inverse of `Compressor`, for bytes that nobody vouches for. One thread."""
 
     def __init__(self) -> None:
-        self._context = zstandard.ZstdDecompressor()
+        self._context = zstandard.ZstdDecompressor(max_window_size=PLAIN_BYTES_MAX)
+        self._beyond = bytearray(1)
 
     def plain(self, payload: bytes | memoryview, *, plain_length: int) -> bytes | memoryview:
         """Exactly ``plain_length`` bytes; ``payload`` itself when it was not compressed.
@@ -207,6 +208,19 @@ class Decompressor:
         if len(plain) != plain_length:
             raise IntegrityError("a blob decompresses to another length", wanted=plain_length)
         return plain
+
+    def decompress_into(self, payload: bytes | memoryview, target: memoryview) -> None:
+        """Fill ``target`` with what was compressed, exactly. Raises: IntegrityError."""
+        try:
+            if zstandard.frame_content_size(payload) != len(target):
+                raise IntegrityError("a blob decompresses to another length", wanted=len(target))
+            # With all of the input and all of the room there at once zstd decodes in place, in one step.
+            reader = self._context.stream_reader(payload, read_across_frames=True)
+            length = reader.readinto(target)
+            if length != len(target) or reader.readinto(self._beyond):
+                raise IntegrityError("a blob decompresses to another length", wanted=len(target))
+        except zstandard.ZstdError as error:
+            raise IntegrityError("a blob cannot be decompressed") from error
 
 
 def segment_cipher(header: SegmentHeader, segment_key: bytes) -> SegmentCipher:

@@ -1,45 +1,37 @@
-"""A point's disk as a block source: any offset, every frame checked, read ahead in large pieces.
+"""A point's disk: as a block source that is read anywhere, and piece by piece in its order.
 
-Reading in order is noticed and overlapped: some pieces of 4 MiB ahead are read, opened, decompressed and
-checked by worker threads. Memory: `PIECES_MAX` pieces, whatever the disk's size.
+In order, some pieces of 4 MiB ahead are read, opened, decompressed, checked and given to whoever wants
+them by worker threads, in buffers that are used again. Memory: `_Pieces`' buffers, whatever the disk's size.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from typing import Final
 
+from holdfast_common.blocks.read_ahead import Block
+from holdfast_common.blocks.wanted import told_apart
+from holdfast_common.direct_writes import page_aligned
 from holdfast_common.errors import FormatError, IntegrityError, RepositoryFailed, ShortRead
-from holdfast_common.extents import Extent
-from holdfast_common.repository.disk_map import DiskMap, Leaf, block_length
+from holdfast_common.extents import Extent, split
+from holdfast_common.formats.zero_bytes import fill_zero
+from holdfast_common.repository.disk_map import DiskMap, Leaf
+from holdfast_common.repository.disk_pieces import PIECE_BYTES, PiecePlan, PiecePlanner
 from holdfast_common.repository.frame_reader import FrameReader
-from holdfast_common.repository.layout import (
-    BLOCK_BYTES,
-    BLOCKS_PER_FRAME,
-    BLOCKS_PER_LEAF,
-    FRAME_BYTES,
-    FRAMES_PER_LEAF,
-)
+from holdfast_common.repository.layout import BLOCK_BYTES, BLOCKS_PER_LEAF, FRAME_BYTES
 from holdfast_common.repository.manifest import PointDisk
 from holdfast_common.repository.previous_digests import block_digests
 
-PIECE_WINDOWS: Final = 4  # of 1 MiB, read together when a disk is read in order
-PIECES_AHEAD: Final = 3  # as many as a two-core proxy has workers
-PIECES_MAX: Final = PIECES_AHEAD + 1  # in memory: 16 MiB
+PIECES_AHEAD: Final = 5  # one for each of three workers, one to be used, one to be planned: 20 MiB
+WINDOWS_MAX: Final = 8  # kept for small reads: 8 MiB
 LEAVES_MAX: Final = 8
+_LOOK_SECONDS: Final = 0.5  # how soon one who waits hears that its job must stop
+_STOP_SECONDS_MAX: Final = 30.0  # a call that does not come back in this time is left alone
 
-Piece = dict[int, bytes | memoryview]  # window -> its bytes; a window that is all zero is left out
-
-
-@dataclass(frozen=True, slots=True)
-class _WindowPlan:
-    """Where the blocks of one window come from: (block, frame, place), ascending."""
-
-    number: int
-    blocks: tuple[tuple[int, bytes, int], ...]
+Work = Callable[[PiecePlan, memoryview], None]
 
 
 class PointDiskSource:
@@ -56,11 +48,11 @@ class PointDiskSource:
         self.disk = disk
         self._map = disk_map
         self._frames = frames
-        self._pool = pool  # None: nothing is read ahead
+        self._pool = pool  # None: everything is done in the caller's thread
         self._capacity = disk.header.capacity_bytes
+        self._planner = PiecePlanner(disk_map, frames, capacity_bytes=self._capacity)
         self._leaves: OrderedDict[int, Leaf | None] = OrderedDict()
-        self._pieces: OrderedDict[tuple[int, int], Future[Piece]] = OrderedDict()
-        self._next_offset = 0
+        self._windows: OrderedDict[int, memoryview] = OrderedDict()
 
     @property
     def capacity_bytes(self) -> int:
@@ -86,6 +78,22 @@ class PointDiskSource:
             extents.append(self._extent(start, end))
         return extents
 
+    def everything(
+        self, *, check: Callable[[], None], work: Work | None = None
+    ) -> Generator[tuple[PiecePlan, memoryview]]:
+        """All that the point holds, ascending, in pieces; a buffer is valid until the next step.
+
+        ``work`` is called for each piece by the thread that filled it: several at once, in no order.
+        Raises: IntegrityError, ObjectMissing, RepositoryFailed and others; what either function raises.
+        """
+        return self._pieces(self._planner.everything(), check, work)
+
+    def blocks(self, wanted: Iterable[Extent], *, check: Callable[[], None]) -> Iterator[Block]:
+        """The wanted parts (whole blocks of 64 KiB, ascending), zeros told apart. Raises: as `everything`."""
+        with closing(self._pieces(self._planner.within(wanted), check, None)) as pieces:
+            for plan, buffer in pieces:
+                yield from _blocks_of(plan, buffer)
+
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer``. Raises: ShortRead, IntegrityError, ObjectMissing, RepositoryFailed and others."""
         view = buffer.cast("B")
@@ -96,22 +104,10 @@ class PointDiskSource:
                 wanted=len(view),
                 capacity=self._capacity,
             )
-        in_order = offset == self._next_offset
-        self._next_offset = offset + len(view)
-        position = 0
-        while position < len(view):
-            window, start = divmod(offset + position, FRAME_BYTES)
-            count = min(FRAME_BYTES - start, len(view) - position)
-            try:
-                data = self._window(window, in_order=in_order, end=offset + len(view))
-            except (IntegrityError, FormatError, RepositoryFailed):
-                # What is damaged may lie beside what was asked for: read no more than that.
-                data = self._narrow_window(window, start=start, end=start + count)
-            if data is None:
-                view[position : position + count] = bytes(count)
-            else:
-                view[position : position + count] = data[start : start + count]
-            position += count
+        if not view:
+            return
+        for part in split([Extent(offset=offset, length=len(view))], unit=FRAME_BYTES):
+            self._read_window(part, view[part.offset - offset : part.end - offset])
 
     def digests(self, extent: Extent) -> tuple[bytes | None, ...]:
         """Per 64 KiB block of an extent: its digest, None where it is zero, empty where no index can say.
@@ -130,69 +126,69 @@ class PointDiskSource:
         return tuple(result)
 
     def close(self) -> None:
-        """Forget what was read ahead. Twice is harmless."""
-        for piece in self._pieces.values():
-            piece.cancel()
-        self._pieces.clear()
+        """Forget what was read. Twice is harmless."""
+        self._windows.clear()
+
+    def _pieces(
+        self, plans: Iterator[PiecePlan], check: Callable[[], None], work: Work | None
+    ) -> Generator[tuple[PiecePlan, memoryview]]:
+        def done(plan: PiecePlan, buffer: memoryview) -> None:
+            self._planner.fill(plan, buffer)
+            if work is not None:
+                work(plan, buffer)
+
+        if self._pool is not None:
+            yield from _Pieces(self._pool, done, check).of(plans)
+            return
+        buffer = page_aligned(PIECE_BYTES)
+        for plan in plans:
+            check()
+            done(plan, buffer)
+            yield plan, buffer
+
+    def _read_window(self, part: Extent, view: memoryview) -> None:
+        """A part of one window."""
+        number = part.offset // FRAME_BYTES
+        window = self._windows.get(number)
+        if window is None:
+            whole = self._blocks_around(Extent(offset=number * FRAME_BYTES, length=FRAME_BYTES))
+            try:
+                if part == whole:
+                    self._fill(whole, view)
+                    return
+                window = memoryview(bytearray(whole.length))
+                self._fill(whole, window)
+            except (IntegrityError, FormatError, RepositoryFailed):
+                # What is damaged may lie beside what was asked for: read no more than that.
+                self._read_narrowly(part, view)
+                return
+            self._windows[number] = window
+            if len(self._windows) > WINDOWS_MAX:
+                self._windows.popitem(last=False)
+        self._windows.move_to_end(number)
+        start = part.offset - number * FRAME_BYTES
+        view[:] = window[start : start + len(view)]
+
+    def _read_narrowly(self, part: Extent, view: memoryview) -> None:
+        around = self._blocks_around(part)
+        buffer = memoryview(bytearray(around.length))
+        self._fill(around, buffer)
+        start = part.offset - around.offset
+        view[:] = buffer[start : start + len(view)]
+
+    def _fill(self, extent: Extent, buffer: memoryview) -> None:
+        for plan in self._planner.within([extent]):
+            piece = buffer[plan.offset - extent.offset :][: plan.length]
+            if plan.mapped != plan.wanted:
+                fill_zero(piece)
+            self._planner.fill(plan, piece)
+
+    def _blocks_around(self, part: Extent) -> Extent:
+        return self._extent(part.offset // BLOCK_BYTES, -(-part.end // BLOCK_BYTES))
 
     def _extent(self, start: int, end: int) -> Extent:
         last = min(end * BLOCK_BYTES, self._capacity)
         return Extent(offset=start * BLOCK_BYTES, length=last - start * BLOCK_BYTES)
-
-    def _window(self, number: int, *, in_order: bool, end: int) -> bytes | memoryview | None:
-        if in_order or end - number * FRAME_BYTES > FRAME_BYTES:
-            piece = number // PIECE_WINDOWS
-            future = self._piece(piece * PIECE_WINDOWS, PIECE_WINDOWS)
-            if self._pool is not None:
-                self._read_ahead(piece)
-        else:
-            future = self._pieces.get((number // PIECE_WINDOWS * PIECE_WINDOWS, PIECE_WINDOWS)) or (
-                self._piece(number, 1)
-            )
-        return future.result().get(number)
-
-    def _narrow_window(self, number: int, *, start: int, end: int) -> bytes | memoryview | None:
-        """A window of which only the bytes from ``start`` to ``end`` are right."""
-        whole = self._plan(number)
-        blocks = range(start // BLOCK_BYTES, -(-end // BLOCK_BYTES))
-        plan = _WindowPlan(number, tuple(item for item in whole.blocks if item[0] in blocks))
-        return self._read_piece([plan] if plan.blocks else []).get(number)
-
-    def _read_ahead(self, piece: int) -> None:
-        last = -(-self._capacity // (FRAME_BYTES * PIECE_WINDOWS))
-        for ahead in range(piece + 1, min(piece + 1 + PIECES_AHEAD, last)):
-            self._piece(ahead * PIECE_WINDOWS, PIECE_WINDOWS)
-
-    def _piece(self, first: int, count: int) -> Future[Piece]:
-        key = (first, count)
-        future = self._pieces.get(key)
-        if future is not None:
-            self._pieces.move_to_end(key)
-            return future
-        plans = [
-            plan for number in range(first, first + count) if (plan := self._plan(number)).blocks
-        ]
-        if self._pool is not None and plans:
-            future = self._pool.submit(self._read_piece, plans)
-        else:
-            future = Future()
-            future.set_result(self._read_piece(plans))
-        self._pieces[key] = future
-        while len(self._pieces) > PIECES_MAX:
-            self._pieces.popitem(last=False)[1].cancel()
-        return future
-
-    def _plan(self, number: int) -> _WindowPlan:
-        leaf = self._leaf(number // FRAMES_PER_LEAF)
-        if leaf is None:
-            return _WindowPlan(number, ())
-        base = number % FRAMES_PER_LEAF * BLOCKS_PER_FRAME
-        blocks = []
-        for block in range(BLOCKS_PER_FRAME):
-            chunk_id = leaf.ids[base + block]
-            if chunk_id is not None:
-                blocks.append((block, chunk_id, leaf.places[base + block]))
-        return _WindowPlan(number, tuple(blocks))
 
     def _leaf(self, number: int) -> Leaf | None:
         if number not in self._leaves:
@@ -203,28 +199,54 @@ class PointDiskSource:
             self._leaves.move_to_end(number)
         return self._leaves[number]
 
-    def _read_piece(self, plans: list[_WindowPlan]) -> Piece:
-        """In a worker: all windows of a piece."""
-        wanted = list(dict.fromkeys(chunk_id for plan in plans for _, chunk_id, _ in plan.blocks))
-        frames = self._frames.read(wanted) if wanted else {}
-        return {plan.number: self._assembled(plan, frames) for plan in plans}
 
-    def _assembled(
-        self, plan: _WindowPlan, frames: dict[bytes, bytes | memoryview]
-    ) -> bytes | memoryview:
-        first = plan.blocks[0][1]
-        whole = tuple((block, first, block) for block in range(BLOCKS_PER_FRAME))
-        if plan.blocks == whole and len(frames[first]) == FRAME_BYTES:
-            return frames[first]
-        window = bytearray(FRAME_BYTES)
-        for block, chunk_id, place in plan.blocks:
-            length = block_length(
-                plan.number * BLOCKS_PER_FRAME + block, capacity_bytes=self._capacity
-            )
-            data = memoryview(frames[chunk_id])[place * BLOCK_BYTES :][:length]
-            if len(data) != length:
-                raise IntegrityError(
-                    "a frame is shorter than its disk's map says", chunk=chunk_id.hex()
-                )
-            window[block * BLOCK_BYTES : block * BLOCK_BYTES + length] = data
-        return memoryview(window)
+class _Pieces:
+    """Pieces done ahead by a pool's threads, handed on in order. One consumer."""
+
+    def __init__(self, pool: ThreadPoolExecutor, work: Work, check: Callable[[], None]) -> None:
+        self._pool = pool
+        self._work = work
+        self._check = check
+        self._free: list[memoryview] = []
+        self._unmade = PIECES_AHEAD
+        self._running: deque[tuple[PiecePlan, memoryview, Future[None]]] = deque()
+
+    def of(self, plans: Iterator[PiecePlan]) -> Iterator[tuple[PiecePlan, memoryview]]:
+        """All of them."""
+        try:
+            for plan in plans:
+                while not self._free and not self._unmade:
+                    yield from self._first()
+                if self._free:
+                    buffer = self._free.pop()
+                else:
+                    buffer = page_aligned(PIECE_BYTES)
+                    self._unmade -= 1
+                future = self._pool.submit(self._work, plan, buffer)
+                self._running.append((plan, buffer, future))
+            while self._running:
+                yield from self._first()
+        finally:
+            self._stop()
+
+    def _first(self) -> Iterator[tuple[PiecePlan, memoryview]]:
+        plan, buffer, future = self._running[0]
+        while True:
+            self._check()
+            if wait([future], _LOOK_SECONDS).done:
+                break
+        self._running.popleft()
+        future.result()
+        yield plan, buffer
+        self._free.append(buffer)
+
+    def _stop(self) -> None:
+        """Nobody uses a buffer, or what the work writes to, after this, unless a call never comes back."""
+        wait([future for _, _, future in self._running if not future.cancel()], _STOP_SECONDS_MAX)
+
+
+def _blocks_of(plan: PiecePlan, buffer: memoryview) -> Iterator[Block]:
+    """Runs with and without data."""
+    for extent, is_mapped in told_apart(plan.wanted, plan.mapped):
+        data = plan.part(buffer, extent) if is_mapped else None
+        yield Block(extent.offset, extent.length, data)

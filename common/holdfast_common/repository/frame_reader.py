@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -20,30 +21,35 @@ from holdfast_common.errors import (
     ObjectMissing,
     RepositoryFailed,
 )
-from holdfast_common.repository.chunk_codec import (
-    BlobBinding,
-    Decompressor,
-    SegmentCipher,
-    payload_length,
-)
-from holdfast_common.repository.frame_worker import frame_id_of
-from holdfast_common.repository.key_sets import ReaderKeys, SegmentKeyOpener
-from holdfast_common.repository.layout import (
-    BLOCK_BYTES,
-    BLOCK_DIGEST_BYTES,
-    FRAME_BYTES,
-    BlobKind,
-    pack_name,
-)
+from holdfast_common.repository.chunk_codec import SegmentCipher, payload_length
+from holdfast_common.repository.frame_decoder import STORED_BYTES, FrameDecoder
+from holdfast_common.repository.key_sets import ReaderKeys, SegmentKeyOpener, SegmentKeyRequest
+from holdfast_common.repository.layout import pack_name
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
-from holdfast_common.units import KIB, MIB
+from holdfast_common.units import KIB
 
 log = logging.getLogger(__name__)
 
 GAP_BYTES_MAX: Final = 128 * KIB  # reading over a gap is cheaper than another read
-READ_BYTES_MAX: Final = 2 * MIB  # per thread
 KEY_BATCH_MAX: Final = 512  # per question to the controller
+
+
+@dataclass(frozen=True, slots=True)
+class WantedChunk:
+    """A chunk to read. ``blocks``: bit per block of the frame that must be in what is stored.
+
+    ``target``: a buffer of the chunk's length to decode it into; its content counts once the chunk came.
+    """
+
+    place: ChunkLocation
+    blocks: int = 0
+    target: memoryview | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether all that is wanted is stored there: dead blocks may have been taken out."""
+        return holds(self.place, self.blocks)
 
 
 class FrameReader:
@@ -84,130 +90,112 @@ class FrameReader:
                 location = self.index.find(chunk_id)
                 if location is not None:
                     found[chunk_id] = location
-        self._open_keys(found.values())
+        self.open_keys(found.values())
         return found
 
-    def read(self, chunk_ids: Sequence[bytes]) -> dict[bytes, bytes | memoryview]:
+    def read(self, chunk_ids: Sequence[bytes]) -> dict[bytes, bytes]:
         """All of these chunks, whole and right. Raises: IntegrityError, ObjectMissing, RepositoryFailed and others."""
         located = self.locate(dict.fromkeys(chunk_ids))
         for chunk_id in chunk_ids:
             if chunk_id not in located:
-                raise ObjectMissing(
-                    "data of this point is not in the repository", chunk=chunk_id.hex()
-                )
-        result: dict[bytes, bytes | memoryview] = {}
-        order = sorted(located.values(), key=lambda place: (place.origin.pack.digest, place.offset))
-        for group in _groups(order):
-            self._read_group(group, result)
-        return result
+                raise missing_chunk(chunk_id)
+        wanted = [WantedChunk(place) for place in located.values()]
+        return {item.place.chunk_id: bytes(plain) for item, plain in self.each(wanted)}
 
-    def _read_group(
-        self, group: list[ChunkLocation], result: dict[bytes, bytes | memoryview]
-    ) -> None:
-        start = group[0].offset
-        length = max(place.offset + place.stored_length for place in group) - start
-        buffer = memoryview(bytearray(length))
+    def each(self, wanted: Iterable[WantedChunk]) -> Iterator[tuple[WantedChunk, memoryview]]:
+        """Every chunk with its plain bytes, in the order of packs; they are valid until the next step.
+
+        Keys that `locate` did not ask for are asked for here.
+        Raises: IntegrityError, ObjectMissing, RepositoryFailed and others.
+        """
+        decoder = self._decoder()
+        order = sorted(wanted, key=lambda item: (item.place.origin.pack.digest, item.place.offset))
+        self.open_keys(item.place for item in order)
+        for group in _groups(order):
+            yield from self._each_of_group(group, decoder)
+
+    def _each_of_group(
+        self, group: list[WantedChunk], decoder: FrameDecoder
+    ) -> Iterator[tuple[WantedChunk, memoryview]]:
+        start = group[0].place.offset
+        length = max(item.place.offset + item.place.stored_length for item in group) - start
+        buffer = decoder.stored_room(length)
+        bad: list[tuple[WantedChunk, HoldfastError]] = []
         try:
-            self._store.read_into(pack_name(group[0].origin.pack.digest), start, buffer)
+            self._store.read_into(pack_name(group[0].place.origin.pack.digest), start, buffer)
         except (IntegrityError, RepositoryFailed) as error:
-            for place in group:
-                result[place.chunk_id] = self._read_elsewhere(place, error)
-            return
-        for place in group:
+            bad = [(item, error) for item in group]
+            group = []
+        for item in group:
+            place = item.place
             at = place.offset - start
             try:
-                result[place.chunk_id] = self._decoded(place, buffer[at : at + place.stored_length])
+                plain = decoder.decode(
+                    place,
+                    buffer[at : at + place.stored_length],
+                    self._ciphers[place.origin.request.origin_id],
+                    item.target,
+                )
             except (IntegrityError, FormatError) as error:
-                result[place.chunk_id] = self._read_elsewhere(place, error)
+                bad.append((item, error))
+                continue
+            yield item, plain
+        for item, reason in bad:  # last: this reads into the same buffer
+            yield item, self._read_elsewhere(item, reason)
 
-    def _read_elsewhere(self, bad: ChunkLocation, error: HoldfastError) -> bytes | memoryview:
+    def _read_elsewhere(self, item: WantedChunk, error: HoldfastError) -> memoryview:
         """Another copy of the chunk, or the error that the first one gave."""
+        bad = item.place
         for place in self.index.find_all(bad.chunk_id):
             if (place.origin.pack.digest, place.offset) == (bad.origin.pack.digest, bad.offset):
                 continue
+            if not holds(place, item.blocks):
+                continue
             try:
-                return self.read_at(place)
+                return self.read_at(place, item.target)
             except (IntegrityError, FormatError, RepositoryFailed):
                 continue
         raise error
 
-    def read_at(self, place: ChunkLocation) -> bytes | memoryview:
-        """The copy of a chunk that lies at one place. Raises: IntegrityError, FormatError, RepositoryFailed."""
-        payload_length(place.stored_length)
-        self._open_keys([place])
-        stored = memoryview(bytearray(place.stored_length))
-        self._store.read_into(pack_name(place.origin.pack.digest), place.offset, stored)
-        return self._decoded(place, stored)
+    def read_at(self, place: ChunkLocation, target: memoryview | None = None) -> memoryview:
+        """The copy of a chunk that lies at one place; valid until this thread reads something else.
 
-    def _decoded(self, place: ChunkLocation, stored: memoryview) -> bytes | memoryview:
-        length = payload_length(place.stored_length)
-        binding = BlobBinding(
-            kind=place.kind,
-            origin_id=place.origin.request.origin_id,
-            number=place.number,
-            chunk_id=place.chunk_id,
-            plain_length=place.plain_length,
-        )
-        decompressor, scratch = self._tools()
-        is_raw = length == place.plain_length
-        # A blob that was not compressed is handed out as it is, so it needs a buffer of its own.
-        target = (
-            memoryview(bytearray(length)) if is_raw or length > len(scratch) else scratch[:length]
-        )
-        self._ciphers[binding.origin_id].open_into(stored, binding, target)
-        plain = decompressor.plain(target, plain_length=place.plain_length)
-        if place.is_hollow:
-            return self._checked_hollow(place, plain)
-        if place.kind is BlobKind.DISK_FRAME:
-            actual = frame_id_of(plain, self._hasher)
-        else:
-            actual = self._hasher.chunk_id(plain)
-        if actual != place.chunk_id:
-            raise IntegrityError(
-                "a chunk holds other data than its id says", chunk=place.chunk_id.hex()
-            )
-        return plain
-
-    def _checked_hollow(self, place: ChunkLocation, plain: bytes | memoryview) -> memoryview:
-        """A frame that lost its dead blocks, with zeros in their places; no map points at those.
-
-        The id covers the digests of all blocks, so the dead ones' must come from the index.
+        Raises: IntegrityError, FormatError, RepositoryFailed.
         """
-        digests = self.index.digests(place)
-        if self._hasher.frame_id(digests) != place.chunk_id:
-            raise IntegrityError(
-                "a frame's digests are not those of its id", chunk=place.chunk_id.hex()
-            )
-        full = memoryview(bytearray(place.blocks * BLOCK_BYTES))
-        rest = memoryview(plain)
-        for block in range(place.blocks):
-            if not place.presence >> block & 1:
-                continue
-            data, rest = rest[:BLOCK_BYTES], rest[BLOCK_BYTES:]
-            wanted = digests[block * BLOCK_DIGEST_BYTES : (block + 1) * BLOCK_DIGEST_BYTES]
-            if self._hasher.block_digest(data) != wanted:
-                raise IntegrityError(
-                    "a chunk holds other data than its id says", chunk=place.chunk_id.hex()
-                )
-            full[block * BLOCK_BYTES : block * BLOCK_BYTES + len(data)] = data
-        if rest:
-            raise IntegrityError("a frame is longer than its blocks", chunk=place.chunk_id.hex())
-        return full
+        payload_length(place.stored_length)
+        self.open_keys([place])
+        decoder = self._decoder()
+        stored = decoder.stored_room(place.stored_length)
+        self._store.read_into(pack_name(place.origin.pack.digest), place.offset, stored)
+        return self.decode(place, stored, target)
 
-    def _tools(self) -> tuple[Decompressor, memoryview]:
-        tools: tuple[Decompressor, memoryview] | None = getattr(self._thread, "tools", None)
-        if tools is None:
-            tools = self._thread.tools = (Decompressor(), memoryview(bytearray(FRAME_BYTES)))
-        return tools
+    def decode(
+        self, place: ChunkLocation, stored: memoryview, target: memoryview | None = None
+    ) -> memoryview:
+        """As `read_at`, when what is stored was read already and its key asked for. Raises: IntegrityError."""
+        cipher = self._ciphers[place.origin.request.origin_id]
+        return self._decoder().decode(place, stored, cipher, target)
 
-    def _open_keys(self, places: Iterable[ChunkLocation]) -> None:
+    def _decoder(self) -> FrameDecoder:
+        decoder: FrameDecoder | None = getattr(self._thread, "decoder", None)
+        if decoder is None:
+            decoder = self._thread.decoder = FrameDecoder(self._hasher, self.index.digests)
+        return decoder
+
+    def open_keys(self, places: Iterable[ChunkLocation]) -> None:
+        """Ask for all keys that reading these needs, at once. Raises: WrongKey, Refused, ControllerUnreachable."""
+        # Nobody waits for the controller who has all keys already.
+        wanted = self._missing_keys(places)
+        if wanted:
+            self._ask_for_keys(wanted)
+
+    def _missing_keys(self, places: Iterable[ChunkLocation]) -> dict[bytes, SegmentKeyRequest]:
+        requests = (place.origin.request for place in places)
+        return {each.origin_id: each for each in requests if each.origin_id not in self._ciphers}
+
+    def _ask_for_keys(self, wanted: dict[bytes, SegmentKeyRequest]) -> None:
         with self._lock:
-            wanted = {
-                place.origin.request.origin_id: place.origin.request
-                for place in places
-                if place.origin.request.origin_id not in self._ciphers
-            }
-            requests = list(wanted.values())
+            requests = [each for each in wanted.values() if each.origin_id not in self._ciphers]
             for start in range(0, len(requests), KEY_BATCH_MAX):
                 batch = requests[start : start + KEY_BATCH_MAX]
                 for request, key in zip(
@@ -218,21 +206,32 @@ class FrameReader:
                     )
 
 
-def _groups(places: list[ChunkLocation]) -> Iterable[list[ChunkLocation]]:
+def holds(place: ChunkLocation, blocks: int) -> bool:
+    """Whether these blocks (bit per block) are in what is stored there: dead ones may have been taken out."""
+    return not place.is_hollow or not blocks & ~place.presence
+
+
+def missing_chunk(chunk_id: bytes) -> ObjectMissing:
+    """What a chunk that stands nowhere is."""
+    return ObjectMissing("data of this point is not in the repository", chunk=chunk_id.hex())
+
+
+def _groups(wanted: list[WantedChunk]) -> Iterator[list[WantedChunk]]:
     """Neighbours in one pack, to be read at once."""
-    group: list[ChunkLocation] = []
+    group: list[WantedChunk] = []
     end = 0
-    for place in places:
+    for item in wanted:
+        place = item.place
         payload_length(place.stored_length)
         place_end = place.offset + place.stored_length
         if group and (
-            place.origin.pack.digest != group[0].origin.pack.digest
+            place.origin.pack.digest != group[0].place.origin.pack.digest
             or place.offset - end > GAP_BYTES_MAX
-            or place_end - group[0].offset > READ_BYTES_MAX
+            or place_end - group[0].place.offset > STORED_BYTES
         ):
             yield group
             group = []
-        group.append(place)
-        end = place_end
+        group.append(item)
+        end = max(end, place_end) if len(group) > 1 else place_end
     if group:
         yield group

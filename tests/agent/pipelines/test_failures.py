@@ -40,6 +40,7 @@ from support.memory_disks import MemorySink, MemorySource
 
 CAPACITY = 4 * MIB
 CONTENT = random.Random(5).randbytes(CAPACITY)
+PIECES = 5  # of 4 MiB, in which disks are restored
 
 
 @pytest.fixture
@@ -62,6 +63,13 @@ def points(site: Site) -> tuple[PointFound, ...]:
 def restore(site: Site, point: PointId, name: str = "disk.vmdk") -> None:
     work = site.restore_work(point, {2000: site.file_ticket(name)})
     restore_disks(site.spec(work), site.context())
+
+
+def make_disk_of_pieces(site: Site) -> None:
+    """In the place of the disk that is there."""
+    for path in (site.root / "nfs" / "web").iterdir():
+        path.unlink()
+    site.make_disk(2000, random.Random(6).randbytes(PIECES * 4 * MIB))
 
 
 def read_from(monkeypatch: pytest.MonkeyPatch, opened: Callable[[], BlockSource]) -> None:
@@ -129,8 +137,9 @@ def test_a_missing_repository_is_never_made(site: Site) -> None:
 def test_a_write_that_fails_ends_the_restore(
     site: Site, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
+    make_disk_of_pieces(site)
     point = point_of(site.back_up())
-    sink = MemorySink(CAPACITY, error_at_write=at)
+    sink = MemorySink(PIECES * 4 * MIB, error_at_write=at)
     write_to(monkeypatch, lambda: sink)
     with pytest.raises(TargetFailed):
         restore(site, point)
@@ -138,6 +147,7 @@ def test_a_write_that_fails_ends_the_restore(
 
 
 def test_a_restore_is_stopped_at_every_check_and_leaves_nothing(site: Site) -> None:
+    make_disk_of_pieces(site)
     point = point_of(site.back_up())
     folder = site.root / "restores"
     for number in range(1000):

@@ -21,6 +21,7 @@ from support.block_source_contract import (
     DISK_UUID,
     BlockSourceContract,
     NewDiskSinkContract,
+    UnorderedSinkContract,
     sample_content,
     write_used_sectors,
 )
@@ -70,7 +71,7 @@ class TestDirectSource(BlockSourceContract):
         yield open_source(tmp_path, PATH)
 
 
-class TestDirectSink(NewDiskSinkContract):
+class TestDirectSink(NewDiskSinkContract, UnorderedSinkContract):
     def open_sink(self, disk: NewDisk, tmp_path: Path) -> BlockSink:
         return direct_datastore.open_sink(
             ticket(PATH), configuration(tmp_path), disk=disk, check=goes_on

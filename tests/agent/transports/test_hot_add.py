@@ -23,8 +23,8 @@ from support.agent_configurations import agent_configuration
 from support.block_source_contract import (
     CAPACITY,
     DISK_UUID,
-    BlockSinkContract,
     BlockSourceContract,
+    UnorderedSinkContract,
     sample_content,
     write_used_sectors,
 )
@@ -78,7 +78,7 @@ class TestHotAddSource(BlockSourceContract):
         yield open_source(tmp_path)
 
 
-class TestHotAddSink(BlockSinkContract):
+class TestHotAddSink(UnorderedSinkContract):
     def open_sink(self, disk: NewDisk, tmp_path: Path) -> BlockSink:
         self.disk_file = attach(tmp_path, bytes(disk.capacity_bytes))
         return open_sink(tmp_path)

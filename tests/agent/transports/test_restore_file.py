@@ -19,6 +19,7 @@ from support.block_source_contract import (
     DISK_UUID,
     BlockSourceContract,
     NewDiskSinkContract,
+    UnorderedSinkContract,
     sample_content,
     write_used_sectors,
 )
@@ -98,7 +99,7 @@ class TestSparseFileSink(FileSink):
     FORMAT = FileFormat.SPARSE
 
 
-class TestFlatFileSink(FileSink):
+class TestFlatFileSink(FileSink, UnorderedSinkContract):
     FORMAT = FileFormat.FLAT
 
 
