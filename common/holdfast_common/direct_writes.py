@@ -16,7 +16,6 @@ from typing import Final, Protocol
 
 import numpy as np
 
-
 PAGE_BYTES: Final = mmap.PAGESIZE
 RESERVE_BYTES: Final = 256 << 20  # at once, so that a slow file system lets others in between
 _libc = ctypes.CDLL(None, use_errno=True)
