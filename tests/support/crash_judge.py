@@ -6,7 +6,6 @@ backup runs on it, and what it made is restored and checked as well.
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
@@ -92,6 +91,7 @@ def judge_workload(
 
 
 def _loss(made: Recording, state: CrashState, seed: int) -> Loss | None:
+    """What is wrong with one disk."""
     try:
         judge(made, state)
     except (HoldfastError, BadState, OSError, AssertionError) as error:
@@ -102,34 +102,32 @@ def _loss(made: Recording, state: CrashState, seed: int) -> Loss | None:
 
 def judge(made: Recording, state: CrashState) -> None:
     """Raises: BadState and whatever the production code raises."""
-    rig = replace(
-        made.rig,
-        files=MemoryFiles.of(state.image),
-        mark=lambda _: None,
-        clock=copy.copy(made.rig.clock),
-        originals=dict(made.rig.originals),
-        indexes={},
-    )
+    judge_image(made, state.image, promised=state.promised)
+
+
+def judge_image(made: Recording, image: Image, *, promised: Collection[str]) -> None:
+    """Open, check, restore, go on. Raises: BadState and whatever the production code raises."""
+    rig = replace(made.rig, repository=None).on(MemoryFiles.of(image))
     try:
         store = rig.open_store("after")
         assert rig.sheet is not None
         keys = open_repository(
             store,
             RecoveryUnlock(rig.sheet),
-            generation_min=max([1, *_numbers(state.promised, "keys")]),
+            generation_min=max([1, *_numbers(promised, "keys")]),
             randomness=rig.chance("keys after"),
         )
     except NoRepository as error:
-        if READY in state.promised:
+        if READY in promised:
             raise BadState("the repository is gone") from error
         rig.seed += 1_000_000  # another program with other random bytes
         rig.create()  # nobody was told that there is one: it is made now
     else:
-        used = rig.used()
+        used = made.rig.used()
         rig.repository = replace(
             used, store=store, keys=keys, clock=rig.clock, randomness=rig.chance("after")
         )
-        _judge_points(rig, promised=state.promised)
+        _judge_points(rig, promised=promised)
         settle(store, keys)  # as a controller does when it starts
         authorise(rig.repository, used.signing_key, agent_id="proxy-1")
     _run_on(rig)

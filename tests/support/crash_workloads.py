@@ -5,6 +5,7 @@ A new workload is a function that prepares, one that runs, and a line in `WORKLO
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import random
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from holdfast_common.errors import NotFound
 from holdfast_common.identity import JobId
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.file_system import FileSystem
@@ -71,11 +73,31 @@ class Rig:
     indexes: dict[str, RepositoryIndex] = field(default_factory=dict)
     orders: int = 0
 
-    def recorded_on(self, files: FileSystem, *, mark: Callable[[str], None], turns: Turns) -> Rig:
-        """The same repository on files that record."""
-        assert self.repository is not None
-        made = replace(self, files=files, mark=mark, turns=turns)
-        made.repository = replace(self.repository, store=made.open_store("run"))
+    def on(
+        self,
+        files: FileSystem,
+        *,
+        mark: Callable[[str], None] = lambda _: None,
+        turns: Turns | None = None,
+        clock: FixedClock | None = None,
+    ) -> Rig:
+        """The same repository on other files, with a life of its own from now on."""
+        made = replace(
+            self,
+            files=files,
+            mark=mark,
+            turns=turns or Turns(0),
+            clock=clock or copy.copy(self.clock),
+            originals=dict(self.originals),
+            indexes={},
+        )
+        if self.repository is not None:
+            made.repository = replace(
+                self.repository,
+                store=made.open_store("run"),
+                clock=made.clock,
+                randomness=self.chance("run"),
+            )
         return made
 
     def open_store(self, name: str) -> DirectoryStore:
@@ -121,7 +143,7 @@ class Rig:
         for point in list_points(self.used().store, self.used().keys).points:
             if point.point_id == name:
                 return point.disks[0]
-        raise AssertionError(f"{name} is not there to build on")
+        raise NotFound("the point to build on cannot be read", point=name)
 
     def back_up(
         self,
@@ -171,7 +193,8 @@ class Recording:
     """A workload that was run."""
 
     name: str
-    rig: Rig
+    start: Rig  # as it was prepared
+    rig: Rig  # as it was left
     before: Image
     inodes: Mapping[str, int]
     log: tuple[Recorded, ...]
@@ -198,8 +221,11 @@ def recording(name: str, *, seed: int = 0) -> Recording:
     memory = MemoryFiles()
     rig = prepared(name, memory, root=ROOT, seed=seed)
     before = memory.image()
+    start = replace(rig, originals=dict(rig.originals), clock=copy.copy(rig.clock))
     rig, files, inodes = recorded(name, rig, paths=sorted(before.files))
-    return Recording(name=name, rig=rig, before=before, inodes=inodes, log=tuple(files.log))
+    return Recording(
+        name=name, start=start, rig=rig, before=before, inodes=inodes, log=tuple(files.log)
+    )
 
 
 def prepared(name: str, files: FileSystem, *, root: Path, seed: int) -> Rig:
@@ -216,10 +242,7 @@ def recorded(
     turns = Turns(rig.seed)
     files = RecordingFiles(rig.files, before=turns.step)
     inodes = {path: files.inode_of(path) for path in paths}
-    if rig.repository is not None:
-        rig = rig.recorded_on(files, mark=files.mark, turns=turns)
-    else:
-        rig = replace(rig, files=files, mark=files.mark, turns=turns)
+    rig = rig.on(files, mark=files.mark, turns=turns)
     WORKLOADS[name].run(rig)
     return rig, files, inodes
 

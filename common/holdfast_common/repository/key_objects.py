@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from holdfast_common.errors import (
     FormatError,
+    HoldfastError,
     Immutable,
     IntegrityError,
     NoRepository,
@@ -119,9 +120,16 @@ def remove_older_generations(store: ObjectStore, number: int) -> list[str]:
 
 def withdraw_generation(store: ObjectStore, number: int) -> None:
     """Take back a generation whose secrets nobody was told. Raises: what the store raises."""
+    failure: HoldfastError | None = None
     for name in (keys_name(number), copy_name(keys_name(number))):
-        with contextlib.suppress(ObjectMissing):
+        try:
             store.delete(name)
+        except ObjectMissing:
+            continue
+        except HoldfastError as error:
+            failure = error  # the other copy goes all the same
+    if failure is not None:
+        raise failure
 
 
 def new_epoch(number: int, randomness: Randomness) -> EpochSecrets:

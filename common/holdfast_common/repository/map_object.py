@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
+from holdfast_common.errors import HoldfastError
 from holdfast_common.repository.derivation import Hasher
 from holdfast_common.repository.disk_map import DiskMap
 from holdfast_common.repository.key_sets import ReaderKeys
@@ -17,7 +18,7 @@ from holdfast_common.repository.sealed_object import SealedStream
 
 
 class MapObject:
-    """Streams pages to an upload. Nothing is begun before the first page. Safe for several threads."""
+    """Streams pages to an upload, which is begun at once. Safe for several threads."""
 
     def __init__(self, store: ObjectStore, keys: ReaderKeys, randomness: Randomness) -> None:
         self._store = store
@@ -25,9 +26,13 @@ class MapObject:
         self._lock = threading.Lock()
         self._upload: Upload | None = None
         self._stored_length = 0
-        self._stream: SealedStream = keys.stream(
-            ObjectKind.MAP, signing_key=None, randomness=randomness, write=self._write
-        )
+        try:
+            self._stream: SealedStream = keys.stream(
+                ObjectKind.MAP, signing_key=None, randomness=randomness, write=self._write
+            )
+        except HoldfastError:
+            self.abort()  # the header is written at once, and nobody holds this object yet
+            raise
 
     def editor(
         self,

@@ -1,0 +1,58 @@
+"""Every system call beneath the production store fails, one after the other, until a run is clean.
+
+Afterwards the disk is judged as after a crash: nothing acknowledged is lost, nothing half shows, the next
+backup works. Nothing is left open, and a full disk is called one.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+
+from support.call_faults import run_with_fault
+from support.crash_workloads import WORKLOADS, recording
+from support.faulty_files import CallFault, FaultKind
+from support.shared_work import shared_work
+
+RUNS_MIN = 4
+STRIDE = {FaultKind.IO_ERROR: 5, FaultKind.SLOW: 11}  # they hit every call, most of which read
+CALLS_MAX = 5000
+NAMES = sorted(WORKLOADS)
+
+
+@pytest.mark.parametrize("kind", FaultKind, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_call_that_fails_harms_nothing(name: str, kind: FaultKind) -> None:
+    stride = 2 * STRIDE.get(kind, 1)
+    fail_each_call(name, kind, first=0, stride=stride, lasts=False)
+    fail_each_call(name, kind, first=stride // 2, stride=stride, lasts=True)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(1, 4))
+@pytest.mark.parametrize("kind", FaultKind, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_whichever_call_fails_harms_nothing(name: str, kind: FaultKind, seed: int) -> None:
+    for lasts in (False, True):
+        fail_each_call(name, kind, seed=seed, lasts=lasts)
+
+
+def fail_each_call(
+    name: str, kind: FaultKind, *, lasts: bool, seed: int = 0, first: int = 0, stride: int = 1
+) -> None:
+    runs = failed = 0
+    with shared_work():
+        made = recording(name, seed=seed)
+        for number in count(first, stride):
+            assert number < CALLS_MAX, "no run was clean"
+            done = run_with_fault(made, CallFault(kind, number, lasts))
+            if not done.hit:
+                assert done.error is None, "a run in which nothing failed"
+                break
+            runs += 1
+            failed += done.error is not None
+    assert runs >= RUNS_MIN
+    # a call that fails, fails the job: only what is given back or tidied up may be passed over
+    assert kind in (FaultKind.SHORT, FaultKind.SLOW) or failed > runs / 2
