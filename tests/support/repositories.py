@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -123,6 +123,7 @@ class Repository:
         signing_key: Ed25519PrivateKey | None = None,
         lineage: str = LINEAGE,
         index: RepositoryIndex | None = None,
+        damaged_packs: Collection[bytes] = (),
     ) -> PointWriter:
         return PointWriter(
             store if store is not None else self.store,
@@ -135,6 +136,7 @@ class Repository:
             workers=self.workers,
             index=index,
             randomness=self.randomness,
+            damaged_packs=damaged_packs,
         )
 
     def grant(self, prepared: PreparedPoint, *, controller_epoch: int = 1) -> bytes:

@@ -25,6 +25,7 @@ from holdfast_common.repository.frame_reader import FrameReader
 from holdfast_common.repository.key_sets import KeyRing, SegmentKeyOpener
 from holdfast_common.repository.layout import (
     METADATA_BYTES_MAX,
+    aside_name,
     index_name,
     map_name,
     pack_name,
@@ -37,7 +38,7 @@ from holdfast_common.repository.points import PointList, list_points
 from holdfast_common.repository.reference_check import stored_packs
 from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
 from holdfast_common.repository.scrub import file_digest
-from holdfast_common.repository.writers import load_writers
+from holdfast_common.repository.writers import WriterList, load_writers
 
 _DAMAGE: Final = (IntegrityError, FormatError, RepositoryFailed)
 
@@ -92,7 +93,7 @@ def check_structure(
     a whole manifest was taken away.
     Raises: IntegrityError when the list of writers itself cannot be trusted; RepositoryFailed.
     """
-    state = _Check(store, ring)
+    state = RepositoryCheck(store, ring)
     state.check_objects(expected_points)
     return state.report()
 
@@ -110,13 +111,15 @@ def check_data(
 
     Raises: as `check_structure`; Refused, ControllerUnreachable from ``segment_keys``.
     """
-    state = _Check(store, ring)
+    state = RepositoryCheck(store, ring)
     state.check_objects(expected_points)
     state.decode(segment_keys, subset, workers=workers)
     return state.report()
 
 
-class _Check:
+class RepositoryCheck:
+    """A check under way: `check_objects`, perhaps `decode`, then `report`. Repair goes on from it."""
+
     def __init__(self, store: ObjectStore, ring: KeyRing) -> None:
         self._store = store
         self._ring = ring
@@ -131,8 +134,15 @@ class _Check:
         self._decoded_bytes = 0
         self._points: PointList = list_points(store, ring)
         self._missing_points: list[str] = []
+        self.lost_chunks: set[bytes] = set()  # that points need, after `report`
+
+    @property
+    def writers(self) -> WriterList:
+        """Who may sign what."""
+        return self._writers
 
     def check_objects(self, expected_points: Collection[str]) -> None:
+        """All metadata, and the packs' footers. Raises: RepositoryFailed."""
         epochs = [point.manifest.writer_epoch for point in self._points.points]
         metadata = check_metadata(self._store, self._ring.common, self._writers, epochs=epochs)
         self._damaged |= metadata.damaged
@@ -147,6 +157,8 @@ class _Check:
                 self._damaged[refused.name] = refused.reason
         for pack in self.index.packs():
             found = self._present.get(pack.digest)
+            if found is None and self._store.head(aside_name(pack_name(pack.digest))):
+                continue  # a repair took it out; what is lost by that is told as lost
             if found != pack.length:
                 self._damaged[pack_name(pack.digest)] = (
                     "the pack is missing" if found is None else "the pack has another length"
@@ -164,6 +176,7 @@ class _Check:
     def decode(
         self, segment_keys: SegmentKeyOpener, subset: Subset | None, *, workers: int
     ) -> None:
+        """Every blob of the packs. Raises: Refused, ControllerUnreachable, RepositoryFailed."""
         frames = FrameReader(
             self._store, self._ring.common, index=self.index, segment_keys=segment_keys
         )
@@ -184,6 +197,7 @@ class _Check:
                     self._proven.append(digest)
 
     def report(self) -> CheckReport:
+        """What all of that comes to. Raises: RepositoryFailed."""
         lost_ranges: list[LostRange] = []
         lost_blobs: list[LostBlob] = []
         finders: dict[bytes, LossFinder] = {}
@@ -223,9 +237,13 @@ class _Check:
         )
 
     def _is_lost(self, chunk_id: bytes) -> bool:
-        return not any(self._is_good(place) for place in self.index.find_all(chunk_id))
+        lost = not any(self.is_good(place) for place in self.index.find_all(chunk_id))
+        if lost:
+            self.lost_chunks.add(chunk_id)
+        return lost
 
-    def _is_good(self, place: ChunkLocation) -> bool:
+    def is_good(self, place: ChunkLocation) -> bool:
+        """Whether that copy of a chunk is there, and nothing found it damaged."""
         digest = place.origin.pack.digest
         end = place.offset + place.stored_length
         return (
@@ -238,7 +256,7 @@ class _Check:
         for point in self._points.points:
             for written in point.manifest.indexes:
                 name = index_name(written.object_id)
-                if not self.index.uses(name):
+                if not self.index.uses(name) and not self._store.head(aside_name(name)):
                     self._damaged.setdefault(name, "the index object is missing")
             for item in point.manifest.maps:
                 if item.object_id in seen:

@@ -135,3 +135,8 @@ def lease_name(lease_id: bytes, sequence: int) -> str:
 def proof_name(object_id: bytes) -> str:
     """The object of a verifier's proof."""
     return f"proofs/{object_id.hex()}"
+
+
+def aside_name(name: str) -> str:
+    """Where a repair keeps a damaged object that it took out; readers do not look there."""
+    return f"aside/{name}"

@@ -1,0 +1,248 @@
+"""Mend what another copy of the repository, or the repository itself, still has; say exactly what stays lost.
+
+A chunk is taken only after it was opened and its id found true. It is stored anew, proven there, and named
+by an index object before anything damaged leaves its place; and that is set aside, not deleted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from holdfast_common.errors import FormatError, IntegrityError, Refused, RepositoryFailed
+from holdfast_common.repository.check import CheckReport, RepositoryCheck, check_data
+from holdfast_common.repository.frame_reader import FrameReader
+from holdfast_common.repository.key_objects import newest_generations
+from holdfast_common.repository.key_sets import KeyRing, SegmentKeyOpener
+from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
+from holdfast_common.repository.repair_objects import (
+    found_replacements,
+    is_needed,
+    note_gone,
+    put_replacement,
+    set_aside,
+)
+from holdfast_common.repository.repair_packs import GoodBlob, store_blobs
+from holdfast_common.repository.repository_index import RepositoryIndex
+from holdfast_common.repository.writers import load_writers
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepairReport:
+    """What a repair did, or with a dry run would do."""
+
+    before: CheckReport
+    after: CheckReport  # with a dry run: as before
+    replaced: tuple[str, ...] = ()  # objects that a good one was found for
+    set_aside: tuple[str, ...] = ()  # damaged objects that are kept under aside/ now
+    left: tuple[str, ...] = ()  # damaged objects that stay where they are: nothing better was found
+    chunks_found: int = 0
+    bytes_found: int = 0  # as stored
+    new_packs: tuple[bytes, ...] = ()
+
+
+def repair_repository(
+    store: ObjectStore,
+    ring: KeyRing,
+    *,
+    segment_keys: SegmentKeyOpener,
+    signing_key: Ed25519PrivateKey,
+    sources: Sequence[ObjectStore] = (),
+    expected_points: Collection[str] = (),
+    dry_run: bool = False,
+    workers: int = 2,
+    randomness: Randomness = SYSTEM_RANDOMNESS,
+) -> RepairReport:
+    """Check all data, mend what can be, check again.
+
+    ``sources``: other copies of this repository, good in parts; they are only read. Objects are mended first,
+    because without an index or a key much looks lost that is not.
+    Raises: RepositoryFull, RepositoryFailed; what ``segment_keys`` raises. What was done until then holds.
+    """
+    for source in sources:
+        _check_source(source, ring)
+    before = check_data(
+        store, ring, segment_keys=segment_keys, workers=workers, expected_points=expected_points
+    )
+    names = [item.name for item in before.damaged if not item.name.startswith("packs/")]
+    replacements = found_replacements(
+        store, ring, names, sources=sources, expected_points=expected_points
+    )
+    aside = [] if dry_run else _replace_objects(store, names, replacements)
+    mending = _DataRepair(store, ring, segment_keys, sources)
+    mending.look(expected_points, workers=workers)
+    new_packs: list[bytes] = []
+    after = before
+    if not dry_run:
+        new_packs = mending.mend(signing_key, randomness)
+        aside += mending.tidy_up()
+        after = check_data(
+            store, ring, segment_keys=segment_keys, workers=workers, expected_points=expected_points
+        )
+    return RepairReport(
+        before=before,
+        after=after,
+        replaced=tuple(sorted(replacements)),
+        set_aside=tuple(sorted(aside)),
+        left=tuple(item.name for item in after.damaged),
+        chunks_found=len(mending.found),
+        bytes_found=sum(blob.place.stored_length for blob in mending.found),
+        new_packs=tuple(new_packs),
+    )
+
+
+def _check_source(source: ObjectStore, ring: KeyRing) -> None:
+    """Whether that is a copy of this repository, as far as it tells. Raises: Refused."""
+    try:
+        head = newest_generations(source)[0].head
+    except (IntegrityError, FormatError, RepositoryFailed):
+        return  # what is taken from it is proven, piece by piece
+    if head.repository_id != ring.common.repository_id:
+        raise Refused(
+            "that is another repository, not a copy of this one; nothing was changed",
+            found=head.repository_id.hex(),
+            wanted=ring.common.repository_id.hex(),
+            advice="name a folder that was copied from this repository",
+        )
+
+
+def _replace_objects(
+    store: ObjectStore, damaged: Iterable[str], replacements: Mapping[str, bytes]
+) -> list[str]:
+    """The names of what is kept aside now."""
+    aside = []
+    for name in sorted(damaged):
+        if name in replacements:
+            aside += [name] if put_replacement(store, name, replacements[name]) else []
+            log.info("object replaced", extra={"object": name})
+        elif not is_needed(name):
+            aside += [name] if set_aside(store, name) else []
+    return aside
+
+
+class _DataRepair:
+    """Which chunks that points need are lost, which of them a source has, and which are good, but badly kept."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        ring: KeyRing,
+        segment_keys: SegmentKeyOpener,
+        sources: Sequence[ObjectStore],
+    ) -> None:
+        self._store = store
+        self._ring = ring
+        self._segment_keys = segment_keys
+        self._sources = sources
+        self._check = RepositoryCheck(store, ring)
+        self._report: CheckReport | None = None
+        self._mendable: list[str] = []  # packs of which nothing stays lost
+        self._salvaged: list[GoodBlob] = []  # good ones in those packs, that no whole pack has
+        self.found: list[GoodBlob] = []  # lost ones, in a source
+
+    def look(self, expected_points: Collection[str], *, workers: int) -> None:
+        """Read everything once more, now that the objects are mended, and then the sources."""
+        self._check.check_objects(expected_points)
+        self._check.decode(self._segment_keys, None, workers=workers)
+        report = self._report = self._check.report()
+        lost = set(self._check.lost_chunks)
+        for source in self._sources:
+            lost -= self._take(source, lost)
+        names = [item.name for item in report.damaged if item.name.startswith("packs/")]
+        damaged = {bytes.fromhex(name.rpartition("/")[2]): name for name in names}
+        contents = self._check.index.by_pack()
+        kept: set[bytes] = set()
+        for digest, name in damaged.items():
+            chunks = {place.chunk_id for place in contents.get(digest, ())}
+            if chunks & lost or (lost and not chunks):
+                continue
+            self._mendable.append(name)
+            for chunk_id in chunks - kept:
+                good = [p for p in self._check.index.find_all(chunk_id) if self._check.is_good(p)]
+                if good and all(place.origin.pack.digest in damaged for place in good):
+                    kept.add(chunk_id)
+                    self._salvaged.append(GoodBlob(self._store, self._check.index, good[0]))
+
+    def mend(self, signing_key: Ed25519PrivateKey, randomness: Randomness) -> list[bytes]:
+        """Store anew what was found, and index what no index object names; the new packs."""
+        return store_blobs(
+            self._store,
+            self._ring.common,
+            [*self.found, *self._salvaged],
+            unindexed=self._unindexed(),
+            segment_keys=self._segment_keys,
+            writers=self._check.writers,
+            signing_key=signing_key,
+            randomness=randomness,
+        )
+
+    def tidy_up(self) -> list[str]:
+        """Take out of the way what is replaced now; what of it is kept aside."""
+        assert self._report is not None
+        aside = []
+        indexes = [i.name for i in self._report.damaged if i.name.startswith("index/")]
+        for name in [*self._mendable, *indexes]:
+            if set_aside(self._store, name):
+                aside.append(name)
+            elif self._store.head(name) is None:
+                note_gone(self._store, name)
+        return aside
+
+    def _unindexed(self) -> list[bytes]:
+        """Packs that are proven and that no index object names: the one that did is damaged."""
+        assert self._report is not None
+        index = self._check.index
+        contents = index.by_pack()
+        return [
+            digest
+            for digest in self._report.proven_packs
+            if all(index.object_of(place) is None for place in contents[digest])
+        ]
+
+    def _take(self, source: ObjectStore, lost: Collection[bytes]) -> set[bytes]:
+        """What a source has of these chunks, each opened and found true."""
+        taken: set[bytes] = set()
+        if not lost:
+            return taken
+        keys = self._ring.common
+        index = RepositoryIndex(source, keys)
+        try:
+            index.refresh(load_writers(source, keys))
+            index.recover(source)
+        except (IntegrityError, FormatError, RepositoryFailed) as error:
+            log.warning("a source cannot be read", extra={"reason": str(error)})
+            return taken
+        frames = FrameReader(source, keys, index=index, segment_keys=self._segment_keys)
+        for chunk_id in lost:
+            for place in index.find_all(chunk_id):
+                try:
+                    frames.read_at(place)
+                except (IntegrityError, FormatError, RepositoryFailed):
+                    continue
+                self.found.append(GoodBlob(source, index, place))
+                taken.add(chunk_id)
+                break
+        return taken
+
+
+def describe(report: RepairReport) -> list[str]:
+    """For people: what was done, and what stays lost, each point and range by itself."""
+    lines = [f"put back: {name}" for name in report.replaced]
+    lines += [f"set aside: {name}" for name in report.set_aside]
+    if report.chunks_found:
+        lines.append(f"{report.chunks_found} chunks found elsewhere ({report.bytes_found} bytes)")
+    lines += [f"still damaged: {name}" for name in report.left]
+    lines += [f"lost: all of {name}" for name in report.after.lost_points]
+    lines += [
+        f"lost: point {item.point_id} disk {item.device_key}"
+        f" offset {item.extent.offset} length {item.extent.length}"
+        for item in report.after.lost_ranges
+    ]
+    lines += [f"lost: point {item.point_id} {item.kind}" for item in report.after.lost_blobs]
+    return lines

@@ -1,0 +1,199 @@
+"""Objects that can stand only under their own name: keys, lists, indexes, maps, manifests and the like.
+
+Part of `repair`. A replacement is durable and proven before what is damaged leaves its name, and that is kept
+aside. A repair that was cut off is gone on with by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Final, Protocol
+
+from blake3 import blake3
+
+from holdfast_common.errors import HoldfastError, IntegrityError, ObjectExists, ObjectMissing
+from holdfast_common.repository.check import check_structure
+from holdfast_common.repository.key_sets import KeyRing
+from holdfast_common.repository.layout import METADATA_BYTES_MAX, aside_name, copy_name
+from holdfast_common.repository.object_store import ObjectInfo, ObjectStore, Upload, get_range
+
+_COPIED_TWICE: Final = ("keys/", "writers/")
+_NOBODY_NEEDS: Final = ("leases/", "proofs/")  # of these a damaged one is worth as much as none
+_PIECE_BYTES: Final = 4096
+
+
+def found_replacements(
+    store: ObjectStore,
+    ring: KeyRing,
+    damaged: Collection[str],
+    *,
+    sources: Sequence[ObjectStore],
+    expected_points: Collection[str] = (),
+) -> dict[str, bytes]:
+    """Of the damaged objects those that a good one was found for; each was judged by a check as it would stand.
+
+    Raises: RepositoryFailed; what `check_structure` raises.
+    """
+    found: dict[str, bytes] = {}
+    missing = set(damaged)
+    readable: list[_Source] = [_Own(store), *sources]
+    for source in readable:
+        candidates = {}
+        for name in missing:
+            with contextlib.suppress(HoldfastError):  # a source may be damaged itself
+                candidates[name] = source.get(name, length_max=METADATA_BYTES_MAX)
+        if not candidates:
+            continue
+        view = _Replaced(store, {**found, **candidates})
+        report = check_structure(view, ring, expected_points=expected_points)
+        wrong = {item.name for item in report.damaged}
+        found |= {name: data for name, data in candidates.items() if name not in wrong}
+        missing -= set(found)
+    return found
+
+
+def put_replacement(store: ObjectStore, name: str, data: bytes) -> bool:
+    """Put a good object in the place of a damaged one, which is kept aside; whether there was one.
+
+    Raises: IntegrityError, RepositoryFull, RepositoryFailed; then the damaged one is still there, or the good
+    one is kept for the next repair.
+    """
+    staged = _staged_name(name)
+    with contextlib.suppress(ObjectExists):
+        store.put(staged, data)
+    if store.get(staged, length_max=len(data)) != data:
+        raise IntegrityError("a replacement was not stored as it is", name=name)
+    was_there = set_aside(store, name, unreadable_too=True)
+    store.put(name, data)
+    if store.get(name, length_max=len(data)) != data:
+        raise IntegrityError("a replacement was not stored as it is", name=name)
+    store.delete(staged)
+    return was_there
+
+
+def set_aside(store: ObjectStore, name: str, *, unreadable_too: bool = False) -> bool:
+    """Move a damaged object out of its name; whether that was done.
+
+    One that cannot be read wholly stays, because another day it may be read; with ``unreadable_too`` it goes,
+    with zeros for what cannot be read. Raises: RepositoryFull, RepositoryFailed.
+    """
+    info = store.head(name)
+    if info is None:
+        return False
+    data, whole = _readable(store, info)
+    if not whole and not unreadable_too:
+        return False
+    for number in range(1, 100):
+        target = aside_name(name) + (f".{number}" if number > 1 else "")
+        try:
+            store.put(target, data)
+        except ObjectExists:
+            if store.get(target, length_max=max(len(data), 1 << 30)) != data:
+                continue
+        store.delete(name)
+        return True
+    raise IntegrityError("too many damaged objects of one name were kept", name=name)
+
+
+def note_gone(store: ObjectStore, name: str) -> None:
+    """Say of an object that is not there any more that nobody has to miss it. Harmless twice."""
+    with contextlib.suppress(ObjectExists):
+        store.put(aside_name(name), b"")
+
+
+def is_needed(name: str) -> bool:
+    """Whether an object of that name is missed when it is gone."""
+    return not name.startswith(_NOBODY_NEEDS)
+
+
+def _staged_name(name: str) -> str:
+    return aside_name(f"replacements/{blake3(name.encode()).hexdigest()[:32]}")
+
+
+def _readable(store: ObjectStore, info: ObjectInfo) -> tuple[bytes, bool]:
+    try:
+        return store.get(info.name, length_max=info.length), True
+    except HoldfastError:
+        pieces = []
+        for offset in range(0, info.length, _PIECE_BYTES):
+            length = min(_PIECE_BYTES, info.length - offset)
+            try:
+                pieces.append(get_range(store, info.name, offset=offset, length=length))
+            except HoldfastError:
+                pieces.append(bytes(length))
+        return b"".join(pieces), False
+
+
+class _Source(Protocol):
+    def get(self, name: str, *, length_max: int) -> bytes: ...
+
+
+class _Own:
+    """What a repository itself still has: what a repair had begun to put, and the other one of two copies."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def get(self, name: str, *, length_max: int) -> bytes:
+        """Raises: ObjectMissing and others."""
+        if self._store.head(_staged_name(name)) is not None:
+            return self._store.get(_staged_name(name), length_max=length_max)
+        if name.startswith(_COPIED_TWICE):
+            original = name.removesuffix("-copy")
+            other = original if name != original else copy_name(original)
+            return self._store.get(other, length_max=length_max)
+        raise ObjectMissing("there is no second one", name=name)
+
+
+class _Replaced:
+    """A repository as it would be with some objects replaced; nothing can be written to it."""
+
+    def __init__(self, store: ObjectStore, replaced: Mapping[str, bytes]) -> None:
+        self._store = store
+        self._replaced = replaced
+
+    def get(self, name: str, *, length_max: int) -> bytes:
+        """As the store below, or the replacement."""
+        data = self._replaced.get(name)
+        if data is None:
+            return self._store.get(name, length_max=length_max)
+        if len(data) > length_max:
+            raise IntegrityError("object is longer than its kind may be", name=name)
+        return data
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+        """As the store below, or from the replacement."""
+        data = self._replaced.get(name)
+        if data is None:
+            self._store.read_into(name, offset, buffer)
+            return
+        piece = data[offset : offset + buffer.nbytes]
+        if len(piece) != buffer.nbytes:
+            raise IntegrityError("object is shorter than it must be", name=name)
+        buffer[:] = piece
+
+    def head(self, name: str) -> ObjectInfo | None:
+        """As the store below, or of the replacement."""
+        data = self._replaced.get(name)
+        return self._store.head(name) if data is None else ObjectInfo(name=name, length=len(data))
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """As the store below, with the replacements."""
+        found = {info.name: info for info in self._store.list(prefix)}
+        for name, data in self._replaced.items():
+            if name.startswith(prefix):
+                found[name] = ObjectInfo(name=name, length=len(data))
+        yield from (found[name] for name in sorted(found))
+
+    def put(self, name: str, data: bytes | bytearray | memoryview) -> None:
+        """Never."""
+        raise AssertionError("a check writes nothing")
+
+    def begin(self, *, bulk: bool = False) -> Upload:
+        """Never."""
+        raise AssertionError("a check writes nothing")
+
+    def delete(self, name: str) -> None:
+        """Never."""
+        raise AssertionError("a check removes nothing")
