@@ -34,10 +34,10 @@ from holdfast_common.repository.loss import DamagedObject, LossFinder, LostBlob,
 from holdfast_common.repository.metadata_check import check_metadata
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.pack import read_contents
+from holdfast_common.repository.pack_decoder import PackDecoder
 from holdfast_common.repository.points import PointList, list_points
 from holdfast_common.repository.reference_check import stored_packs
 from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
-from holdfast_common.repository.scrub import file_digest
 from holdfast_common.repository.writers import WriterList, load_writers
 
 _DAMAGE: Final = (IntegrityError, FormatError, RepositoryFailed)
@@ -180,19 +180,22 @@ class RepositoryCheck:
         frames = FrameReader(
             self._store, self._ring.common, index=self.index, segment_keys=segment_keys
         )
+        packs = PackDecoder(self._store, frames)
         chosen = [
             (digest, places)
             for digest, places in self.index.by_pack().items()
             if digest in self._present and (subset is None or subset.takes(digest))
         ]
         with ThreadPoolExecutor(max(1, workers)) as pool:
-            results = pool.map(lambda item: self._decode_pack(frames, *item), chosen)
-            for (digest, places), (reason, bad) in zip(chosen, results, strict=True):
+            results = pool.map(
+                lambda item: packs.decode(item[0], self._present[item[0]], item[1]), chosen
+            )
+            for (digest, places), found in zip(chosen, results, strict=True):
                 self._decoded.append(digest)
                 self._decoded_bytes += sum(place.plain_length for place in places)
-                self._bad_places |= {(digest, place.offset) for place in bad}
-                if reason:
-                    self._damaged.setdefault(pack_name(digest), reason)
+                self._bad_places |= {(digest, place.offset) for place in found.bad}
+                if found.reason:
+                    self._damaged.setdefault(pack_name(digest), found.reason)
                 elif pack_name(digest) not in self._damaged:
                     self._proven.append(digest)
 
@@ -270,22 +273,3 @@ class RepositoryCheck:
                         raise IntegrityError("the object is not the one that was stored")
                 except _DAMAGE as error:
                     self._damaged[name] = str(error)
-
-    def _decode_pack(
-        self, frames: FrameReader, digest: bytes, places: list[ChunkLocation]
-    ) -> tuple[str, list[ChunkLocation]]:
-        """Why a pack is damaged (empty: it is not), and which of its blobs cannot be read."""
-        bad = []
-        reason = ""
-        try:
-            if file_digest(self._store, pack_name(digest), self._present[digest]) != digest:
-                reason = "the pack's bytes do not match its name"
-        except _DAMAGE as error:
-            reason = str(error)
-        for place in places:
-            try:
-                frames.read_at(place)
-            except _DAMAGE as error:
-                bad.append(place)
-                reason = reason or str(error)
-        return reason, bad

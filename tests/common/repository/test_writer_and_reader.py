@@ -380,6 +380,9 @@ def test_a_frame_that_lost_its_dead_blocks_is_still_read(
     packs.close()
     done[0].commit()
     assert repository.restored(second) == image
+    # What still needs those blocks gets an error, never zeros:
+    with pytest.raises(IntegrityError, match="taken out"):
+        repository.restored(first)
     # It is never taken for the whole frame:
     again = repository.backup(old)
     assert again.disks[0].summary.known_bytes == 0
