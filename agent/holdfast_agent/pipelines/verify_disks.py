@@ -11,7 +11,7 @@ from holdfast_agent.pipelines.progress import Progress
 from holdfast_agent.pipelines.repository_access import OpenedPoint, opened_point, point_disk
 from holdfast_agent.pipelines.restore_disks import check_disks_named
 from holdfast_agent.transport_table import Access, OpenedDisk, opened_disk, set_aside
-from holdfast_common.blocks.stream import UNIT_BYTES, random_stream, whole
+from holdfast_common.blocks.stream import UNIT_BYTES, whole
 from holdfast_common.blocks.verify import compare
 from holdfast_common.blocks.wanted import CompactExtents, ascending
 from holdfast_common.clock import SystemClock
@@ -70,7 +70,7 @@ def _verify_disk(
     ):
         parts = _parts(expected, actual, allocated)
         with (
-            random_stream(expected, parts, check=context.check) as one,
+            closing(expected.blocks(parts, check=context.check)) as one,
             actual.stream(parts, check=context.check) as other,
         ):
             found = compare(one, other, progressed=progress.add)

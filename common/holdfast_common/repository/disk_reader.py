@@ -88,7 +88,7 @@ class PointDiskSource:
         """
         return self._pieces(self._planner.everything(), check, work)
 
-    def blocks(self, wanted: Iterable[Extent], *, check: Callable[[], None]) -> Iterator[Block]:
+    def blocks(self, wanted: Iterable[Extent], *, check: Callable[[], None]) -> Generator[Block]:
         """The wanted parts (whole blocks of 64 KiB, ascending), zeros told apart. Raises: as `everything`."""
         with closing(self._pieces(self._planner.within(wanted), check, None)) as pieces:
             for plan, buffer in pieces:
