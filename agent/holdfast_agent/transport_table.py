@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from threading import Lock
 from typing import Final, Protocol
 
 from holdfast_agent.configuration import AgentConfiguration
 from holdfast_agent.transports import direct_datastore, hot_add, nfc_lease, restore_file
 from holdfast_common.blocks.sink import BlockSink, NewDisk
-from holdfast_common.blocks.source import BlockSource, SequentialSource
-from holdfast_common.blocks.stream import BlockStream, random_stream, sequential_stream
+from holdfast_common.blocks.source import BlockSource, SequentialSource, SideBySideSource
+from holdfast_common.blocks.stream import (
+    BlockStream,
+    random_parts,
+    random_stream,
+    sequential_stream,
+)
 from holdfast_common.errors import HoldfastError
 from holdfast_common.extents import Extent
 from holdfast_common.job_spec import DiskTicket, FileTicket, TransportKind
@@ -42,18 +48,31 @@ class OpenedDisk(Protocol):
         ...
 
 
-class _Random:
+class RandomDisk:
     """A disk that can be read anywhere."""
 
     access = Access.RANDOM
 
     def __init__(self, source: BlockSource) -> None:
         self._source = source
+        shared = isinstance(source, SideBySideSource) and source.reads_side_by_side
+        self._turns: AbstractContextManager[object] = nullcontext() if shared else Lock()
+
+    def parts(self, wanted: Iterable[Extent]) -> Iterator[tuple[Extent, bool]]:
+        """The wanted parts, ascending, widened to 64 KiB; whether they have to be read or are zero."""
+        return random_parts(self._source, wanted)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` from ``offset`` on; for several threads. Raises: as `BlockSource.read_into`."""
+        with self._turns:
+            self._source.read_into(offset, buffer)
 
     def allocated(self) -> Sequence[Extent] | None:
+        """As `OpenedDisk`."""
         return self._source.allocated()
 
     def stream(self, wanted: Iterable[Extent], *, check: Callable[[], None]) -> BlockStream:
+        """As `OpenedDisk`."""
         return random_stream(self._source, wanted, check=check)
 
 
@@ -152,7 +171,7 @@ def opened_disk(
         with closing(
             opener.open(ticket, configuration, capacity_bytes=capacity_bytes, check=check)
         ) as source:
-            yield _Random(source)
+            yield RandomDisk(source)
     else:
         with closing(
             opener.open(ticket, configuration, capacity_bytes=capacity_bytes, check=check)

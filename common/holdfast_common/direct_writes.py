@@ -164,7 +164,12 @@ def page_aligned(length: int) -> memoryview:
 
 
 def _is_aligned(offset: int, view: memoryview) -> bool:
-    if offset % PAGE_BYTES or len(view) % PAGE_BYTES:
+    return len(view) % PAGE_BYTES == 0 and begins_aligned(offset, view)
+
+
+def begins_aligned(offset: int, view: memoryview) -> bool:
+    """Whether whole pages of ``view`` can be read or written at ``offset`` past the cache."""
+    if offset % PAGE_BYTES:
         return False
     address: int = np.frombuffer(view, dtype=np.uint8).ctypes.data
     return address % PAGE_BYTES == 0

@@ -1,16 +1,17 @@
 """A VM's disks and configuration become one restore point.
 
-`back_up_disks` is the function to read first: ticket -> source -> stream -> repository -> commit.
+`back_up_disks` is the function to read first: ticket -> source -> repository -> commit.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from holdfast_agent.pipelines.context import Grant, JobContext
+from holdfast_agent.pipelines.disk_copy import WantedParts, copy_disk
 from holdfast_agent.pipelines.point_facts import disk_header, manifest_facts, point_record
 from holdfast_agent.pipelines.progress import Progress
 from holdfast_agent.pipelines.repository_access import (
@@ -20,8 +21,7 @@ from holdfast_agent.pipelines.repository_access import (
     same_disk,
 )
 from holdfast_agent.transport_table import OPENERS, Access, opened_disk
-from holdfast_common.blocks.read_ahead import WINDOW_BYTES, Block
-from holdfast_common.blocks.stream import UNIT_BYTES, BlockStream, whole
+from holdfast_common.blocks.stream import UNIT_BYTES, whole
 from holdfast_common.blocks.wanted import CompactExtents, ascending
 from holdfast_common.clock import SystemClock
 from holdfast_common.errors import (
@@ -36,17 +36,13 @@ from holdfast_common.identity import PointId
 from holdfast_common.job_result import DiskResult, JobResult, Outcome
 from holdfast_common.job_spec import AreaSource, BackUpDisks, DiskToBackUp, JobSpec
 from holdfast_common.repository.directory_store import DirectoryStore
-from holdfast_common.repository.disk_writer import DiskWriter
 from holdfast_common.repository.key_sets import ReaderKeys, WriterKeys
 from holdfast_common.repository.manifest import DiskSummary, PointDisk
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.points import Point, find_job_point, list_points
 from holdfast_common.repository.writer import PointWriter
-from holdfast_common.units import round_up
 
 log = logging.getLogger(__name__)
-
-_ZEROS = memoryview(bytes(WINDOW_BYTES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,59 +143,26 @@ def _back_up_disk(
             disk_header(disk),
             previous=plan.previous,
             compare=plan.previous is not None and not plan.only_changes,
+            check=context.check,
         )
-        with source.stream(plan.areas, check=context.check) as stream:
-            zero_bytes = _copy(plan, stream, target, progress)
+        wanted = WantedParts(
+            areas=plan.areas,
+            capacity_bytes=disk.capacity_bytes,
+            only_changes=plan.only_changes,
+            tell_zeros=plan.previous is not None,
+        )
+        copied = copy_disk(source, target, wanted, progress=progress, check=context.check)
         summary = target.finish()
     return DiskResult(
         device_key=disk.device_key,
         transport=disk.ticket.kind.value,
-        read_bytes=stream.read_bytes,
+        read_bytes=copied.read_bytes,
         changed_bytes=_changed_bytes(plan, summary),
         stored_bytes=summary.stored_bytes,
-        zero_bytes=zero_bytes,
+        zero_bytes=copied.zero_bytes,
         duration_seconds=clock.monotonic_seconds() - started,
         level_reason=disk.areas_reason,
     )
-
-
-def _copy(plan: _Plan, stream: BlockStream, target: DiskWriter, progress: Progress) -> int:
-    """All blocks into the repository; returns the bytes that are zero."""
-    zero_bytes = 0
-    blocks = iter(stream) if plan.only_changes else _with_gaps(stream, plan.disk.capacity_bytes)
-    for block in blocks:
-        if block.data is not None:
-            target.write(block.offset, block.data)
-        else:
-            zero_bytes += block.length
-            if plan.previous is not None:  # without one, zero is what a new disk is
-                _zero(target, block)
-        progress.add(block.length)
-    return zero_bytes
-
-
-def _zero(target: DiskWriter, block: Block) -> None:
-    """Whole windows are said to be zero; parts of one are written, so that it stays one frame."""
-    head_end = min(round_up(block.offset, WINDOW_BYTES), block.end)
-    middle_end = max(block.end // WINDOW_BYTES * WINDOW_BYTES, head_end)
-    if head_end > block.offset:
-        target.write(block.offset, _ZEROS[: head_end - block.offset])
-    if middle_end > head_end:
-        target.zero(head_end, middle_end - head_end)
-    if block.end > middle_end:
-        target.write(middle_end, _ZEROS[: block.end - middle_end])
-
-
-def _with_gaps(blocks: Iterable[Block], capacity_bytes: int) -> Iterator[Block]:
-    """The blocks, and between them zeros up to the disk's end."""
-    end = 0
-    for block in blocks:
-        if block.offset > end:
-            yield Block(end, block.offset - end, None)
-        yield block
-        end = block.end
-    if end < capacity_bytes:
-        yield Block(end, capacity_bytes - end, None)
 
 
 def _plan(disk: DiskToBackUp, previous_point: Point | None, context: JobContext) -> _Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from holdfast_common.extents import Extent
 
@@ -32,6 +32,16 @@ class BlockSource(Protocol):
 
     def close(self) -> None:
         """Give everything back."""
+        ...
+
+
+@runtime_checkable
+class SideBySideSource(Protocol):
+    """A `BlockSource` whose `read_into` may be called by several threads at once, when it says so."""
+
+    @property
+    def reads_side_by_side(self) -> bool:
+        """Whether they may; it does not change."""
         ...
 
 

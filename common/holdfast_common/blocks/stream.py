@@ -69,13 +69,7 @@ def random_stream(
     """
 
     def produce(pool: BufferPool) -> Iterator[Piece]:
-        capacity = source.capacity_bytes
-        parts = ascending(wanted, unit=UNIT_BYTES, capacity_bytes=capacity)
-        known = source.allocated()
-        if known is None:
-            known = whole(capacity)
-        allocated = ascending(known, unit=UNIT_BYTES, capacity_bytes=capacity)
-        for part, is_allocated in told_apart(parts, allocated):
+        for part, is_allocated in random_parts(source, wanted):
             if not is_allocated:
                 yield Piece([Block(part.offset, part.length, None)])
                 continue
@@ -86,6 +80,17 @@ def random_stream(
                 yield Piece(blocks, buffer, window.length)
 
     return BlockStream(produce, check=check)
+
+
+def random_parts(source: BlockSource, wanted: Iterable[Extent]) -> Iterator[tuple[Extent, bool]]:
+    """The wanted parts (ascending), widened to 64 KiB, and whether they have to be read or are zero."""
+    capacity = source.capacity_bytes
+    parts = ascending(wanted, unit=UNIT_BYTES, capacity_bytes=capacity)
+    known = source.allocated()
+    allocated = ascending(
+        whole(capacity) if known is None else known, unit=UNIT_BYTES, capacity_bytes=capacity
+    )
+    return told_apart(parts, allocated)
 
 
 def sequential_stream(

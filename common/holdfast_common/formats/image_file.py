@@ -6,9 +6,11 @@ import errno
 import mmap
 import os
 import stat
+import threading
 from pathlib import Path
 from typing import Final
 
+from holdfast_common.direct_writes import begins_aligned
 from holdfast_common.errors import FormatError, SourceFailed
 from holdfast_common.formats.vmdk_descriptor import bare_file_name
 from holdfast_common.units import MIB
@@ -18,7 +20,7 @@ _BOUNCE_BYTES: Final = MIB
 
 
 class ImageFile:
-    """A regular file that is read at offsets. One thread at a time; whoever opened it closes it.
+    """A regular file that is read at offsets, by several threads; whoever opened it closes it.
 
     ``direct`` reads past the page cache, so that what another host wrote is seen.
     """
@@ -27,6 +29,7 @@ class ImageFile:
         self.name = bare_file_name(name, where="disk image")
         self._direct = direct
         self._bounce: mmap.mmap | None = None
+        self._bounce_lock = threading.Lock()
         # O_NONBLOCK: opening a FIFO that somebody put there must not hang
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         if direct:
@@ -108,10 +111,21 @@ class ImageFile:
         return count
 
     def _read_direct(self, offset: int, buffer: memoryview) -> None:
-        """The kernel wants aligned memory, offset and length: read through a page-aligned buffer."""
+        """The kernel wants aligned memory, offset and length; the rest goes through a buffer that is so."""
+        done = 0
+        while len(buffer) - done >= _DIRECT_ALIGNMENT and begins_aligned(
+            offset + done, buffer[done:]
+        ):
+            whole = (len(buffer) - done) // _DIRECT_ALIGNMENT * _DIRECT_ALIGNMENT
+            done += self._read_some(offset + done, buffer[done : done + whole])
+        if done == len(buffer):
+            return
+        with self._bounce_lock:
+            self._read_through_bounce(offset, buffer, done)
+
+    def _read_through_bounce(self, offset: int, buffer: memoryview, done: int) -> None:
         if self._bounce is None:
             self._bounce = mmap.mmap(-1, _BOUNCE_BYTES)
-        done = 0
         with memoryview(self._bounce) as bounce:
             while done < len(buffer):
                 start = offset + done

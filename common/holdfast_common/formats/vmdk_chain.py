@@ -100,6 +100,11 @@ class _Layer:
             self._placed.append((start, extent))
             start += extent.capacity_bytes
 
+    @property
+    def extents(self) -> list[_ExtentReader]:
+        """In their order."""
+        return [extent for _, extent in self._placed]
+
     def pieces(
         self, offset: int, end: int, *, only_states: bool = False
     ) -> Iterator[tuple[int, Run, _ExtentReader]]:
@@ -125,6 +130,15 @@ class VmdkChain:
     def capacity_bytes(self) -> int:
         """The disk's size."""
         return self._layers[-1].capacity_bytes
+
+    @property
+    def reads_side_by_side(self) -> bool:
+        """Whether several threads may read at once: of a flat disk, not through tables of grains."""
+        return all(
+            isinstance(extent, (FlatExtent, _ZeroExtent))
+            for layer in self._layers
+            for extent in layer.extents
+        )
 
     @property
     def descriptor(self) -> Descriptor:

@@ -6,11 +6,9 @@ on the data's path. Nothing counts before it was opened, decompressed and hashed
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
-
-import numpy as np
 
 from holdfast_common.errors import IntegrityError
 from holdfast_common.repository.chunk_codec import Compressor, Decompressor
@@ -25,34 +23,11 @@ from holdfast_common.repository.layout import (
 )
 from holdfast_common.repository.pack_writer import PackWriter
 from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
+from holdfast_common.repository.window import Window, WindowBuffer
 from holdfast_common.units import MIB
 
 OPAQUE_CHUNK_BYTES: Final = MIB
-
-
-@dataclass(slots=True)
-class Window:
-    """1 MiB of a disk on its way to a worker; unused parts of a block are zero."""
-
-    buffer: memoryview
-    words: np.ndarray[tuple[int, int], np.dtype[np.uint64]]
-    number: int = -1
-    received: int = 0  # bit per block
-    tail_block: int = -1  # the disk's last block, if it is short, and
-    tail_length: int = 0  # its length
-    previous_digests: tuple[bytes | None, ...] = ()  # per block; empty: do not compare
-
-    @classmethod
-    def allocate(cls) -> Window:
-        """A window with a buffer of its own."""
-        data = bytearray(FRAME_BYTES)
-        words = np.frombuffer(data, np.uint64).reshape(BLOCKS_PER_FRAME, BLOCK_BYTES // 8)
-        return cls(memoryview(data), words)
-
-    def block(self, block: int) -> memoryview:
-        """The bytes of one block."""
-        length = self.tail_length if block == self.tail_block else BLOCK_BYTES
-        return self.buffer[block * BLOCK_BYTES : block * BLOCK_BYTES + length]
+_NOT_COMPARED: Final = (b"",) * BLOCKS_PER_FRAME  # digests that equal none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,29 +100,39 @@ class FrameWorker:
         self._hasher = hasher
         self._compressor = Compressor(level)
         self._decompressor = Decompressor()
+        self._window = WindowBuffer()
         self._joined = memoryview(bytearray(FRAME_BYTES))
         self._opened = memoryview(bytearray(FRAME_BYTES))
 
     def process(self, window: Window) -> WindowResult:
-        """Store what is new in a window. Raises: IntegrityError, RepositoryFull, RepositoryFailed."""
-        nonzero: list[bool] = np.any(window.words, axis=1).tolist()
+        """Read what is to be read of a window and store what is new in it.
+
+        Raises: IntegrityError, RepositoryFull, RepositoryFailed, and what the window's source raises.
+        """
+        buffer = window.load(self._window)
+        nonzero = buffer.nonzero(window.received)
+        before: Sequence[bytes | None] = window.previous_digests or _NOT_COMPARED
         zero_blocks: list[int] = []
         frame_blocks: list[int] = []
         digests: list[bytes] = []
         received = zero = unchanged = new = 0
         for block in range(BLOCKS_PER_FRAME):
-            if not window.received >> block & 1:
+            bit = 1 << block
+            if window.zeroed & bit and before[block] is not None:
+                zero_blocks.append(block)
+            if not window.received & bit:
                 continue
-            data = window.block(block)
+            data = buffer.blocks[block]
+            if block == window.tail_block:
+                data = data[: window.tail_length]
             received += len(data)
-            before = window.previous_digests[block] if window.previous_digests else b""
-            if not nonzero[block]:
+            if not nonzero & bit:
                 zero += len(data)
-                if before is not None:
+                if before[block] is not None:
                     zero_blocks.append(block)
                 continue
             digest = self._hasher.block_digest(data)
-            if digest == before:
+            if digest == before[block]:
                 unchanged += len(data)
                 continue
             frame_blocks.append(block)
@@ -161,11 +146,9 @@ class FrameWorker:
             if len(frame_blocks) < DEDUP_BLOCKS_MIN or self._known.claim(
                 frame_id, blocks=len(frame_blocks)
             ):
+                plain = self._frame(buffer, frame_blocks, length=new)
                 stored = self._store(
-                    self._frame(window, frame_blocks),
-                    kind=BlobKind.DISK_FRAME,
-                    chunk_id=frame_id,
-                    digests=joined,
+                    plain, kind=BlobKind.DISK_FRAME, chunk_id=frame_id, digests=joined
                 )
             else:
                 known, new = new, 0
@@ -193,18 +176,16 @@ class FrameWorker:
             chunks.append((chunk_id, len(part)))
         return tuple(chunks)
 
-    def _frame(self, window: Window, blocks: list[int]) -> memoryview:
+    def _frame(self, buffer: WindowBuffer, blocks: list[int], *, length: int) -> memoryview:
         """The frame's bytes: a part of the window if its blocks lie together, else joined."""
         first, last = blocks[0], blocks[-1]
         if last - first + 1 == len(blocks):
-            end = last * BLOCK_BYTES + len(window.block(last))
-            return window.buffer[first * BLOCK_BYTES : end]
-        position = 0
-        for block in blocks:
-            data = window.block(block)
-            self._joined[position : position + len(data)] = data
-            position += len(data)
-        return self._joined[:position]
+            return buffer.data[first * BLOCK_BYTES : first * BLOCK_BYTES + length]
+        for place, block in enumerate(blocks):
+            start = place * BLOCK_BYTES
+            count = min(BLOCK_BYTES, length - start)
+            self._joined[start : start + count] = buffer.blocks[block][:count]
+        return self._joined[:length]
 
     def _store(self, plain: memoryview, *, kind: BlobKind, chunk_id: bytes, digests: bytes) -> int:
         payload = self._compressor.payload(plain)

@@ -1,27 +1,34 @@
-"""Overlaps the work of a backup: workers seal, one more thread makes finished packs durable.
+"""Overlaps the work of a backup: workers read and seal, one more thread makes finished packs durable.
 
 Without workers everything happens in the caller's thread, in order; golden repositories are made so.
-A failure anywhere stops the rest and is raised in the caller's thread.
+A failure anywhere stops the rest and is raised in the caller's thread. How many tasks wait is up to those
+who submit them; what bounds memory is the number of buffers.
 """
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
 from holdfast_common.errors import HoldfastError, RepositoryFailed
-from holdfast_common.repository.frame_worker import FrameWorker, Window
+from holdfast_common.repository.frame_worker import FrameWorker
 from holdfast_common.repository.pack_writer import CompletePack
+from holdfast_common.repository.window import WindowBuffer
+
+log = logging.getLogger(__name__)
 
 Task = Callable[[FrameWorker], None]
-WAIT_SECONDS: Final = 1.0  # how often a waiting thread looks whether another one has failed
+WAIT_SECONDS: Final = 0.5  # how often a waiting thread looks whether another one has failed
 COMPLETE_PACKS_MAX: Final = 2  # waiting for their sync; more would only hide a slow disk
+STOP_SECONDS_MAX: Final = 30.0  # a worker whose read or write does not come back is left alone
 
 
 class WorkerPool:
-    """Runs tasks on workers. `submit` and `take_window` may be called by several disks' threads."""
+    """Runs tasks on workers. `submit` and `take_buffer` may be called by several disks' threads."""
 
     def __init__(
         self,
@@ -31,16 +38,17 @@ class WorkerPool:
         committed: Callable[[CompletePack], None],
     ) -> None:
         """``make_worker`` is given what its pack writer calls with each complete pack."""
-        self._workers = [make_worker(self._pack_finished) for _ in range(max(1, threads))]
+        self.workers = max(1, threads)
+        self._workers = [make_worker(self._pack_finished) for _ in range(self.workers)]
         self._committed = committed
         self._failure: BaseException | None = None
-        self._tasks: queue.Queue[Task | None] = queue.Queue(maxsize=2 * len(self._workers))
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._packs: queue.Queue[CompletePack | None] = queue.Queue(maxsize=COMPLETE_PACKS_MAX)
         self._threads: list[threading.Thread] = []
         self._finisher: threading.Thread | None = None
-        self._windows: queue.Queue[Window] = queue.Queue()
+        self._buffers: queue.SimpleQueue[WindowBuffer | None] = queue.SimpleQueue()
         for _ in range(2 * threads):
-            self._windows.put(Window.allocate())
+            self._buffers.put(None)  # made when it is first taken
         if threads:
             for worker in self._workers:
                 self._start(lambda worker=worker: self._work(worker))  # type: ignore[misc]  # bound now
@@ -48,37 +56,68 @@ class WorkerPool:
             self._finisher.start()
 
     def add_disk(self) -> None:
-        """One more window: a disk holds one while it fills it, and must not wait for another disk's."""
-        self._windows.put(Window.allocate())
+        """One more buffer: a disk holds one while it fills it, and must not wait for another disk's."""
+        self._buffers.put(None)
 
     def remove_disk(self) -> None:
-        """Take that window away again, with its memory. Raises: what a worker raised."""
-        self.take_window()
+        """Take that buffer away again, with its memory. Raises: what a worker raised."""
+        self._next_buffer()
 
-    def take_window(self) -> Window:
-        """A free window; waits for one. Raises: what a worker raised."""
-        while True:
-            self.check()
-            try:
-                return self._windows.get(timeout=WAIT_SECONDS)
-            except queue.Empty:
-                continue
+    def take_buffer(self) -> WindowBuffer:
+        """A free buffer; waits for one. Raises: what a worker raised."""
+        return self._next_buffer() or WindowBuffer()
 
-    def give_back(self, window: Window) -> None:
-        """Free a window."""
-        self._windows.put(window)
+    def give_back(self, buffer: WindowBuffer) -> None:
+        """Free a buffer."""
+        self._buffers.put(buffer)
 
     def submit(self, task: Task) -> None:
-        """Run ``task`` on some worker. Raises: what a worker raised."""
+        """Run ``task`` on some worker; also after a failure. Raises: what a worker raised."""
+        self.check()
         if self._finisher is None:
             task(self._workers[0])
+            self.check()
             return
+        self._tasks.put(task)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether what is still to be done is in vain."""
+        return self._failure is not None
+
+    def fail(self, error: BaseException) -> None:
+        """Stop all; the first error is the one that `check` raises."""
+        self._failure = self._failure or error
+
+    def check(self) -> None:
+        """Raises: what any of the threads raised."""
+        if self._failure is not None:
+            if isinstance(self._failure, HoldfastError):
+                raise self._failure
+            raise RepositoryFailed("a worker of the repository failed") from self._failure
+
+    def close(self) -> None:
+        """Finish all tasks and packs, end all threads. Raises: what any of them raised."""
+        if self._finisher is None:
+            self._workers[0].packs.close()
+            return
+        self._end_threads(patience_seconds=None)
+        self.check()
+
+    def abort(self) -> None:
+        """End all threads and discard open packs. Twice is harmless."""
+        self.fail(RepositoryFailed("the attempt was abandoned"))
+        if self._finisher is not None:
+            self._end_threads(patience_seconds=STOP_SECONDS_MAX)
+        for worker in self._workers:
+            worker.packs.abort()
+
+    def _next_buffer(self) -> WindowBuffer | None:
         while True:
             self.check()
             try:
-                self._tasks.put(task, timeout=WAIT_SECONDS)
-                return
-            except queue.Full:
+                return self._buffers.get(timeout=WAIT_SECONDS)
+            except queue.Empty:
                 continue
 
     def _pack_finished(self, pack: CompletePack) -> None:
@@ -94,39 +133,19 @@ class WorkerPool:
                 continue
         pack.upload.abort()
 
-    def check(self) -> None:
-        """Raises: what any of the threads raised."""
-        if self._failure is not None:
-            if isinstance(self._failure, HoldfastError):
-                raise self._failure
-            raise RepositoryFailed("a worker of the repository failed") from self._failure
-
-    def close(self) -> None:
-        """Finish all tasks and packs, end all threads. Raises: what any of them raised."""
-        if self._finisher is None:
-            self._workers[0].packs.close()
-            return
-        self._end_threads()
-        self.check()
-
-    def abort(self) -> None:
-        """End all threads and discard open packs. Twice is harmless."""
-        if self._failure is None:
-            self._failure = RepositoryFailed("the attempt was abandoned")
-        if self._finisher is not None:
-            self._end_threads()
-        for worker in self._workers:
-            worker.packs.abort()
-
-    def _end_threads(self) -> None:
+    def _end_threads(self, *, patience_seconds: float | None) -> None:
+        """``patience_seconds``: None: however long it takes."""
         for _ in self._threads:
             self._tasks.put(None)
+        end = None if patience_seconds is None else time.monotonic() + patience_seconds
         for thread in self._threads:
-            thread.join()
+            thread.join(None if end is None else max(end - time.monotonic(), 0))
+        if any(thread.is_alive() for thread in self._threads):
+            log.warning("a worker of the repository does not come back")
         self._threads = []
         if self._finisher is not None and self._finisher.is_alive():
             self._packs.put(None)
-            self._finisher.join()
+            self._finisher.join(None if end is None else max(end - time.monotonic(), 1.0))
 
     def _start(self, target: Callable[[], None]) -> None:
         thread = threading.Thread(target=target, daemon=True)
@@ -135,17 +154,15 @@ class WorkerPool:
 
     def _work(self, worker: FrameWorker) -> None:
         while (task := self._tasks.get()) is not None:
-            if self._failure is not None:
-                continue  # drain, so that nobody waits for ever
             try:
                 task(worker)
             except BaseException as error:  # noqa: BLE001 - handed to the caller's thread by `check`
-                self._failure = self._failure or error
+                self.fail(error)
         if self._failure is None:
             try:
                 worker.packs.close()
             except BaseException as error:  # noqa: BLE001 - handed to the caller's thread by `check`
-                self._failure = self._failure or error
+                self.fail(error)
 
     def _finish_packs(self) -> None:
         while (pack := self._packs.get()) is not None:
@@ -155,4 +172,4 @@ class WorkerPool:
             try:
                 self._committed(pack)
             except BaseException as error:  # noqa: BLE001 - handed to the caller's thread by `check`
-                self._failure = self._failure or error
+                self.fail(error)

@@ -145,13 +145,18 @@ class PointWriter:
         self._pool = WorkerPool(self._new_worker, threads=workers, committed=self._pack_committed)
 
     def begin_disk(
-        self, header: DiskHeader, *, previous: PointDisk | None = None, compare: bool = False
+        self,
+        header: DiskHeader,
+        *,
+        previous: PointDisk | None = None,
+        compare: bool = False,
+        check: Callable[[], None] = lambda: None,
     ) -> DiskWriter:
         """Start a disk.
 
         ``previous``: the same disk in an earlier point of this lineage; what is not written stays as it is
         there. ``compare``: everything will be written (no change list); blocks that equal the previous
-        point's are not stored again.
+        point's are not stored again. ``check`` is called while the disk waits for its workers.
         Raises: UsageError when the previous disk has another size or lineage.
         """
         disk_map = self._previous_points.map_of(previous, capacity_bytes=header.capacity_bytes)
@@ -166,6 +171,7 @@ class PointWriter:
             finished=self._disk_finished,
             renew_lease=self._lease.renew_when_due,
             previous_digests=previous_digests_of(disk_map, self._known) if compare else None,
+            check=check,
         )
         with self._lock:
             self._open_disks += 1

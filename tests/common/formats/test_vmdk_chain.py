@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -226,3 +229,28 @@ def test_a_zero_extent_reads_as_zero(tmp_path: Path) -> None:
         buffer = bytearray(b"x" * chain.capacity_bytes)
         chain.read_into(0, memoryview(buffer))
     assert buffer == b"a" * 512 + bytes(MIB) + b"a" * (MIB - 512)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_flat_disk_is_read_by_several_threads_at_once(tmp_path: Path, direct: bool) -> None:
+    content = random.Random(3).randbytes(8 * MIB + 512 * 5)
+    path = flat_disk(tmp_path, len(content), {0: content})
+    with ThreadPoolExecutor(4) as threads, closing(open_chain_at([path], direct=direct)) as disk:
+        assert disk.reads_side_by_side
+
+        def is_right(number: int) -> bool:
+            chance = random.Random(number)
+            offset = chance.randrange(0, len(content) // 512) * 512
+            length = min(chance.choice([512, 4096, 65536, MIB, MIB + 512]), len(content) - offset)
+            target = memoryview(mmap.mmap(-1, 2 * MIB))[chance.choice([0, 0, 512]) :][:length]
+            disk.read_into(offset // 4096 * 4096 if number % 2 else offset, target)
+            start = offset // 4096 * 4096 if number % 2 else offset
+            return bytes(target) == content[start : start + length]
+
+        assert all(threads.map(is_right, range(200)))
+
+
+def test_a_sparse_disk_says_that_it_is_read_by_one_thread(tmp_path: Path) -> None:
+    write_sparse(tmp_path / "disk.vmdk", MIB, {0: bytes(512)})
+    with closing(open_chain_at([tmp_path / "disk.vmdk"])) as disk:
+        assert not disk.reads_side_by_side
