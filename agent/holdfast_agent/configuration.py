@@ -10,6 +10,8 @@ vm_bios_uuid = "4215…"              # this proxy's own VM; empty: hot-add is n
 device_folder = ""                  # where attached disks appear by name; empty: Linux SCSI devices
 [restore]
 folders = ["/srv/restores"]         # where single disks may be restored to as files
+[repair]
+folders = ["/mnt/second-copy"]      # copies of repositories that a repair may read
 """
 
 from __future__ import annotations
@@ -37,6 +39,12 @@ class RestoreConfiguration(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
     folders: tuple[str, ...] = ()
 
 
+class RepairConfiguration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``folders``: where copies of repositories lie that a repair may read, or folders above them."""
+
+    folders: tuple[str, ...] = ()
+
+
 class AgentConfiguration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole file."""
 
@@ -47,6 +55,7 @@ class AgentConfiguration(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     datastores: dict[str, str] = {}
     hot_add: HotAddConfiguration = HotAddConfiguration()
     restore: RestoreConfiguration = RestoreConfiguration()
+    repair: RepairConfiguration = RepairConfiguration()
 
 
 def read_configuration(path: Path) -> AgentConfiguration:

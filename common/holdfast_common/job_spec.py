@@ -204,6 +204,20 @@ class CheckRepository:
     point_ids: tuple[PointId, ...]
     keys: tuple[Secret, ...]
     expected_point_ids: tuple[PointId, ...] = ()
+    subset: str = ""  # of the data: "3/30", "5%"; empty: all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepairRepository:
+    """Mend what can be, from a copy of the repository in ``source_folder`` (empty: from its own means).
+
+    ``keys``: one per lineage. ``dry_run``: look, and change nothing.
+    """
+
+    keys: tuple[Secret, ...]
+    expected_point_ids: tuple[PointId, ...] = ()
+    source_folder: str = ""
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +235,15 @@ class CheckNewFile:
     ticket: FileTicket
 
 
-Work = BackUpDisks | RestoreDisks | VerifyDisks | CheckRepository | ListPoints | CheckNewFile
+Work = (
+    BackUpDisks
+    | RestoreDisks
+    | VerifyDisks
+    | CheckRepository
+    | RepairRepository
+    | ListPoints
+    | CheckNewFile
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

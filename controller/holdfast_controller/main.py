@@ -35,6 +35,7 @@ INTERRUPTED_STATUS = 130
         "job",
         "key",
         "point",
+        "repo",
         "restore",
         "status",
         "vcenter",

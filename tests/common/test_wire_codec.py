@@ -42,6 +42,7 @@ from holdfast_common.job_spec import (
     JobSpec,
     ListPoints,
     NfcTicket,
+    RepairRepository,
     RestoreDisks,
     TransportKind,
     VerifyDisks,
@@ -115,6 +116,11 @@ WORKS: list[Work] = [
     CheckRepository(read_data=True, point_ids=(PointId("p"),), keys=(Secret(b"k"),)),
     CheckRepository(
         read_data=False, point_ids=(), keys=(), expected_point_ids=(PointId("a"), PointId("b"))
+    ),
+    CheckRepository(read_data=True, point_ids=(), keys=(), subset="3/30"),
+    RepairRepository(keys=(Secret(b"k"),)),
+    RepairRepository(
+        keys=(), expected_point_ids=(PointId("a"),), source_folder="/mnt/copy", dry_run=True
     ),
     ListPoints(keys=(Secret(b"k"),), job_id=JobId(new_ulid())),
     ListPoints(keys=()),

@@ -7,6 +7,7 @@ from pathlib import Path
 from holdfast_agent.configuration import (
     AgentConfiguration,
     HotAddConfiguration,
+    RepairConfiguration,
     RestoreConfiguration,
 )
 
@@ -15,6 +16,7 @@ def agent_configuration(
     *,
     datastores: dict[str, Path] | None = None,
     restore_folders: tuple[Path, ...] = (),
+    repair_folders: tuple[Path, ...] = (),
     device_folder: Path | None = None,
     repositories: dict[str, Path] | None = None,
 ) -> AgentConfiguration:
@@ -26,4 +28,5 @@ def agent_configuration(
         datastores={name: str(path) for name, path in (datastores or {}).items()},
         hot_add=HotAddConfiguration(device_folder=str(device_folder or "")),
         restore=RestoreConfiguration(folders=tuple(str(path) for path in restore_folders)),
+        repair=RepairConfiguration(folders=tuple(str(path) for path in repair_folders)),
     )

@@ -235,6 +235,7 @@ def agent_in_this_process(
         configuration=agent_configuration(
             datastores={str(name): path for name, path in mounted.items()},
             restore_folders=(restores,),
+            repair_folders=(folder / "copies",),
             device_folder=lab.state / "devices" / HOST_NAME,
         ),
     )

@@ -66,6 +66,7 @@ class Site:
         return agent_configuration(
             datastores={DATASTORE: self.root / "nfs"},
             restore_folders=(self.root / "restores",),
+            repair_folders=(self.root / "copies",),
             device_folder=self.root / "devices",
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from holdfast_agent.pipelines.context import JobContext
 from holdfast_agent.pipelines.list_points import reader_keys
@@ -18,8 +18,8 @@ from holdfast_common.repository.check import CheckReport, check_data, check_stru
 from holdfast_common.repository.key_sets import LineageKeyRing, ReaderKeys
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.points import list_points
-from holdfast_common.repository.proof import load_proven_packs, store_proof
-from holdfast_common.repository.writers import load_writers
+from holdfast_common.repository.proof import store_proof
+from holdfast_common.repository.subset import parsed_subset
 
 DAMAGES_MAX = 1000  # a result is one message; all damages are counted in its error
 
@@ -37,16 +37,20 @@ def check_repository(spec: JobSpec, context: JobContext) -> JobResult:
         store = StoppableStore(directory, check=context.check)
         if work.read_data:
             report = check_data(
-                store, ring, segment_keys=ControllerOpensKeys(context), workers=WORKERS
+                store,
+                ring,
+                segment_keys=ControllerOpensKeys(context),
+                subset=parsed_subset(work.subset),
+                workers=WORKERS,
+                proven=lambda packs: _prove(store, ring.common, packs, context),
             )
-            _prove(store, ring.common, report, context)
         else:
             report = check_structure(store, ring)
-        missing = _missing(store, ring, {*work.point_ids, *work.expected_point_ids})
+        missing = missing_points(store, ring, {*work.point_ids, *work.expected_point_ids})
     if not work.point_ids:  # with points named, the keys of all others are left out on purpose
         for name in report.unopened:
             context.warn("not_checked", f"{name}: the job brought no keys of its lineage")
-    damages = [*_damages(report, points=work.point_ids), *missing]
+    damages = [*damages_of(report, points=work.point_ids), *missing]
     return _result(report, damages)
 
 
@@ -55,7 +59,7 @@ def _result(report: CheckReport, damages: list[DamageFound]) -> JobResult:
     if damages:
         error = IntegrityError(
             "the repository is damaged",
-            advice="`holdfast point list` shows what is left; back the VMs named up in full",
+            advice="`holdfast repo repair --dry-run` tells what can be mended; back the VMs named up in full",
             damages=len(damages),
             points=len({damage.point_id for damage in damages if damage.point_id}),
             first=f"{damages[0].object_name}: {damages[0].problem}"[:500],
@@ -68,7 +72,7 @@ def _result(report: CheckReport, damages: list[DamageFound]) -> JobResult:
     )
 
 
-def _damages(report: CheckReport, *, points: Collection[PointId]) -> Iterator[DamageFound]:
+def damages_of(report: CheckReport, *, points: Collection[PointId] = ()) -> Iterator[DamageFound]:
     """Damaged objects first, then what is lost, point by point and disk by disk."""
     for damaged in report.damaged:
         yield DamageFound(object_name=damaged.name, problem=damaged.reason)
@@ -94,7 +98,7 @@ def _damages(report: CheckReport, *, points: Collection[PointId]) -> Iterator[Da
             )
 
 
-def _missing(
+def missing_points(
     store: ObjectStore, ring: LineageKeyRing, points: Collection[PointId]
 ) -> list[DamageFound]:
     """Points known by name that are not there, or cannot be used: nothing of them was checked."""
@@ -112,15 +116,14 @@ def _missing(
     ]
 
 
-def _prove(store: ObjectStore, keys: ReaderKeys, report: CheckReport, context: JobContext) -> None:
-    """Sign what was decoded and is true, unless it is proven already."""
-    proven = load_proven_packs(store, keys, load_writers(store, keys))
-    fresh = [digest for digest in report.proven_packs if digest not in proven]
-    if fresh:
-        store_proof(
-            store,
-            fresh,
-            proven_at=utc_text(SystemClock().now()),
-            keys=keys,
-            signing_key=context.signing_key,
-        )
+def _prove(
+    store: ObjectStore, keys: ReaderKeys, packs: Sequence[bytes], context: JobContext
+) -> None:
+    """Sign what was decoded and is true: others may take its chunks as known, and it is known when."""
+    store_proof(
+        store,
+        packs,
+        proven_at=utc_text(SystemClock().now()),
+        keys=keys,
+        signing_key=context.signing_key,
+    )

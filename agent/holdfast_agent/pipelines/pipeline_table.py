@@ -10,6 +10,7 @@ from holdfast_agent.pipelines.check_new_file import check_new_file
 from holdfast_agent.pipelines.check_repository import check_repository
 from holdfast_agent.pipelines.context import JobContext
 from holdfast_agent.pipelines.list_points import list_points
+from holdfast_agent.pipelines.repair_repository import repair_repository
 from holdfast_agent.pipelines.restore_disks import restore_disks
 from holdfast_agent.pipelines.verify_disks import verify_disks
 from holdfast_common.job_result import JobResult
@@ -19,6 +20,7 @@ from holdfast_common.job_spec import (
     CheckRepository,
     JobSpec,
     ListPoints,
+    RepairRepository,
     RestoreDisks,
     VerifyDisks,
     Work,
@@ -31,6 +33,7 @@ PIPELINES: Final[Mapping[type[Work], Pipeline]] = {
     RestoreDisks: restore_disks,
     VerifyDisks: verify_disks,
     CheckRepository: check_repository,
+    RepairRepository: repair_repository,
     ListPoints: list_points,
     CheckNewFile: check_new_file,
 }

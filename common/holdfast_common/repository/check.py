@@ -6,7 +6,7 @@ the packs. (`scrub` needs no key at all and compares packs with their own digest
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -19,7 +19,6 @@ from holdfast_common.errors import (
     PointVoided,
     RepositoryFailed,
     RevokedWriter,
-    UsageError,
 )
 from holdfast_common.repository.frame_reader import FrameReader
 from holdfast_common.repository.key_sets import KeyRing, SegmentKeyOpener
@@ -36,10 +35,13 @@ from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.pack import read_contents
 from holdfast_common.repository.pack_decoder import PackDecoder
 from holdfast_common.repository.points import PointList, list_points
+from holdfast_common.repository.proof import load_proof_times
 from holdfast_common.repository.reference_check import stored_packs
 from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
+from holdfast_common.repository.subset import Share, Subset, chosen_packs
 from holdfast_common.repository.writers import WriterList, load_writers
 
+PROVEN_PACKS: Final = 256  # 16 GiB: so much is read again after a check was cut off
 _DAMAGE: Final = (IntegrityError, FormatError, RepositoryFailed)
 
 
@@ -68,22 +70,6 @@ class CheckReport:
         return not (self.damaged or self.lost_points or self.lost_ranges or self.lost_blobs)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subset:
-    """Which packs to decode: part ``number`` of ``of`` equal parts, chosen by the packs' names."""
-
-    number: int
-    of: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.number <= self.of:
-            raise UsageError("not a subset", number=self.number, of=self.of)
-
-    def takes(self, pack: bytes) -> bool:
-        """Whether that pack belongs to it."""
-        return int.from_bytes(pack[:8], "big") % self.of == self.number - 1
-
-
 def check_structure(
     store: ObjectStore, ring: KeyRing, *, expected_points: Collection[str] = ()
 ) -> CheckReport:
@@ -103,17 +89,20 @@ def check_data(
     ring: KeyRing,
     *,
     segment_keys: SegmentKeyOpener,
-    subset: Subset | None = None,
+    subset: Subset | Share | None = None,
     workers: int = 2,
     expected_points: Collection[str] = (),
+    proven: Callable[[Sequence[bytes]], None] | None = None,
 ) -> CheckReport:
     """`check_structure`, and open, decompress and hash every blob of the packs (or of a subset of them).
 
+    ``proven``: hears in between of packs that were found true, so that a long check which is cut off was
+    not in vain.
     Raises: as `check_structure`; Refused, ControllerUnreachable from ``segment_keys``.
     """
     state = RepositoryCheck(store, ring)
     state.check_objects(expected_points)
-    state.decode(segment_keys, subset, workers=workers)
+    state.decode(segment_keys, subset, workers=workers, proven=proven)
     return state.report()
 
 
@@ -174,18 +163,30 @@ class RepositoryCheck:
         self._checked += len(self.index.packs()) + len(self._points.points)
 
     def decode(
-        self, segment_keys: SegmentKeyOpener, subset: Subset | None, *, workers: int
+        self,
+        segment_keys: SegmentKeyOpener,
+        subset: Subset | Share | None,
+        *,
+        workers: int,
+        proven: Callable[[Sequence[bytes]], None] | None = None,
     ) -> None:
-        """Every blob of the packs. Raises: Refused, ControllerUnreachable, RepositoryFailed."""
+        """Every blob of the packs. Raises: Refused, ControllerUnreachable, RepositoryFailed; what ``proven`` does."""
         frames = FrameReader(
             self._store, self._ring.common, index=self.index, segment_keys=segment_keys
         )
         packs = PackDecoder(self._store, frames)
+        places_of = self.index.by_pack()
+        proven_at = (
+            load_proof_times(self._store, self._ring.common, self._writers)
+            if isinstance(subset, Share)
+            else {}
+        )
         chosen = [
-            (digest, places)
-            for digest, places in self.index.by_pack().items()
-            if digest in self._present and (subset is None or subset.takes(digest))
+            (digest, places_of[digest])
+            for digest in chosen_packs(self._present, subset, proven_at=proven_at)
+            if digest in places_of
         ]
+        told = 0
         with ThreadPoolExecutor(max(1, workers)) as pool:
             results = pool.map(
                 lambda item: packs.decode(item[0], self._present[item[0]], item[1]), chosen
@@ -198,6 +199,11 @@ class RepositoryCheck:
                     self._damaged.setdefault(pack_name(digest), found.reason)
                 elif pack_name(digest) not in self._damaged:
                     self._proven.append(digest)
+                if proven is not None and len(self._proven) - told >= PROVEN_PACKS:
+                    proven(self._proven[told:])
+                    told = len(self._proven)
+        if proven is not None and self._proven[told:]:
+            proven(self._proven[told:])
 
     def report(self) -> CheckReport:
         """What all of that comes to. Raises: RepositoryFailed."""

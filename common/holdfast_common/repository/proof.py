@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -20,6 +21,14 @@ from holdfast_common.repository.sealed_object import ObjectHeader
 from holdfast_common.repository.writers import ROLE_VERIFY, WriterList
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What one proof says."""
+
+    proven_at: str
+    packs: frozenset[bytes]
 
 
 def store_proof(
@@ -44,26 +53,38 @@ def load_proven_packs(
     store: ObjectStore, keys: ReaderKeys, writers: WriterList
 ) -> frozenset[bytes]:
     """All packs that some listed verifier proved; unusable proofs prove nothing. Raises: RepositoryFailed."""
-    proven: set[bytes] = set()
+    return frozenset(load_proof_times(store, keys, writers))
+
+
+def load_proof_times(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> dict[bytes, str]:
+    """When each of those packs was proven last. Raises: RepositoryFailed."""
+    proven: dict[bytes, str] = {}
     for info in store.list("proofs/"):
         try:
-            proven |= read_proof(store, info.name, keys, writers)
+            proof = read_proof(store, info.name, keys, writers)
         except (FormatError, IntegrityError, RepositoryFailed) as error:
             log.warning("proof refused", extra={"object": info.name, "reason": str(error)})
-    return frozenset(proven)
+            continue
+        for pack in proof.packs:
+            proven[pack] = max(proven.get(pack, ""), proof.proven_at)
+    return proven
 
 
-def read_proof(store: ObjectStore, name: str, keys: ReaderKeys, writers: WriterList) -> set[bytes]:
-    """The packs of one proof. Raises: IntegrityError, ObjectMissing, RepositoryFailed."""
+def read_proof(store: ObjectStore, name: str, keys: ReaderKeys, writers: WriterList) -> Proof:
+    """One proof. Raises: IntegrityError, ObjectMissing, RepositoryFailed."""
     found = keys.open(ObjectKind.PROOF, store.get(name, length_max=METADATA_BYTES_MAX))
     if proof_name(found.header.object_id) != name:
         raise IntegrityError("a proof stands under another name", name=name)
     writers.check(found, role=ROLE_VERIFY)
-    return _packs(found.body)
+    return _from_json(found.body)
 
 
-def _packs(body: bytes) -> set[bytes]:
+def _from_json(body: bytes) -> Proof:
     try:
-        return {bytes.fromhex(digest) for digest in json.loads(body)["packs"]}
+        document = json.loads(body)
+        return Proof(
+            proven_at=str(document["proven_at"]),
+            packs=frozenset(bytes.fromhex(digest) for digest in document["packs"]),
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError("a proof cannot be read") from error

@@ -556,7 +556,10 @@ class CheckRepository(_message.Message):
     POINT_IDS_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
     EXPECTED_POINT_IDS_FIELD_NUMBER: _builtins.int
+    SUBSET_FIELD_NUMBER: _builtins.int
     read_data: _builtins.bool
+    subset: _builtins.str
+    """of the data: "3/30", "5%"; empty: all"""
     @_builtins.property
     def point_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """empty: all"""
@@ -576,14 +579,50 @@ class CheckRepository(_message.Message):
         point_ids: _abc.Iterable[_builtins.str] | None = ...,
         keys: _abc.Iterable[Global___ReaderKeys] | None = ...,
         expected_point_ids: _abc.Iterable[_builtins.str] | None = ...,
+        subset: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_point_ids", b"expected_point_ids", "keys", b"keys", "point_ids", b"point_ids", "read_data", b"read_data"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_point_ids", b"expected_point_ids", "keys", b"keys", "point_ids", b"point_ids", "read_data", b"read_data", "subset", b"subset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckRepository: _TypeAlias = CheckRepository  # noqa: Y015
+
+@_typing.final
+class RepairRepository(_message.Message):
+    """Mends a repository from what another copy of it still has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    EXPECTED_POINT_IDS_FIELD_NUMBER: _builtins.int
+    SOURCE_FOLDER_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    source_folder: _builtins.str
+    """a copy, as the agent sees it; "": only the repository's own means"""
+    dry_run: _builtins.bool
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReaderKeys]:
+        """one per lineage"""
+
+    @_builtins.property
+    def expected_point_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[Global___ReaderKeys] | None = ...,
+        expected_point_ids: _abc.Iterable[_builtins.str] | None = ...,
+        source_folder: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "expected_point_ids", b"expected_point_ids", "keys", b"keys", "source_folder", b"source_folder"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepairRepository: _TypeAlias = RepairRepository  # noqa: Y015
 
 @_typing.final
 class ListPoints(_message.Message):
@@ -647,6 +686,7 @@ class JobSpec(_message.Message):
     CHECK_REPOSITORY_FIELD_NUMBER: _builtins.int
     LIST_POINTS_FIELD_NUMBER: _builtins.int
     CHECK_NEW_FILE_FIELD_NUMBER: _builtins.int
+    REPAIR_REPOSITORY_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     repository_id: _builtins.str
     @_builtins.property
@@ -661,6 +701,8 @@ class JobSpec(_message.Message):
     def list_points(self) -> Global___ListPoints: ...
     @_builtins.property
     def check_new_file(self) -> Global___CheckNewFile: ...
+    @_builtins.property
+    def repair_repository(self) -> Global___RepairRepository: ...
     def __init__(
         self,
         *,
@@ -672,12 +714,13 @@ class JobSpec(_message.Message):
         check_repository: Global___CheckRepository | None = ...,
         list_points: Global___ListPoints | None = ...,
         check_new_file: Global___CheckNewFile | None = ...,
+        repair_repository: Global___RepairRepository | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["back_up_disks", b"back_up_disks", "check_new_file", b"check_new_file", "check_repository", b"check_repository", "list_points", b"list_points", "restore_disks", b"restore_disks", "verify_disks", b"verify_disks", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["back_up_disks", b"back_up_disks", "check_new_file", b"check_new_file", "check_repository", b"check_repository", "list_points", b"list_points", "repair_repository", b"repair_repository", "restore_disks", b"restore_disks", "verify_disks", b"verify_disks", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["back_up_disks", b"back_up_disks", "check_new_file", b"check_new_file", "check_repository", b"check_repository", "list_points", b"list_points", "repository_id", b"repository_id", "restore_disks", b"restore_disks", "run_id", b"run_id", "verify_disks", b"verify_disks", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["back_up_disks", b"back_up_disks", "check_new_file", b"check_new_file", "check_repository", b"check_repository", "list_points", b"list_points", "repair_repository", b"repair_repository", "repository_id", b"repository_id", "restore_disks", b"restore_disks", "run_id", b"run_id", "verify_disks", b"verify_disks", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["back_up_disks", "restore_disks", "verify_disks", "check_repository", "list_points", "check_new_file"]  # noqa: Y015
+    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["back_up_disks", "restore_disks", "verify_disks", "check_repository", "list_points", "check_new_file", "repair_repository"]  # noqa: Y015
     _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_work) -> _WhichOneofReturnType_work | None: ...
 

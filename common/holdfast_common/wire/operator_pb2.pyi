@@ -926,7 +926,10 @@ class StartCheckRequest(_message.Message):
 
     READ_DATA_FIELD_NUMBER: _builtins.int
     POINT_IDS_FIELD_NUMBER: _builtins.int
+    SUBSET_FIELD_NUMBER: _builtins.int
     read_data: _builtins.bool
+    subset: _builtins.str
+    """of the data: "3/30", "5%"; empty: all"""
     @_builtins.property
     def point_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -934,14 +937,39 @@ class StartCheckRequest(_message.Message):
         *,
         read_data: _builtins.bool = ...,
         point_ids: _abc.Iterable[_builtins.str] | None = ...,
+        subset: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["point_ids", b"point_ids", "read_data", b"read_data"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["point_ids", b"point_ids", "read_data", b"read_data", "subset", b"subset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartCheckRequest: _TypeAlias = StartCheckRequest  # noqa: Y015
+
+@_typing.final
+class StartRepairRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FOLDER_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    source_folder: _builtins.str
+    """a copy of the repository, as the proxy sees it; "": none"""
+    dry_run: _builtins.bool
+    """look, and change nothing"""
+    def __init__(
+        self,
+        *,
+        source_folder: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "source_folder", b"source_folder"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartRepairRequest: _TypeAlias = StartRepairRequest  # noqa: Y015
 
 @_typing.final
 class Job(_message.Message):

@@ -104,6 +104,11 @@ class OperatorsStub:
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.StartCheckRequest.SerializeToString,
                 response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RunStarted.FromString,
                 _registered_method=True)
+        self.StartRepair = channel.unary_unary(
+                '/holdfast.v1.Operators/StartRepair',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.StartRepairRequest.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RunStarted.FromString,
+                _registered_method=True)
         self.ListJobs = channel.unary_unary(
                 '/holdfast.v1.Operators/ListJobs',
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.JobQuery.SerializeToString,
@@ -253,6 +258,12 @@ class OperatorsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartRepair(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListJobs(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -396,6 +407,11 @@ def add_OperatorsServicer_to_server(servicer, server):
             'StartCheck': grpc.unary_unary_rpc_method_handler(
                     servicer.StartCheck,
                     request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.StartCheckRequest.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.RunStarted.SerializeToString,
+            ),
+            'StartRepair': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartRepair,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.StartRepairRequest.FromString,
                     response_serializer=holdfast__common_dot_wire_dot_operator__pb2.RunStarted.SerializeToString,
             ),
             'ListJobs': grpc.unary_unary_rpc_method_handler(
@@ -836,6 +852,33 @@ class Operators:
             target,
             '/holdfast.v1.Operators/StartCheck',
             holdfast__common_dot_wire_dot_operator__pb2.StartCheckRequest.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.RunStarted.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRepair(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/StartRepair',
+            holdfast__common_dot_wire_dot_operator__pb2.StartRepairRequest.SerializeToString,
             holdfast__common_dot_wire_dot_operator__pb2.RunStarted.FromString,
             options,
             channel_credentials,

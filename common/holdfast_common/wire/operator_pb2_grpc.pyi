@@ -45,6 +45,7 @@ class OperatorsStub:
     StartBackup: _grpc.UnaryUnaryMultiCallable[_operator_pb2.StartBackupRequest, _operator_pb2.RunStarted]
     StartRestore: _grpc.UnaryUnaryMultiCallable[_operator_pb2.StartRestoreRequest, _operator_pb2.RunStarted]
     StartCheck: _grpc.UnaryUnaryMultiCallable[_operator_pb2.StartCheckRequest, _operator_pb2.RunStarted]
+    StartRepair: _grpc.UnaryUnaryMultiCallable[_operator_pb2.StartRepairRequest, _operator_pb2.RunStarted]
     ListJobs: _grpc.UnaryUnaryMultiCallable[_operator_pb2.JobQuery, _operator_pb2.JobList]
     ShowJob: _grpc.UnaryUnaryMultiCallable[_operator_pb2.JobName, _operator_pb2.JobDetail]
     FollowRun: _grpc.UnaryStreamMultiCallable[_operator_pb2.RunName, _operator_pb2.RunEvent]
@@ -75,6 +76,7 @@ class OperatorsAsyncStub(OperatorsStub):
     StartBackup: _aio.UnaryUnaryMultiCallable[_operator_pb2.StartBackupRequest, _operator_pb2.RunStarted]  # type: ignore[assignment]
     StartRestore: _aio.UnaryUnaryMultiCallable[_operator_pb2.StartRestoreRequest, _operator_pb2.RunStarted]  # type: ignore[assignment]
     StartCheck: _aio.UnaryUnaryMultiCallable[_operator_pb2.StartCheckRequest, _operator_pb2.RunStarted]  # type: ignore[assignment]
+    StartRepair: _aio.UnaryUnaryMultiCallable[_operator_pb2.StartRepairRequest, _operator_pb2.RunStarted]  # type: ignore[assignment]
     ListJobs: _aio.UnaryUnaryMultiCallable[_operator_pb2.JobQuery, _operator_pb2.JobList]  # type: ignore[assignment]
     ShowJob: _aio.UnaryUnaryMultiCallable[_operator_pb2.JobName, _operator_pb2.JobDetail]  # type: ignore[assignment]
     FollowRun: _aio.UnaryStreamMultiCallable[_operator_pb2.RunName, _operator_pb2.RunEvent]  # type: ignore[assignment]
@@ -184,6 +186,13 @@ class OperatorsServicer(metaclass=_abc_1.ABCMeta):
     def StartCheck(
         self,
         request: _operator_pb2.StartCheckRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.RunStarted, _abc.Awaitable[_operator_pb2.RunStarted]]: ...
+
+    @_abc_1.abstractmethod
+    def StartRepair(
+        self,
+        request: _operator_pb2.StartRepairRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.RunStarted, _abc.Awaitable[_operator_pb2.RunStarted]]: ...
 

@@ -26,6 +26,7 @@ from holdfast_common.job_spec import (
     FileTicket,
     JobSpec,
     ListPoints,
+    RepairRepository,
     RestoreDisks,
     TransportKind,
     VerifyDisks,
@@ -68,7 +69,13 @@ def job_spec_to_message(spec: JobSpec) -> job_pb2.JobSpec:
             message.check_repository.point_ids.extend(work.point_ids)
             message.check_repository.keys.extend(_reader_keys(work.keys))
             message.check_repository.expected_point_ids.extend(work.expected_point_ids)
+            message.check_repository.subset = work.subset
             message.check_repository.SetInParent()
+        case RepairRepository() as work:
+            message.repair_repository.keys.extend(_reader_keys(work.keys))
+            message.repair_repository.expected_point_ids.extend(work.expected_point_ids)
+            message.repair_repository.source_folder = work.source_folder
+            message.repair_repository.dry_run = work.dry_run
         case ListPoints() as work:
             message.list_points.keys.extend(_reader_keys(work.keys))
             message.list_points.job_id = work.job_id or ""
@@ -119,6 +126,15 @@ def _work_from_message(message: job_pb2.JobSpec) -> Work:
                 expected_point_ids=tuple(
                     PointId(text) for text in message.check_repository.expected_point_ids
                 ),
+                subset=message.check_repository.subset,
+            )
+        case "repair_repository":
+            repair = message.repair_repository
+            return RepairRepository(
+                keys=tuple(Secret(key.encoded) for key in repair.keys),
+                expected_point_ids=tuple(PointId(text) for text in repair.expected_point_ids),
+                source_folder=repair.source_folder,
+                dry_run=repair.dry_run,
             )
         case "list_points":
             job_id = message.list_points.job_id

@@ -14,6 +14,12 @@ from holdfast_controller.commands.output import Output
 @click.command()
 @click.argument("points", nargs=-1, metavar="[POINT…]")
 @click.option("--read-data", is_flag=True, help="Decode and hash all data, not only its structure.")
+@click.option(
+    "--subset",
+    default="",
+    metavar="N/M|P%",
+    help="Read only part N of M, or the P percent that were proven longest ago.",
+)
 @json_option
 @pass_entry
 @click.pass_context
@@ -23,10 +29,11 @@ def check(
     *,
     points: tuple[str, ...],
     read_data: bool,
+    subset: str,
     output: Output,
 ) -> None:
     """Check the repository, or some restore points; exits with 13 when something is damaged."""
-    request = operator_pb2.StartCheckRequest(read_data=read_data, point_ids=points)
+    request = operator_pb2.StartCheckRequest(read_data=read_data, point_ids=points, subset=subset)
     with operators(entry.places) as client:
         started = client.call(client.stub.StartCheck, request)
         context.exit(follow(client, started.run_id, output))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from holdfast_common.errors import IntegrityError, Refused
+from holdfast_common.errors import IntegrityError, Refused, UsageError
 from holdfast_common.identity import AgentId
 from holdfast_common.job_result import DamageFound, ErrorReport, JobResult, Outcome, Warned
 from holdfast_common.job_spec import CheckRepository
+from holdfast_common.repository.subset import parsed_subset
 from holdfast_common.units import size_text
 from holdfast_controller.decide.job_state import JobEvent
 from holdfast_controller.runs.agent_link import ConnectedAgent
@@ -25,6 +26,12 @@ class CheckPoints:
     """The work of one such job."""
 
     def __init__(self, world: World, request: CheckRequest) -> None:
+        """Raises: UsageError (the subset), Refused."""
+        if request.subset and not request.read_data:
+            raise UsageError(
+                "a subset is one of the data: it goes with reading it", advice="add --read-data"
+            )
+        parsed_subset(request.subset)
         self._world = world
         self._request = request
         self._agent = proxy_with_repository(world)
@@ -32,6 +39,8 @@ class CheckPoints:
     def plan(self) -> list[str]:
         """For people."""
         what = "all data" if self._request.read_data else "the structure"
+        if self._request.subset:
+            what = f"{self._request.subset} of the data"
         which = (
             f"{len(self._request.point_ids)} points" if self._request.point_ids else "all points"
         )
@@ -57,6 +66,7 @@ class CheckPoints:
         work = CheckRepository(
             read_data=self._request.read_data,
             point_ids=self._request.point_ids,
+            subset=self._request.subset,
             keys=tuple(world.keeper.reader_keys(lineage_id) for lineage_id in lineages),
             expected_point_ids=expected,
         )
@@ -64,9 +74,9 @@ class CheckPoints:
             world.jobs.advance(job.job_id, JobEvent.TRANSFER, f"{len(lineages)} VMs")
             result = read_with_agent(world, job, agent_id=agent_id, work=work)
             if self._request.read_data:
-                note_damaged_packs(world, result)
+                note_damaged_packs(world, result, all_data=not self._request.subset)
             world.jobs.note(job.job_id, "checked", f"{result.objects_checked} objects")
-        return _told(result)
+        return told_damages(result)
 
 
 def proxy_with_repository(world: World) -> ConnectedAgent:
@@ -81,14 +91,16 @@ def proxy_with_repository(world: World) -> ConnectedAgent:
     )
 
 
-def _told(result: JobResult) -> JobResult:
+def told_damages(result: JobResult) -> JobResult:
+    """With its damages as warnings and, if there are any, its error, for people."""
     if not result.damages:
         return result
     warnings = [Warned(code="damage", message=_text(damage)) for damage in result.damages]
     points = {damage.point_id for damage in result.damages if damage.point_id}
     error = IntegrityError(
         f"the repository is damaged: {len(result.damages)} findings, {len(points)} points concerned",
-        advice="restore from other points, and keep this repository as it is: nothing is overwritten",
+        advice="restore from other points; `holdfast repo repair --from COPY` mends it from a copy, and"
+        " deletes nothing",
     )
     return replace(
         result,

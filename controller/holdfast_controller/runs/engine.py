@@ -18,9 +18,11 @@ from holdfast_controller.runs.finished_restores import unless_restored
 from holdfast_controller.runs.inventory_watch import InventoryWatch
 from holdfast_controller.runs.job_threads import JobThreads
 from holdfast_controller.runs.lifecycle import JobWork, bug_report
+from holdfast_controller.runs.repair_points import RepairPoints
 from holdfast_controller.runs.requests import (
     BackupRequest,
     CheckRequest,
+    RepairRequest,
     RestoreDiskRequest,
     RestoreVmRequest,
     Started,
@@ -128,6 +130,12 @@ class Engine:
         self._world.keeper.keys()
         work = CheckPoints(self._world, request)
         return self._start("check", {}, [work.new_job()], [work], work.plan())
+
+    def start_repair(self, request: RepairRequest) -> Started:
+        """Raises: NotFound, Refused, NoRepository."""
+        self._world.keeper.keys()
+        work = RepairPoints(self._world, request)
+        return self._start("repair", {}, [work.new_job()], [work], work.plan())
 
     def watch_inventories(self) -> None:
         """Read them every few minutes until the controller stops."""

@@ -40,8 +40,11 @@ def note_loss(world: World, job: JobRow, error: ErrorReport) -> None:
         world.settings.set(LOSS_FOUND_AT, utc_text(world.clock.now()))
 
 
-def note_damaged_packs(world: World, result: JobResult) -> None:
-    """What a check found that read all data: rotten bytes, which nothing else sees. The next one judges anew."""
+def note_damaged_packs(world: World, result: JobResult, *, all_data: bool = True) -> None:
+    """What a check found that read data: rotten bytes, which nothing else sees. The next one judges anew.
+
+    One that did not read all of the data only adds to what is known.
+    """
     if result.outcome is not Outcome.DONE and not result.damages:
         return  # it did not come to an end
     found = {
@@ -49,6 +52,8 @@ def note_damaged_packs(world: World, result: JobResult) -> None:
         for damage in result.damages
         if damage.object_name.startswith("packs/")
     }
+    if not all_data:
+        found |= set(world.settings.get(DAMAGED_PACKS).split())
     world.settings.set(DAMAGED_PACKS, " ".join(sorted(found)))
 
 

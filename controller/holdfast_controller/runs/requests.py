@@ -58,6 +58,15 @@ class CheckRequest:
 
     read_data: bool
     point_ids: tuple[PointId, ...] = ()
+    subset: str = ""  # of the data: "3/30", "5%"; empty: all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepairRequest:
+    """Mend the repository. ``source_folder``: a copy of it, as the proxy sees it; empty: none."""
+
+    source_folder: str = ""
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

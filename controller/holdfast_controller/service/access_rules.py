@@ -49,6 +49,7 @@ RULES: Final[Mapping[str, frozenset[Role]]] = {
     "/holdfast.v1.Operators/StartBackup": _OPERATORS,
     "/holdfast.v1.Operators/StartRestore": _OPERATORS,
     "/holdfast.v1.Operators/StartCheck": _OPERATORS,
+    "/holdfast.v1.Operators/StartRepair": _OPERATORS,
     "/holdfast.v1.Operators/ListJobs": _OPERATORS,
     "/holdfast.v1.Operators/ShowJob": _OPERATORS,
     "/holdfast.v1.Operators/FollowRun": _OPERATORS,

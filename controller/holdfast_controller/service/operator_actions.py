@@ -17,6 +17,7 @@ from holdfast_controller.runs.repository_verdict import repository_verdict
 from holdfast_controller.runs.requests import (
     BackupRequest,
     CheckRequest,
+    RepairRequest,
     RestoreDiskRequest,
     RestoreVmRequest,
     Started,
@@ -306,8 +307,15 @@ class OperatorActions:
             self._world.catalogue.point(point_id).point_id for point_id in request.point_ids
         )
         return self._started(
-            self._engine.start_check(CheckRequest(read_data=request.read_data, point_ids=points))
+            self._engine.start_check(
+                CheckRequest(read_data=request.read_data, point_ids=points, subset=request.subset)
+            )
         )
+
+    def start_repair(self, request: operator_pb2.StartRepairRequest) -> operator_pb2.RunStarted:
+        """Begin a repair."""
+        wanted = RepairRequest(source_folder=request.source_folder, dry_run=request.dry_run)
+        return self._started(self._engine.start_repair(wanted))
 
     def _started(self, started: Started) -> operator_pb2.RunStarted:
         return operator_pb2.RunStarted(

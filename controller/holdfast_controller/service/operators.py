@@ -132,6 +132,12 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
         """See `OperatorActions.start_check`."""
         return await self._call(self._actions.start_check, request, context)
 
+    async def StartRepair(
+        self, request: operator_pb2.StartRepairRequest, context: Context
+    ) -> operator_pb2.RunStarted:
+        """See `OperatorActions.start_repair`."""
+        return await self._call(self._actions.start_repair, request, context)
+
     async def ListJobs(
         self, request: operator_pb2.JobQuery, context: Context
     ) -> operator_pb2.JobList:

@@ -264,9 +264,10 @@ class JobTable:
         return found[0] if found else None
 
     def ended_checks(self) -> list[JobRow]:
-        """Checks of the repository that have ended, newest first; the latest hundred."""
+        """Checks of the repository that have ended, newest first; the latest hundred. A repair ends with one."""
         return self._select(
-            "WHERE kind = 'check' AND finished_at != '' ORDER BY job_id DESC LIMIT 100", ()
+            "WHERE kind IN ('check', 'repair') AND finished_at != '' ORDER BY job_id DESC LIMIT 100",
+            (),
         )
 
     def ended_in_doubt(self, *, settled_by: tuple[str, ...]) -> list[JobRow]:

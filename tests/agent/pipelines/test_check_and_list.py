@@ -50,12 +50,12 @@ def test_a_whole_repository_has_no_damage(site: Site, read_data: bool) -> None:
     assert result.objects_checked > 3
 
 
-def test_what_was_checked_is_proven_once(site: Site) -> None:
+def test_every_check_of_the_data_proves_it_anew_with_its_own_time(site: Site) -> None:
     site.back_up()
     check(site, read_data=True)
     check(site, read_data=True)
     proofs = [path for path in (site.root / "repository/proofs").rglob("*") if path.is_file()]
-    assert len(proofs) == 1
+    assert len(proofs) == 2
 
 
 def test_a_damaged_pack_is_named_with_what_is_lost_of_which_point(site: Site) -> None:

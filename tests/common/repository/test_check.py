@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from holdfast_common.errors import HoldfastError
-from holdfast_common.repository.check import Subset, check_data, check_structure
+from holdfast_common.errors import HoldfastError, Interrupted
+from holdfast_common.repository.check import check_data, check_structure
 from holdfast_common.repository.layout import pack_name
 from holdfast_common.repository.scrub import scrub
+from holdfast_common.repository.subset import Share, Subset, chosen_packs, parsed_subset
 from support.damaged_worlds import OTHER, first_world
 from support.damages import Damage, drawn
 from support.memory_store import MemoryStore
@@ -74,6 +77,48 @@ def test_subsets_cover_every_pack_once() -> None:
     assert decoded == report.packs
     with pytest.raises(HoldfastError):
         Subset(number=4, of=3)
+
+
+def test_a_share_takes_what_is_proven_longest_ago_and_goes_round() -> None:
+    packs = {bytes([number]) * 32: 100 for number in range(10)}
+    proven_at: dict[bytes, str] = {}
+    rounds = []
+    for day in range(4):
+        chosen = chosen_packs(packs, Share(percent=25), proven_at=proven_at)
+        proven_at |= dict.fromkeys(chosen, f"2026-03-0{day + 1}")
+        rounds.append(set(chosen))
+    assert [len(each) for each in rounds] == [3, 3, 3, 3]
+    assert set.union(*rounds) == set(packs)
+    assert chosen_packs(packs, None, proven_at={}) == list(packs)
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "x", "101%", "0%", "5", "1/0", "%", "-1%"])
+def test_what_is_no_subset_is_refused(text: str) -> None:
+    with pytest.raises(HoldfastError):
+        parsed_subset(text)
+
+
+def test_a_subset_is_said_in_words_of_the_command_line() -> None:
+    assert parsed_subset("") is None
+    assert parsed_subset("3/30") == Subset(number=3, of=30)
+    assert parsed_subset("2.5%") == Share(percent=2.5)
+
+
+def test_a_check_that_is_cut_off_has_told_what_it_had_proven(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("holdfast_common.repository.check.PROVEN_PACKS", 2)
+    keys = first_world().repository.keys
+    told: list[bytes] = []
+
+    def proven(packs: Sequence[bytes]) -> None:
+        told.extend(packs)
+        if len(told) == 4:
+            raise Interrupted("stop")
+
+    with pytest.raises(Interrupted):
+        check_data(first_world().store, keys, segment_keys=keys, proven=proven)
+    assert len(told) == 4
 
 
 def test_a_chunk_with_a_second_good_copy_is_not_lost() -> None:

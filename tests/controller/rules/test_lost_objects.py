@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from holdfast_common.errors import RepositoryFailed
 from holdfast_common.identity import PointId
 from holdfast_common.job_spec import JobSpec
-from holdfast_controller.runs.requests import CheckRequest
+from holdfast_controller.runs.requests import CheckRequest, RepairRequest
 from holdfast_controller.store.jobs import JobRow
 from holdfast_lab.server import RunningLab
 from support.one_process import OneProcess, disk_content, disk_truth, guest_writes
@@ -159,3 +160,31 @@ def test_nothing_is_built_on_a_pack_that_a_check_found_rotten(
     assert found.error is not None
     assert not [each for each in found.warnings if full.point_id in each.message]
     assert not [each for each in found.warnings if after.point_id in each.message]
+
+
+def test_a_repair_from_a_copy_makes_the_repository_whole_again(
+    holdfast: OneProcess, lab: RunningLab
+) -> None:
+    point = holdfast.back_up("web")
+    copy = holdfast.folder / "copies" / "second"
+    shutil.copytree(holdfast.folder / "repository", copy)
+    damage(largest(objects(holdfast, "packs")), "a byte differs")
+    assert checked(holdfast, read_data=True).error is not None
+    assert told(holdfast)[0] == "failed"
+
+    def repaired(*, dry_run: bool, source: Path = copy) -> JobRow:
+        request = RepairRequest(source_folder=str(source), dry_run=dry_run)
+        return holdfast.ended(holdfast.engine.start_repair(request))
+
+    refused = repaired(dry_run=False, source=holdfast.folder)
+    assert refused.error is not None
+    assert refused.error.code == "refused"
+    assert repaired(dry_run=True).error is not None
+    assert told(holdfast)[0] == "failed"
+    assert repaired(dry_run=False).error is None
+    assert told(holdfast)[0] == "ok"
+    assert disk_content(holdfast, point) == disk_truth(lab, "web")
+    guest_writes(lab, "web", 5 * UNIT)
+    after = holdfast.back_up("web")
+    assert (str(after.state), after.level) == ("done", "incremental")
+    assert disk_content(holdfast, after) == disk_truth(lab, "web")

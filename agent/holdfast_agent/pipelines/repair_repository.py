@@ -1,0 +1,109 @@
+"""Mend the repository from a copy of it, or from its own second copies; tell what stays lost."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from holdfast_agent.pipelines.check_repository import DAMAGES_MAX, damages_of, missing_points
+from holdfast_agent.pipelines.context import JobContext
+from holdfast_agent.pipelines.list_points import reader_keys
+from holdfast_agent.pipelines.repository_access import WORKERS, ControllerOpensKeys, opened_store
+from holdfast_agent.pipelines.stoppable_store import StoppableStore
+from holdfast_common.errors import IntegrityError, NoRepository, Refused
+from holdfast_common.identity import PointId
+from holdfast_common.job_result import ErrorReport, JobResult, Outcome
+from holdfast_common.job_spec import JobSpec, RepairRepository
+from holdfast_common.repository import repair
+from holdfast_common.repository.directory_store import DirectoryStore
+from holdfast_common.repository.key_sets import LineageKeyRing
+from holdfast_common.repository.object_store import ObjectStore
+
+LINES_MAX = 200  # a result is one message
+
+
+def repair_repository(spec: JobSpec, context: JobContext) -> JobResult:
+    """What was done is told as warnings; what stays lost is the result's error (`IntegrityError`).
+
+    Raises: Refused (the folder is not allowed, or no copy), and errors of ours when it cannot be done.
+    """
+    work = spec.work
+    assert isinstance(work, RepairRepository)
+    ring = LineageKeyRing(reader_keys(work.keys))
+    with (
+        opened_store(context, spec.repository_id) as directory,
+        _opened_source(work.source_folder, context) as sources,
+    ):
+        report = repair.repair_repository(
+            StoppableStore(directory, check=context.check),
+            ring,
+            segment_keys=ControllerOpensKeys(context),
+            signing_key=context.signing_key,
+            sources=sources,
+            expected_points=_names(sources, work.expected_point_ids),
+            dry_run=work.dry_run,
+            workers=WORKERS,
+        )
+        missing = missing_points(directory, ring, set(work.expected_point_ids))
+    for line in repair.describe(report)[:LINES_MAX]:
+        context.warn("repair", line)
+    damages = [*damages_of(report.after), *missing]
+    error = None
+    if damages:
+        message = (
+            "the repository is damaged; nothing was changed"
+            if work.dry_run
+            else ("not everything could be mended")
+        )
+        error = IntegrityError(
+            message,
+            advice="name another copy with --from, or back the VMs concerned up in full and repair again",
+            damages=len(damages),
+        )
+    return JobResult(
+        outcome=Outcome.DONE if error is None else Outcome.FAILED,
+        error=None if error is None else ErrorReport.of(error),
+        damages=tuple(damages[:DAMAGES_MAX]),
+        objects_checked=report.after.objects_checked,
+    )
+
+
+def _names(sources: Sequence[ObjectStore], points: Collection[PointId]) -> list[str]:
+    """Under which names a source has manifests of points that the catalogue knows."""
+    return [
+        info.name
+        for source in sources
+        for info in source.list("points/")
+        if info.name.rpartition("/")[2] in points
+    ]
+
+
+@contextmanager
+def _opened_source(folder: str, context: JobContext) -> Iterator[list[ObjectStore]]:
+    """The copy to take from; nothing is ever written to it. Raises: Refused, NoRepository."""
+    if not folder:
+        yield []
+        return
+    wanted = PurePosixPath(folder)
+    allowed = [PurePosixPath(each) for each in context.configuration.repair.folders]
+    if (
+        not wanted.is_absolute()
+        or ".." in wanted.parts
+        or not any(each.is_absolute() and each in (wanted, *wanted.parents) for each in allowed)
+    ):
+        raise Refused(
+            "this proxy may not read a copy of a repository there; nothing was changed",
+            path=folder[:300],
+            advice="name the folder under [repair] folders in the proxy's agent.toml, and start it again",
+        )
+    try:
+        store = DirectoryStore.open(Path(folder))
+    except NoRepository as error:
+        raise NoRepository(
+            "there is no copy of a repository in that folder; nothing was changed",
+            path=folder[:300],
+            advice="name the folder that has `keys`, `packs` and `points` in it",
+        ) from error
+    with store:
+        yield [StoppableStore(store, check=context.check)]

@@ -1,0 +1,57 @@
+"""A repair of the repository: done by a proxy that reaches it, told as what was mended and what stays lost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from holdfast_common.identity import AgentId
+from holdfast_common.job_result import JobResult
+from holdfast_common.job_spec import RepairRepository
+from holdfast_controller.decide.job_state import JobEvent
+from holdfast_controller.runs.agent_work import read_with_agent
+from holdfast_controller.runs.check_points import proxy_with_repository, told_damages
+from holdfast_controller.runs.repository_verdict import REPOSITORY, note_damaged_packs
+from holdfast_controller.runs.requests import RepairRequest
+from holdfast_controller.runs.world import World
+from holdfast_controller.store.jobs import JobRow, NewJob
+
+
+class RepairPoints:
+    """The work of one such job."""
+
+    def __init__(self, world: World, request: RepairRequest) -> None:
+        self._world = world
+        self._request = request
+        self._agent = proxy_with_repository(world)
+
+    def plan(self) -> list[str]:
+        """For people."""
+        what = "look what can be mended" if self._request.dry_run else "mend what can be"
+        source = self._request.source_folder
+        return [
+            f"read all data and {what} on {self._agent.host_name}",
+            f"take what is lost from {source}" if source else "without a copy to take from",
+        ]
+
+    def new_job(self) -> NewJob:
+        """The job's row."""
+        return NewJob(kind="repair", subject=REPOSITORY)
+
+    def __call__(self, job: JobRow) -> JobResult:
+        """Ends as failed with code `integrity` when something stays damaged."""
+        world = self._world
+        agent_id = AgentId(self._agent.agent_id)
+        world.jobs.set_plan(job.job_id, level="", level_reason="", transport="", agent_id=agent_id)
+        lineages = world.catalogue.lineages()
+        work = RepairRepository(
+            keys=tuple(world.keeper.reader_keys(lineage_id) for lineage_id in lineages),
+            expected_point_ids=tuple(row.point_id for row in world.catalogue.points()),
+            source_folder=self._request.source_folder,
+            dry_run=self._request.dry_run,
+        )
+        with world.lifecycle.cleaning(job.job_id):
+            world.jobs.advance(job.job_id, JobEvent.TRANSFER, f"{len(lineages)} VMs")
+            result = read_with_agent(world, job, agent_id=agent_id, work=work)
+            note_damaged_packs(world, result)
+            world.jobs.note(job.job_id, "repaired", f"{result.objects_checked} objects")
+        return replace(told_damages(result), error=result.error)
