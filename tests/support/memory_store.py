@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime
 
-from holdfast_common.errors import IntegrityError, ObjectExists, ObjectMissing
+from holdfast_common.errors import IntegrityError, ObjectExists, ObjectMissing, RepositoryFull
 from holdfast_common.repository.object_store import ObjectInfo, checked_name, checked_prefix
 
 
 class MemoryStore:
     """Objects in a dictionary that tests may look into and damage."""
 
-    def __init__(self, objects: dict[str, bytes] | None = None) -> None:
+    def __init__(
+        self,
+        objects: dict[str, bytes] | None = None,
+        *,
+        now: Callable[[], datetime] | None = None,
+    ) -> None:
+        """``now``: the storage's own clock; without one it does not tell the time."""
         self.objects: dict[str, bytes] = dict(objects or {})
+        self.now = now
+        self.times: dict[str, datetime] = {}  # when an object was stored
+        self.capacity_bytes: int | None = None
         self._lock = threading.Lock()
+
+    def storage_time(self) -> datetime | None:
+        return None if self.now is None else self.now()
+
+    def stored_at(self, name: str) -> datetime | None:
+        return self.times.get(name)
 
     def copy(self) -> MemoryStore:
         """The same objects, to be damaged on their own."""
@@ -25,7 +41,18 @@ class MemoryStore:
         with self._lock:
             if name in self.objects:
                 raise ObjectExists("an object of this name is already stored", name=name)
+            if (
+                self.capacity_bytes is not None
+                and self.used_bytes() + len(data) > self.capacity_bytes
+            ):
+                raise RepositoryFull("the repository has no room left", name=name)
             self.objects[name] = bytes(data)
+            if self.now is not None:
+                self.times[name] = self.now()
+
+    def used_bytes(self) -> int:
+        """What all objects take."""
+        return sum(len(data) for data in self.objects.values())
 
     def begin(self, *, bulk: bool = False) -> MemoryUpload:
         return MemoryUpload(self)
@@ -56,6 +83,7 @@ class MemoryStore:
     def delete(self, name: str) -> None:
         self._found(name)
         del self.objects[name]
+        self.times.pop(name, None)
 
     def _found(self, name: str) -> bytes:
         checked_name(name)

@@ -148,6 +148,8 @@ class RepositoryCheck:
             found = self._present.get(pack.digest)
             if found is None and self._store.head(aside_name(pack_name(pack.digest))):
                 continue  # a repair took it out; what is lost by that is told as lost
+            if found is None and pack.digest in metadata.tombstoned:
+                continue  # deleted while its index could not be rewritten; what points lack is found below
             if found != pack.length:
                 self._damaged[pack_name(pack.digest)] = (
                     "the pack is missing" if found is None else "the pack has another length"

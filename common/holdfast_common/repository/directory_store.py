@@ -10,7 +10,7 @@ import contextlib
 import errno
 import threading
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -199,6 +199,29 @@ class DirectoryStore:
             self._sync_directory(_parent(name))
         except OSError as error:
             raise _translated(error, name=name) from error
+
+    def storage_time(self) -> datetime | None:
+        """The file system's clock: of a new file; None when no file can be made. Raises: RepositoryFailed."""
+        path = f"{TEMPORARY_DIRECTORY}/{self.randomness.draw(16).hex()}"
+        try:
+            self.files.close(self.files.create_file(path, at=self.descriptor))
+            found = self.files.status(path, at=self.descriptor).modified_seconds
+            self.files.unlink(path, at=self.descriptor)
+        except OSError as error:
+            if error.errno in _FULL:
+                return None
+            raise _translated(error, name=path) from error
+        return datetime.fromtimestamp(found, UTC)
+
+    def stored_at(self, name: str) -> datetime | None:
+        """When an object was written, by the file system's clock. Raises: RepositoryFailed."""
+        try:
+            status = self.files.status(checked_name(name), at=self.descriptor)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _translated(error, name=name) from error
+        return datetime.fromtimestamp(status.modified_seconds, UTC)
 
     def sweep_temporary(self, *, now: datetime) -> int:
         """Remove what crashed attempts left in the temporary directory; the number of files removed."""

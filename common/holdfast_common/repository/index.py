@@ -151,10 +151,10 @@ class IndexBuilder:
             Section.PREFIXES: in_order[:, 0].astype("<u8").tobytes(),
             Section.TAILS: np.ascontiguousarray(in_order[:, 1:]).tobytes(),
             Section.LOCATIONS: locations[order].tobytes(),
-            Section.FILTER: _filter_bits(in_order, locations[order]),
+            Section.FILTER: filter_bits(in_order, locations[order]),
             Section.DIGESTS: bytes(self._digests),
         }
-        return _encoded_sections(sections)
+        return encoded_sections(sections)
 
 
 def decoded_segment(body: bytes | memoryview) -> IndexSegment:
@@ -205,7 +205,7 @@ def id_prefix(chunk_id: bytes) -> int:
     return int.from_bytes(chunk_id[:8], "big")
 
 
-def _filter_bits(ids: Array, locations: Array) -> bytes:
+def filter_bits(ids: Array, locations: Array) -> bytes:
     """A bloom filter over the chunks worth looking up: power-of-two bits, double hashing by the id itself."""
     wanted = (locations["blocks"] >= DEDUP_BLOCKS_MIN) | (locations["kind"] != BlobKind.DISK_FRAME)
     chosen = ids[wanted].astype(np.uint64)
@@ -219,7 +219,8 @@ def _filter_bits(ids: Array, locations: Array) -> bytes:
     return np.packbits(flags, bitorder="little").tobytes()
 
 
-def _encoded_sections(sections: dict[Section, bytes]) -> bytes:
+def encoded_sections(sections: dict[Section, bytes]) -> bytes:
+    """The body of a segment with these sections."""
     offset = _START.size + len(sections) * _SECTION.size
     table = [_START.pack(_MAGIC, len(sections), 0)]
     for section, data in sections.items():

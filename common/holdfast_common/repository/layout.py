@@ -47,6 +47,7 @@ class ObjectKind(IntEnum):
     PACK_FOOTER = 7
     LEASE = 8
     FILE_TREE = 9
+    HOLD = 10
 
 
 LINEAGE_KINDS: Final = frozenset({ObjectKind.MAP, ObjectKind.MANIFEST, ObjectKind.FILE_TREE})
@@ -58,6 +59,7 @@ SIGNED_KINDS: Final = frozenset(
         ObjectKind.PROOF,
         ObjectKind.FENCE,
         ObjectKind.LEASE,
+        ObjectKind.HOLD,
     }
 )
 
@@ -130,6 +132,11 @@ def fence_name(epoch: int) -> str:
 def lease_name(lease_id: bytes, sequence: int) -> str:
     """The object of one renewal of a writer lease."""
     return f"leases/{lease_id.hex()}/{sequence:06d}"
+
+
+def hold_name(point_name: str) -> str:
+    """The object that holds a point: the point's own name below another folder."""
+    return f"holds/{point_name.removeprefix('points/')}"
 
 
 def proof_name(object_id: bytes) -> str:

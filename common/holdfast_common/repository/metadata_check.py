@@ -11,7 +11,8 @@ from typing import Final
 
 from holdfast_common.errors import FormatError, IntegrityError, RepositoryFailed, RevokedWriter
 from holdfast_common.repository.about import damaged_about
-from holdfast_common.repository.fence import load_fences
+from holdfast_common.repository.fence import load_fences, tombstoned_packs
+from holdfast_common.repository.holds import read_hold
 from holdfast_common.repository.key_objects import generation_named
 from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import copy_name, fence_name
@@ -29,6 +30,7 @@ class MetadataChecked:
 
     checked: int = 0
     damaged: dict[str, str] = field(default_factory=dict)
+    tombstoned: frozenset[bytes] = frozenset()  # packs that the newest fence calls dead
 
 
 def check_metadata(
@@ -81,6 +83,7 @@ def _check_fences(
     epochs: Iterable[int],
 ) -> None:
     fences = load_fences(store, keys, writers)
+    found.tombstoned = tombstoned_packs(fences)
     for epoch, reason in fences.unusable.items():
         found.damaged[fence_name(epoch)] = reason
     for epoch in range(fences.current_epoch, max(epochs, default=0)):
@@ -94,7 +97,11 @@ def _check_signed(
 
     What a revoked writer signed counts for nothing, and is no damage: its leases are ended.
     """
-    for prefix, read in (("leases/", read_lease), ("proofs/", read_proof)):
+    for prefix, read in (
+        ("leases/", read_lease),
+        ("proofs/", read_proof),
+        ("holds/", read_hold),
+    ):
         for info in store.list(prefix):
             found.checked += 1
             try:

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from support.prune_schedules import run_schedules
+
+SHORT = 400  # schedules in `make test`, some 15 s
+LONG = 20_000
+PARTS = 8
+
+
+def assert_eventful(counts: Counter[str], schedules: int) -> None:
+    """What never happens shows nothing."""
+    for what in ("acknowledged", "deleted objects", "forgotten", "prune-ended", "crashed"):
+        assert counts[what] > schedules / 10, (what, counts)
+    assert counts["repacked"] > schedules / 50, counts
+    assert counts["unpublished"] > schedules / 50, counts
+
+
+def test_no_schedule_of_prunes_backups_crashes_and_clocks_loses_what_a_point_needs() -> None:
+    counts = run_schedules(range(SHORT))
+    print(f"{SHORT} schedules: {dict(counts)}")
+    assert_eventful(counts, SHORT)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_schedule_of_many_loses_what_a_point_needs(part: int) -> None:
+    each = LONG // PARTS
+    counts = run_schedules(range(SHORT + part * each, SHORT + (part + 1) * each))
+    print(f"{each} schedules: {dict(counts)}")
+    assert_eventful(counts, each)
