@@ -35,6 +35,7 @@ from holdfast_common.errors import (
 from holdfast_common.identity import PointId
 from holdfast_common.job_result import DiskResult, JobResult, Outcome
 from holdfast_common.job_spec import AreaSource, BackUpDisks, DiskToBackUp, JobSpec
+from holdfast_common.repository.about_renewal import renew_description
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.key_sets import ReaderKeys, WriterKeys
 from holdfast_common.repository.manifest import DiskSummary, PointDisk
@@ -71,6 +72,7 @@ def back_up_disks(spec: JobSpec, context: JobContext) -> JobResult:
     check_lineage(keys.reader, work.lineage_id)
     with opened_store(context, spec.repository_id) as store:
         _sweep(store)
+        renew_description(store)
         previous = _usable_previous(store, keys.reader, work, context)
         plans = [_plan(disk, previous, context) for disk in work.disks]
         total = sum(_reach_bytes(plan) for plan in plans)

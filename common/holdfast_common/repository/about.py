@@ -23,7 +23,7 @@ from holdfast_common.repository.object_store import ObjectStore
 
 ABOUT_BYTES_MAX: Final = 16 << 20
 DESCRIPTION: Final = "about/FORMAT.md"
-_DIGEST: Final = ".sha256"
+DIGEST_SUFFIX: Final = ".sha256"
 
 
 def store_about(store: ObjectStore, name: str, data: bytes) -> None:
@@ -31,7 +31,7 @@ def store_about(store: ObjectStore, name: str, data: bytes) -> None:
     with contextlib.suppress(ObjectExists):  # of an attempt that ended before its keys were stored
         store.put(name, data)
     with contextlib.suppress(ObjectExists):
-        store.put(name + _DIGEST, _digest_line(name, data))
+        store.put(name + DIGEST_SUFFIX, digest_line(name, data))
 
 
 def shipped_description() -> bytes:
@@ -48,14 +48,14 @@ def damaged_about(store: ObjectStore) -> Iterator[tuple[str, str]]:
     names = {info.name for info in store.list("about/")}
     names |= {DESCRIPTION}
     for name in sorted(names):
-        if name.endswith(_DIGEST):
-            if name.removesuffix(_DIGEST) not in names:
-                yield name.removesuffix(_DIGEST), "the object is missing"
+        if name.endswith(DIGEST_SUFFIX):
+            if name.removesuffix(DIGEST_SUFFIX) not in names:
+                yield name.removesuffix(DIGEST_SUFFIX), "the object is missing"
             continue
         if name not in names or store.head(name) is None:
             yield name, "the object is missing"
             continue
-        yield from _judged(store, name, has_digest=name + _DIGEST in names)
+        yield from _judged(store, name, has_digest=name + DIGEST_SUFFIX in names)
 
 
 def _judged(store: ObjectStore, name: str, *, has_digest: bool) -> Iterator[tuple[str, str]]:
@@ -66,25 +66,25 @@ def _judged(store: ObjectStore, name: str, *, has_digest: bool) -> Iterator[tupl
         return
     if not has_digest:
         if not _is_old(data):
-            yield name + _DIGEST, "the object is missing"
+            yield name + DIGEST_SUFFIX, "the object is missing"
         return
-    wanted = _digest_line(name, data)
+    wanted = digest_line(name, data)
     try:
-        found = store.get(name + _DIGEST, length_max=ABOUT_BYTES_MAX)
+        found = store.get(name + DIGEST_SUFFIX, length_max=ABOUT_BYTES_MAX)
     except HoldfastError as error:
-        yield name + _DIGEST, str(error)
+        yield name + DIGEST_SUFFIX, str(error)
         return
     if found == wanted:
         return
     if _is_digest_line(data, name):  # the two were exchanged
         yield name, "it is the digest of a text, not a text"
     if (name == DESCRIPTION and data == shipped_description()) or not _is_digest_line(found, name):
-        yield name + _DIGEST, "it is not the digest of the text beside it"
+        yield name + DIGEST_SUFFIX, "it is not the digest of the text beside it"
     else:
         yield name, "it does not match the digest beside it"
 
 
-def _digest_line(name: str, data: bytes) -> bytes:
+def digest_line(name: str, data: bytes) -> bytes:
     """As `sha256sum` writes it."""
     return f"{hashlib.sha256(data).hexdigest()}  {name.rpartition('/')[2]}\n".encode()
 
@@ -100,4 +100,4 @@ def _is_digest_line(found: bytes, name: str) -> bool:
 
 def _is_old(data: bytes) -> bool:
     """Whether a page is of a version that put no digest beside it: it does not tell of any."""
-    return _DIGEST.encode() not in data
+    return DIGEST_SUFFIX.encode() not in data

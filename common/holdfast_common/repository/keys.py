@@ -17,7 +17,7 @@ from holdfast_common.errors import (
     UsageError,
     WrongKey,
 )
-from holdfast_common.repository.about import DESCRIPTION, shipped_description, store_about
+from holdfast_common.repository.about_renewal import describe
 from holdfast_common.repository.derivation import lineage_key, lineage_tag, opened_with_private_key
 from holdfast_common.repository.key_generation import (
     EarlierAuthority,
@@ -307,7 +307,7 @@ def create_repository(
     """
     for _ in store.list("keys/"):
         raise Refused("there is a repository here already; nothing was changed")
-    store_about(store, DESCRIPTION, shipped_description())
+    describe(store)
     repository_id = randomness.draw(ID_BYTES)
     sheet = new_recovery_sheet(repository_id=repository_id.hex(), randomness=randomness)
     secrets = KeySecrets(

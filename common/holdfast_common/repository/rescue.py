@@ -77,6 +77,10 @@ except ImportError:
 # Limits and numbers of format 1
 # ---------------------------------------------------------------------------------------------------------
 
+RESCUE_RELEASE = (
+    1  # counts up with every change of this file or of FORMAT.md; repositories keep the newer one
+)
+
 MIB = 1024 * 1024
 BLOCK_BYTES = 64 * 1024
 LEAF_BLOCKS = 256

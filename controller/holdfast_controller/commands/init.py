@@ -108,6 +108,10 @@ def init(
     elif sheet_file is None:
         output.line(made.sheet.text())
     output.line(f"repository {made.repository_id} in {folder}")
+    note(
+        "its folder about/ holds FORMAT.md and rescue.py: with them and the recovery sheet all can be restored "
+        "without Holdfast (python3 -I rescue.py --help)"
+    )
     if not accept_recovery_sheet:
         _ask_back(places, made.challenge)
     note("next: holdfast controller run")
