@@ -7,8 +7,10 @@ backup runs on it, and what it made is restored and checked as well.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from holdfast_common.errors import HoldfastError, NoRepository, PointVoided
 from holdfast_common.repository.check import CheckReport, check_data, check_structure
@@ -31,17 +33,29 @@ from support.repositories import DEVICE_KEY, authorise
 from support.shared_work import shared_work
 
 
+class Harm(StrEnum):
+    """What a crash did."""
+
+    UNOPENABLE = "the repository cannot be opened"
+    LOST = "an acknowledged point is gone"
+    HALF = "a point is visible that is not whole"
+    DAMAGE = "check finds damage"
+    STUCK = "the next backup or prune fails"
+    RUN = "the workload itself fails"
+
+
 @dataclass(frozen=True)
 class Loss:
     """A disk on which something is wrong."""
 
     workload: str
     seed: int
+    harm: Harm
     state: str
     what: str
 
     def __str__(self) -> str:
-        return f"{self.workload}, seed {self.seed}, {self.state}: {self.what}"
+        return f"{self.workload}, seed {self.seed}, {self.state}: {self.harm}: {self.what}"
 
 
 @dataclass
@@ -63,11 +77,32 @@ class Tally:
 class BadState(Exception):
     """What is wrong with a disk, for people."""
 
+    def __init__(self, harm: Harm, what: str) -> None:
+        super().__init__(f"{harm}: {what}")
+        self.harm = harm
+        self.what = what
+
+
+@contextmanager
+def _harm(harm: Harm) -> Iterator[None]:
+    """What the production code raises within means this."""
+    try:
+        yield
+    except (HoldfastError, OSError, AssertionError) as error:
+        raise BadState(harm, f"{type(error).__name__}: {error}") from error
+
 
 def judge_workload(
-    name: str, *, seeds: Iterable[int], images_max: int = 1 << 62, stop_at_first: bool = False
+    name: str,
+    *,
+    seeds: Iterable[int],
+    images_max: int = 1 << 62,
+    enough: Callable[[Loss], bool] = lambda _: False,
 ) -> Tally:
-    """Every distinct disk that a crash of this workload could leave; ends after ``images_max`` of them."""
+    """Every distinct disk that a crash of this workload could leave.
+
+    Ends after ``images_max`` of them, or at a loss that is ``enough``.
+    """
     tally = Tally(name)
     seen: set[bytes] = set()
     visible: set[frozenset[tuple[str, bytes]]] = set()
@@ -75,7 +110,9 @@ def judge_workload(
         for seed in seeds:
             made = recording(name, seed=seed)
             judged: set[tuple[bytes, tuple[str, ...]]] = set()
-            for state in crash_states(made.log, made.before, dict(made.inodes), seed=seed):
+            for state in crash_states(
+                made.log, made.before, made.inodes, promised=made.promised, seed=seed
+            ):
                 tally.states += 1
                 if (state.digest, state.promised) in judged:
                     continue
@@ -85,67 +122,71 @@ def judge_workload(
                 tally.images, tally.visible_images = len(seen), len(visible)
                 loss = _loss(made, state, seed)
                 tally.losses += [loss] if loss is not None else []
-                if len(seen) >= images_max or (stop_at_first and loss is not None):
+                if len(seen) >= images_max or (loss is not None and enough(loss)):
                     return tally
+            if made.error:
+                tally.losses.append(Loss(name, seed, Harm.RUN, "without a crash", made.error))
+                return tally
     return tally
 
 
 def _loss(made: Recording, state: CrashState, seed: int) -> Loss | None:
     """What is wrong with one disk."""
     try:
-        judge(made, state)
-    except (HoldfastError, BadState, OSError, AssertionError) as error:
-        what = f"{type(error).__name__}: {error}"
-        return Loss(made.name, seed, state.told, what)
+        judge_image(made, state.image, promised=state.promised)
+    except BadState as bad:
+        return Loss(made.name, seed, bad.harm, state.told, bad.what)
     return None
 
 
-def judge(made: Recording, state: CrashState) -> None:
-    """Raises: BadState and whatever the production code raises."""
-    judge_image(made, state.image, promised=state.promised)
-
-
 def judge_image(made: Recording, image: Image, *, promised: Collection[str]) -> None:
-    """Open, check, restore, go on. Raises: BadState and whatever the production code raises."""
+    """Open, restore, check, go on. Raises: BadState."""
     rig = replace(made.rig, repository=None).on(MemoryFiles.of(image))
+    assert rig.sheet is not None
     try:
         store = rig.open_store("after")
-        assert rig.sheet is not None
-        keys = open_repository(
-            store,
-            RecoveryUnlock(rig.sheet),
-            generation_min=max([1, *_numbers(promised, "keys")]),
-            randomness=rig.chance("keys after"),
-        )
-    except NoRepository as error:
-        if READY in promised:
-            raise BadState("the repository is gone") from error
+        with _harm(Harm.UNOPENABLE):
+            keys = open_repository(
+                store,
+                RecoveryUnlock(rig.sheet),
+                generation_min=max([1, *_numbers(promised, "keys")]),
+                randomness=rig.chance("keys after"),
+            )
+    except (NoRepository, BadState) as error:
+        is_absent = isinstance(error, NoRepository) or isinstance(error.__cause__, NoRepository)
+        if READY in promised or not is_absent:
+            raise BadState(Harm.UNOPENABLE, str(error)) from error
         rig.seed += 1_000_000  # another program with other random bytes
-        rig.create()  # nobody was told that there is one: it is made now
+        with _harm(Harm.UNOPENABLE):
+            rig.create()  # nobody was told that there is one: it is made now
     else:
         used = made.rig.used()
         rig.repository = replace(
             used, store=store, keys=keys, clock=rig.clock, randomness=rig.chance("after")
         )
-        _judge_points(rig, promised=promised)
-        settle(store, keys)  # as a controller does when it starts
-        authorise(rig.repository, used.signing_key, agent_id="proxy-1")
-    _run_on(rig)
+        with _harm(Harm.HALF):
+            _judge_points(rig, promised=promised)
+        with _harm(Harm.DAMAGE):
+            report = check_data(store, keys, segment_keys=keys, workers=1)
+            _judge_report(report)
+        with _harm(Harm.STUCK):
+            settle(store, keys)  # as a controller does when it starts
+            authorise(rig.repository, used.signing_key, agent_id="proxy-1")
+    with _harm(Harm.STUCK):
+        _run_on(rig)
 
 
 def _judge_points(rig: Rig, *, promised: Collection[str]) -> None:
     used = rig.used()
-    report = check_data(used.store, used.keys, segment_keys=used.keys, workers=1)
-    _judge_report(report, rig)
     listed = list_points(used.store, used.keys)
     for bad in listed.unusable:
         if bad.code != PointVoided.code:
-            raise BadState(f"a point that cannot be used is visible: {bad.name}: {bad.reason}")
+            raise BadState(Harm.HALF, f"{bad.name}: {bad.reason}")
     found = {point.point_id for point in listed.points}
     for mark in promised:
         kind, _, name = mark.partition(" ")
-        if kind == "point" and name not in found and f"withdrawn {name}" not in promised:
-            raise BadState(f"the acknowledged point {name} is gone")
+        if kind == "point" and name not in found and f"forget {name}" not in promised:
+            raise BadState(Harm.LOST, name)
     _judge_restores(rig, listed.points)
 
 
@@ -158,24 +199,26 @@ def _judge_restores(rig: Rig, points: Iterable[Point]) -> None:
             for point in of_lineage:
                 original = rig.originals.get(point.point_id)
                 if original is None or original.lineage != lineage:
-                    raise BadState(f"nobody began the point {point.point_id}")
+                    raise BadState(Harm.HALF, f"nobody began the point {point.point_id}")
                 source = reader.open_disk(point, DEVICE_KEY)
                 image = bytearray(source.capacity_bytes)
                 source.read_into(0, memoryview(image))
                 source.close()
                 if image != original.image:
-                    raise BadState(f"the point {point.point_id} restores to other bytes")
+                    raise BadState(Harm.HALF, f"the point {point.point_id} restores to other bytes")
                 if reader.blob(point, "vmx") != point.point_id.encode():
-                    raise BadState(f"a blob of the point {point.point_id} is another one")
+                    raise BadState(
+                        Harm.HALF, f"a blob of the point {point.point_id} is another one"
+                    )
 
 
-def _judge_report(report: CheckReport, rig: Rig) -> None:
+def _judge_report(report: CheckReport) -> None:
     if report.lost_points or report.lost_ranges or report.lost_blobs:
-        raise BadState(f"check finds losses: {report}")
+        raise BadState(Harm.DAMAGE, f"losses: {report}")
     for damaged in report.damaged:
         # the second copy comes after the first; the next change of the list puts it right
         if not (damaged.name.endswith("-copy") and "is missing" in damaged.reason):
-            raise BadState(f"check finds damage: {damaged.name}: {damaged.reason}")
+            raise BadState(Harm.DAMAGE, f"{damaged.name}: {damaged.reason}")
 
 
 def _run_on(rig: Rig) -> None:
@@ -195,9 +238,9 @@ def _run_on(rig: Rig) -> None:
         point for point in list_points(used.store, used.keys).points if point.point_id == "after"
     ]
     if not made:
-        raise BadState("the next backup's point is not there")
+        raise BadState(Harm.STUCK, "the next backup's point is not there")
     _judge_restores(rig, made)
-    _judge_report(check_structure(used.store, used.keys), rig)
+    _judge_report(check_structure(used.store, used.keys))
 
 
 def _numbers(promised: Iterable[str], kind: str) -> list[int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -53,7 +53,7 @@ class CrashState:
 class CrashDisk:
     """What is durable, and what is not yet, while a record is read on."""
 
-    def __init__(self, before: Image, inodes: dict[str, int]) -> None:
+    def __init__(self, before: Image, inodes: Mapping[str, int]) -> None:
         """``inodes``: the numbers of the files in ``before``."""
         self.directories = set(before.directories)
         self.entries = {path: inodes[path] for path in before.files}
@@ -112,11 +112,18 @@ class CrashDisk:
 
 
 def crash_states(
-    log: Sequence[Recorded], before: Image, inodes: dict[str, int], *, seed: int = 0
+    log: Sequence[Recorded],
+    before: Image,
+    inodes: Mapping[str, int],
+    *,
+    promised: tuple[str, ...] = (),
+    seed: int = 0,
 ) -> Iterator[CrashState]:
-    """The disks after a crash behind every call, with repetitions; the same for the same seed."""
+    """The disks after a crash behind every call, with repetitions; the same for the same seed.
+
+    ``promised``: the marks from before the record.
+    """
     disk = CrashDisk(before, inodes)
-    promised: tuple[str, ...] = ()
     for position in range(len(log) + 1):
         for chosen, tear in _choices(disk.pending, seed=seed, position=position):
             chance = random.Random(f"{seed}-{position}-{len(chosen)}-{tear}")

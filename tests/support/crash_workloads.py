@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from holdfast_common.errors import NotFound
+from holdfast_common.errors import HoldfastError, NotFound
 from holdfast_common.identity import JobId
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.file_system import FileSystem
@@ -196,8 +196,10 @@ class Recording:
     start: Rig  # as it was prepared
     rig: Rig  # as it was left
     before: Image
+    promised: tuple[str, ...]  # before it was recorded
     inodes: Mapping[str, int]
     log: tuple[Recorded, ...]
+    error: str = ""  # why it did not get to its end
 
 
 def small_image(seed: str) -> bytearray:
@@ -219,32 +221,53 @@ def changed(image: bytearray, block: int, seed: str) -> bytearray:
 def recording(name: str, *, seed: int = 0) -> Recording:
     """Run a workload on a disk in memory, every call written down."""
     memory = MemoryFiles()
-    rig = prepared(name, memory, root=ROOT, seed=seed)
+    promised: list[str] = []
+    rig = prepared(name, memory, root=ROOT, seed=seed, mark=promised.append)
     before = memory.image()
     start = replace(rig, originals=dict(rig.originals), clock=copy.copy(rig.clock))
-    rig, files, inodes = recorded(name, rig, paths=sorted(before.files))
+    turns = Turns(seed)
+    files = RecordingFiles(memory, before=turns.step)
+    inodes = {path: files.inode_of(path) for path in sorted(before.files)}
+    rig = rig.on(files, mark=files.mark, turns=turns)
+    error = ""
+    try:
+        WORKLOADS[name].run(rig)
+    except HoldfastError as raised:  # a product in which something was planted
+        error = f"{type(raised).__name__}: {raised}"
     return Recording(
-        name=name, start=start, rig=rig, before=before, inodes=inodes, log=tuple(files.log)
+        name=name,
+        start=start,
+        rig=rig,
+        before=before,
+        promised=tuple(promised),
+        inodes=inodes,
+        log=tuple(files.log),
+        error=error,
     )
 
 
-def prepared(name: str, files: FileSystem, *, root: Path, seed: int) -> Rig:
+def prepared(
+    name: str,
+    files: FileSystem,
+    *,
+    root: Path,
+    seed: int,
+    mark: Callable[[str], None] = lambda _: None,
+) -> Rig:
     """What a workload finds when it begins."""
-    rig = Rig(files=files, root=root, seed=seed)
+    rig = Rig(files=files, root=root, seed=seed, mark=mark)
     WORKLOADS[name].prepare(rig)
     return rig
 
 
-def recorded(
-    name: str, rig: Rig, *, paths: Iterable[str]
-) -> tuple[Rig, RecordingFiles, dict[str, int]]:
+def record_on(name: str, rig: Rig, *, paths: Iterable[str]) -> list[Recorded]:
     """Run a workload on files of any kind. ``paths``: the files that are there, to be numbered."""
     turns = Turns(rig.seed)
     files = RecordingFiles(rig.files, before=turns.step)
-    inodes = {path: files.inode_of(path) for path in paths}
-    rig = rig.on(files, mark=files.mark, turns=turns)
-    WORKLOADS[name].run(rig)
-    return rig, files, inodes
+    for path in paths:
+        files.inode_of(path)
+    WORKLOADS[name].run(rig.on(files, mark=files.mark, turns=turns))
+    return files.log
 
 
 def _nothing(rig: Rig) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from holdfast_common.repository.file_system import SYSTEM_FILES
-from support.crash_workloads import prepared, recorded
+from support.crash_workloads import prepared, record_on
 from support.recorded_files import Recorded
 
 BEGIN = "/the-workload-begins-here"
@@ -23,8 +23,7 @@ def main() -> None:
     rig = prepared(name, SYSTEM_FILES, root=root, seed=0)
     there = sorted(str(path) for path in root.rglob("*") if path.is_file())
     Path(BEGIN).exists()  # a call that the trace shows
-    _, files, _ = recorded(name, rig, paths=there)
-    for call in files.log:
+    for call in record_on(name, rig, paths=there):
         print(json.dumps(row(call, root)))
 
 
