@@ -40,6 +40,7 @@ from holdfast_common.errors import (
 from holdfast_common.identity import JobId
 from holdfast_common.job_result import ErrorReport, JobResult, Outcome
 from holdfast_common.job_spec import Attempt, JobSpec, Work
+from holdfast_common.repository.forgetting import give_back_freed_memory
 from holdfast_common.wire_codec.results import decoded_result, encoded_result
 
 log = logging.getLogger(__name__)
@@ -254,6 +255,7 @@ class JobRunner:
                 advice="see the agent's log, and report it",
             )
             result = JobResult(outcome=Outcome.FAILED, error=ErrorReport.of(bug))
+        give_back_freed_memory()  # what the job read must not stay for who takes this proxy over later
         warned = tuple(found for found in job.warnings() if found not in result.warnings)
         self._end(
             job,

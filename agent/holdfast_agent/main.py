@@ -35,6 +35,7 @@ from holdfast_common.errors import HoldfastError, Interrupted, Refused, UsageErr
 from holdfast_common.job_result import ErrorReport
 from holdfast_common.logs import log_to_stderr
 from holdfast_common.places import find_places
+from holdfast_common.repository.forgetting import keep_one_heap
 from holdfast_common.trust.join_token import parse_join_token
 
 INTERRUPTED_STATUS: Final = 130
@@ -127,6 +128,7 @@ def enrol_command(
 @click.option("--verbose", is_flag=True, help="Log details.")
 def run_command(verbose: bool) -> None:
     """Serve the controller until stopped (SIGTERM, SIGINT)."""
+    keep_one_heap()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -15,6 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from holdfast_common.errors import FormatError, IntegrityError
+from holdfast_common.repository.forgetting import overwrite, overwrite_ends
 from holdfast_common.repository.key_sets import WriterKeys, segment_info
 from holdfast_common.repository.layout import (
     ALGORITHM,
@@ -153,6 +154,7 @@ class SegmentSealer:
             wrapped_key=randomness.seal_to(keys.content_public, plain=segment_key, info=info),
         )
         self.cipher = segment_cipher(self.header, segment_key)
+        overwrite(segment_key)  # or a proxy that is taken over later would still find it
         self._number = 0
 
     def next_binding(self, *, kind: BlobKind, chunk_id: bytes, plain_length: int) -> BlobBinding:
@@ -177,7 +179,10 @@ class Compressor:
     def payload(self, plain: bytes | memoryview) -> bytes | memoryview:
         """What to seal: the compressed bytes if they are fewer, else ``plain`` itself."""
         compressed = self._context.compress(plain)
-        return compressed if len(compressed) < len(plain) else plain
+        if len(compressed) < len(plain):
+            return compressed
+        overwrite_ends(compressed)
+        return plain
 
 
 class Decompressor:

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from holdfast_common.direct_writes import page_aligned
 from holdfast_common.errors import IntegrityError
 from holdfast_common.repository.chunk_codec import Compressor, Decompressor
 from holdfast_common.repository.derivation import Hasher
+from holdfast_common.repository.forgetting import overwrite_ends
 from holdfast_common.repository.layout import (
     BLOCK_BYTES,
     BLOCKS_PER_FRAME,
@@ -101,8 +103,9 @@ class FrameWorker:
         self._compressor = Compressor(level)
         self._decompressor = Decompressor()
         self._window = WindowBuffer()
-        self._joined = memoryview(bytearray(FRAME_BYTES))
-        self._opened = memoryview(bytearray(FRAME_BYTES))
+        self._joined = page_aligned(FRAME_BYTES)
+        self._opened = page_aligned(FRAME_BYTES)
+        self._decoded = page_aligned(FRAME_BYTES)
 
     def process(self, window: Window) -> WindowResult:
         """Read what is to be read of a window and store what is new in it.
@@ -194,10 +197,15 @@ class FrameWorker:
         binding = sealer.next_binding(kind=kind, chunk_id=chunk_id, plain_length=len(plain))
         room = self.packs.room(stored_length)
         sealer.cipher.seal_into(payload, binding, room)
+        if isinstance(payload, bytes):  # the compressor's; only its length is still needed
+            overwrite_ends(payload)
         # Decode before it counts: an encoder's or a memory's fault must not become somebody's last copy.
         opened = self._opened[: len(payload)]
         sealer.cipher.open_into(room, binding, opened)
-        decoded = self._decompressor.plain(opened, plain_length=len(plain))
+        decoded = opened
+        if len(payload) != len(plain):
+            decoded = self._decoded[: len(plain)]
+            self._decompressor.decompress_into(opened, decoded)
         if self._id_of(decoded, kind=kind) != chunk_id:
             raise IntegrityError(
                 "what was encoded does not decode to what was read; this machine's memory may be faulty"
