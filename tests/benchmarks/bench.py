@@ -1,6 +1,6 @@
 """How fast Holdfast's agent is beside the newest restic and borg: run with `make bench`.
 
-Run: PYTHONPATH=tests .venv/bin/python -m benchmarks.bench [--folder FOLDER] [--mib N] [--rounds N]
+Run: PYTHONPATH=tests .venv/bin/python -m benchmarks.bench [--folder FOLDER] [--mib N] [--rounds N] [--phases]
 
 In each round every tool has a new repository and does the same work on the same disk image in the same cache
 state (warm), in turns; the order changes from round to round. Ours is an installed agent with a session, as
@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from benchmarks.disk_image import DiskImage, change_image, described, file_sha25
 from benchmarks.figures import Rows, print_table, summary
 from benchmarks.our_proxy import OurProxy, Timed, make_empty_disk, our_proxy
 from benchmarks.peers import Borg, Peer, PeerPrograms, Restic, prepared_peers
+from benchmarks.phases import print_phases
 from holdfast_common.extents import Extent
 from holdfast_common.identity import PointId
 from holdfast_common.job_spec import AreaSource
@@ -55,7 +57,17 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where images and repositories are made")
     parser.add_argument("--mib", type=int, default=IMAGE_MIB)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument(
+        "--phases",
+        action="store_true",
+        help="no peers: the CPU seconds of each phase of our engine",
+    )
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the images go then too
+    if chosen.phases:
+        with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
+            print_phases(Path(folder), chosen.mib * MIB, level=3)
+        return 0
     programs = prepared_peers(BUILD / "peers")
     print("\n".join(programs.versions()))
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:

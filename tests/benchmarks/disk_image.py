@@ -33,7 +33,7 @@ COMPRESSED_SHARE = 0.10  # of the files: pictures, archives
 HOLE_MIB_MAX = 16
 FILES_MIB_MAX = 24  # between two holes
 FILE_BYTES_MAX = 24 * MIB
-CHANGED_SHARE = 0.0242  # of what is allocated
+CHANGED_SHARE = 0.0373  # of what is allocated
 CHANGE_BYTES_MAX = 224 * KIB
 SOURCES = ("/usr/lib", "/usr/bin", "/usr/share", sys.prefix)
 

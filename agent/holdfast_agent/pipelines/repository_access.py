@@ -18,7 +18,8 @@ from holdfast_common.repository.manifest import PointDisk
 from holdfast_common.repository.points import Point
 from holdfast_common.repository.reader import RepositoryReader
 
-WORKERS = (os.cpu_count() or 1) + 1  # one more than cores: somebody always waits for a disk
+# One more than cores: somebody always waits for a disk. Each takes 10 MiB, and a stream has 100.
+WORKERS = min((os.cpu_count() or 1) + 1, 8)
 
 
 class ControllerOpensKeys:

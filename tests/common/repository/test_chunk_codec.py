@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -22,6 +23,7 @@ from holdfast_common.repository.chunk_codec import (
 from holdfast_common.repository.layout import BlobKind
 from holdfast_common.repository.points import list_points
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS
+from holdfast_common.units import MIB
 from support.memory_store import MemoryStore
 from support.repositories import LINEAGE, Repository, new_repository, patterned
 
@@ -50,6 +52,29 @@ def test_what_was_compressed_and_sealed_comes_back(plain: bytes, repeats: int) -
     assert len(payload) <= len(plain)
     stored = sealed(bytes(payload), binding)
     assert Decompressor().plain(opened(stored, binding), plain_length=len(plain)) == plain
+
+
+@pytest.mark.parametrize("level", [-1, 1, 2, 3, 9, 19])
+@pytest.mark.parametrize("length", [1, 65536, 65537, MIB])
+def test_every_level_makes_frames_that_come_back(level: int, length: int) -> None:
+    plain = machine_code()[:length]
+    payload = Compressor(level).payload(plain)
+    assert Decompressor().plain(payload, plain_length=length) == plain
+
+
+@pytest.mark.parametrize(("level", "longer"), [(3, 1.01), (1, 1.0)])
+def test_the_levels_of_our_own_parameters_find_as_much_as_zstds(level: int, longer: float) -> None:
+    plain = machine_code()
+    theirs = len(zstandard.ZstdCompressor(level=level).compress(plain))
+    assert len(plain) / 5 < len(Compressor(level).payload(plain)) < theirs * longer
+
+
+def machine_code() -> bytes:
+    """1 MiB such as disks hold."""
+    (path,) = Path(zstandard.__file__).parent.glob("backend_c*.so")
+    code = path.read_bytes()
+    assert len(code) >= MIB
+    return code[:MIB]
 
 
 def test_incompressible_bytes_are_stored_as_they_are() -> None:
