@@ -1,0 +1,171 @@
+"""The controller's hold on its keys while they change: jobs at work, crashes at every call, strangers, new key files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from holdfast_common.errors import (
+    FormatError,
+    IntegrityError,
+    Refused,
+    RepositoryFailed,
+    WrongKey,
+)
+from holdfast_common.identity import JobId
+from holdfast_common.job_spec import Attempt
+from holdfast_common.repository.directory_store import DirectoryStore
+from holdfast_common.repository.key_changes import rotate
+from holdfast_common.repository.keys import open_repository
+from holdfast_common.repository.recipients import KeyFileUnlock
+from holdfast_common.wire import operator_pb2
+from holdfast_controller.runs.attempt import AttemptAnswers, AttemptInProgress
+from holdfast_controller.runs.key_keeper import KeyKeeper
+from holdfast_controller.service.key_actions import KeyActions
+from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
+from holdfast_lab.server import RunningLab, running_lab
+from support.faulty_store import Fault, FaultyStore
+from support.one_process import OneProcess, disk_content, disk_truth, guest_writes
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[RunningLab]:
+    web = MachinePlan(name="web", datastore="nfs1", disks=(DiskPlan(size_bytes=MIB),))
+    proxy = MachinePlan(name="proxy", datastore="vmfs1", disks=())
+    with running_lab(tmp_path / "lab", inventory=InventoryPlan(machines=(web, proxy))) as running:
+        yield running
+
+
+def started_again(holdfast: OneProcess) -> KeyKeeper:
+    """The keeper of a controller that starts now, over the same database and files."""
+    world = holdfast.world
+    old = world.keeper
+    return KeyKeeper(
+        settings=world.settings,
+        agents=world.agents,
+        audit=world.audit,
+        key_folder=old.key_file().parent,
+        clock=world.clock,
+    )
+
+
+def test_keys_that_are_rotated_while_a_backup_runs_cost_it_nothing(
+    holdfast: OneProcess, lab: RunningLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began with the old keys, and asks for its grant after the rotation; the next one has the new keys."""
+    keeper = holdfast.world.keeper
+    first_epoch = keeper.keys().secrets.current.epoch
+    guest_writes(lab, "web", 0, length=MIB // 2)
+    granted = keeper.grant
+
+    def rotated_before(*arguments: object, **options: object) -> object:
+        monkeypatch.setattr(keeper, "grant", granted)
+        keeper.change(rotate)
+        return granted(*arguments, **options)  # type: ignore[arg-type]  # handed on
+
+    monkeypatch.setattr(keeper, "grant", rotated_before)
+    during = holdfast.back_up("web")
+    assert (str(during.state), during.error) == ("done", None)
+    assert keeper.keys().secrets.current.epoch == first_epoch + 1
+    assert disk_content(holdfast, during) == disk_truth(lab, "web")
+    guest_writes(lab, "web", 4096)
+    after = holdfast.back_up("web")
+    assert (str(after.state), after.level) == ("done", "incremental")
+    assert disk_content(holdfast, after) == disk_truth(lab, "web")
+    again = started_again(holdfast).keys()
+    assert again.generation == keeper.keys().generation
+
+
+def test_restores_and_checks_open_old_and_new_epochs_and_are_noted(
+    holdfast: OneProcess, lab: RunningLab
+) -> None:
+    guest_writes(lab, "web", 0, length=MIB // 2)
+    job = holdfast.back_up("web")
+    holdfast.world.keeper.change(rotate)
+
+    def noted() -> list[str]:
+        return [
+            entry.actor
+            for entry in holdfast.world.audit.entries()
+            if entry.action == "open segment keys"
+        ]
+
+    assert not noted()  # nothing was opened for the backup
+    assert disk_content(holdfast, job) == disk_truth(lab, "web")
+    restore = holdfast.world.jobs.latest(subject="", limit=1)[0]
+    assert any(restore.job_id in actor for actor in noted())
+    assert holdfast.world.audit.first_broken() is None
+
+
+def test_a_job_that_may_not_read_gets_no_segment_key(holdfast: OneProcess) -> None:
+    waiting = AttemptInProgress(
+        AttemptAnswers(on_result=lambda _: None, on_progress=lambda _: None)
+    )
+    with pytest.raises(Refused, match="may not open old data"):
+        waiting.segment_keys([bytes(100)])
+    attempt = Attempt(job_id=JobId("x"), number=1)
+    for garbage in (b"", bytes(5), bytes(5000)):
+        with pytest.raises(FormatError):
+            holdfast.world.keeper.open_segment_keys(attempt, [garbage])
+    with pytest.raises(WrongKey):
+        holdfast.world.keeper.open_segment_keys(attempt, [b"\x01\0\0\0" + bytes(96)])
+
+
+@pytest.mark.parametrize("reply_lost", [False, True])
+def test_a_controller_that_crashes_in_a_change_of_its_own_key_opens_its_repository_again(
+    holdfast: OneProcess, monkeypatch: pytest.MonkeyPatch, reply_lost: bool
+) -> None:
+    """Whatever call of the store fails, once: the present keeper goes on, and so does the next one."""
+    world = holdfast.world
+    actions = KeyActions(world)
+    request = operator_pb2.KeyRotation(renew_controller_key=True)
+    call, seen = 0, set()
+    while True:
+        fault = Fault(call=call, error=RepositoryFailed("lost"), reply_lost=reply_lost)
+        before = world.keeper.keys().generation
+        store = FaultyStore(DirectoryStore.open(world.keeper.folder), fault)
+        with monkeypatch.context() as patch:
+            patch.setattr(world.keeper, "_store", lambda store=store: store)
+            try:
+                actions.rotate_keys(request)
+            except RepositoryFailed:
+                assert store.failed_at
+        fresh = started_again(holdfast)
+        assert fresh.keys().generation == world.keeper.keys().generation
+        seen.add(fresh.keys().generation - before)
+        assert not fresh.problem()
+        if not store.failed_at:
+            break
+        call += 1
+    assert call > 8
+    assert seen == {0, 1}
+    assert [path.suffix for path in world.keeper.key_file().parent.iterdir()] == [".key"]
+
+
+def test_the_old_key_file_opens_nothing_after_it_was_renewed(holdfast: OneProcess) -> None:
+    keeper = holdfast.world.keeper
+    keeper.keys()
+    stolen = KeyFileUnlock(keeper.key_file().read_bytes())
+    KeyActions(holdfast.world).rotate_keys(operator_pb2.KeyRotation(renew_controller_key=True))
+    with pytest.raises(WrongKey):
+        open_repository(DirectoryStore.open(keeper.folder), stolen)
+
+
+def test_an_older_generation_is_refused_by_a_controller_that_saw_the_newer_one(
+    holdfast: OneProcess,
+) -> None:
+    keeper = holdfast.world.keeper
+    keeper.keys()
+    folder = keeper.folder / "keys"
+    old = {path.name: path.read_bytes() for path in folder.iterdir()}
+    keeper.change(rotate)
+    for path in folder.iterdir():
+        path.unlink()
+    for name, data in old.items():
+        (folder / name).write_bytes(data)
+    with pytest.raises(IntegrityError):
+        started_again(holdfast).keys()
