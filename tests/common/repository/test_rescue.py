@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from support.golden_machines import LINEAGES, NAME, steps
+from support import golden_repacked
+from support.golden_machines import LINEAGES, NAME, built, steps
 from support.golden_repository import (
     GOLDEN,
     KEY_FILE,
@@ -123,6 +124,22 @@ def test_two_machines_with_incrementals_are_restored_by_the_repositorys_own_copy
             assert "identical" in qemu_img("compare", "-f", form, "-F", "raw", to, expected)
 
 
+def test_what_a_prune_repacked_and_a_change_of_keys_left_is_restored(tmp_path: Path) -> None:
+    repository = GOLDEN / golden_repacked.NAME
+    assert own_copy(repository) == repository / "about" / "rescue.py"
+    for job_id, image in golden_repacked.images().items():
+        restored(repository, job_id, tmp_path / job_id, "--format", "raw")
+        assert (tmp_path / job_id).read_bytes() == image
+    ran = run_rescue(repository, "restore", "JOB00001", "--to", "x", *sheet_of(repository.name))
+    assert ran.status == 2, "it was forgotten"
+
+
+def test_two_machines_are_still_written_with_the_same_bytes() -> None:
+    made = {n: data for n, data in built()[0].objects.items() if not n.startswith("about/")}
+    files = [path for path in MACHINES.rglob("*") if path.is_file() and path.parent.name != "about"]
+    assert {str(path.relative_to(MACHINES)): path.read_bytes() for path in files} == made
+
+
 def test_all_formats_of_a_disk_hold_the_same_bytes_for_qemu(tmp_path: Path) -> None:
     for kind in ("raw", "vmdk", "vmdk-flat"):
         to = tmp_path / f"web-{kind}.{kind[:4]}"
@@ -151,7 +168,7 @@ def test_the_list_of_points_is_rebuilt_with_all_that_manifests_say() -> None:
     assert all(row["counts"] for row in ran.document["points"])
 
 
-@pytest.mark.parametrize("name", [NAME, ROTATED, "format-1-compressed"])
+@pytest.mark.parametrize("name", [NAME, golden_repacked.NAME, ROTATED])
 def test_a_check_of_every_byte_finds_golden_repositories_clean(name: str) -> None:
     ran = run_rescue(GOLDEN / name, "check", "--read-data", "--json", *sheet_of(name))
     assert ran.status == 0, ran.out

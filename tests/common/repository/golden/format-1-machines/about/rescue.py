@@ -100,8 +100,8 @@ ARGON2_ITERATIONS_MAX = 32
 ARGON2_LANES_MAX = 16
 
 KIND_WRITERS, KIND_INDEX, KIND_MAP, KIND_MANIFEST, KIND_PROOF = 1, 2, 3, 4, 5
-KIND_FENCE, KIND_PACK_FOOTER, KIND_LEASE, KIND_FILE_TREE = 6, 7, 8, 9
-SIGNED_KINDS = (KIND_WRITERS, KIND_INDEX, KIND_MANIFEST, KIND_PROOF, KIND_FENCE, KIND_LEASE)
+KIND_FENCE, KIND_PACK_FOOTER, KIND_LEASE, KIND_FILE_TREE, KIND_HOLD = 6, 7, 8, 9, 10
+UNSIGNED_KINDS = (KIND_MAP, KIND_PACK_FOOTER, KIND_FILE_TREE)
 LINEAGE_KINDS = (KIND_MAP, KIND_MANIFEST, KIND_FILE_TREE)
 BLOB_DISK_FRAME = 1
 
@@ -1179,6 +1179,7 @@ NAMES = {
     "fences": re.compile(r"fences/([0-9]{10})"),
     "leases": re.compile(rf"leases/({_HEX32})/([0-9]{{6}})"),
     "proofs": re.compile(rf"proofs/({_HEX32})"),
+    "holds": re.compile(rf"holds/({_HEX32})/({_JOB})"),
 }
 
 
@@ -1507,7 +1508,7 @@ class SealedObject:
         self._part, self._raw = part, raw
         info = b"holdfast 1 object key" + bytes([kind]) + object_id
         self._key = hkdf(keys.class_key(kind, epoch, tag), salt, info)
-        self._tail = 96 if kind in SIGNED_KINDS else 0
+        self._tail = 0 if kind in UNSIGNED_KINDS else 96
         self._sealed_length = part.length - _HEADER.size - self._tail
         self.segments = max(1, -(-self._sealed_length // (_SEGMENT_BYTES + _TAG_BYTES)))
         self.body_length = self._sealed_length - _TAG_BYTES * self.segments
@@ -1923,7 +1924,7 @@ def search_footer(folder: Folder, name: str, keys: Keys) -> PackFooter:
         raise DamagedError(f"{name}: no footer was found")
     _, _, _, segments, blobs = _PLAIN_HEAD.unpack_from(data, offset)
     length = _PLAIN_HEAD.size + segments * _PLAIN_SEGMENT.size + blobs * _PLAIN_BLOB.size
-    for trailer in (_TRAILER.size, 0):
+    for trailer in range(_TRAILER.size, -1, -1):  # it may be cut off anywhere
         with contextlib.suppress(DamagedError):
             return _parse_footer(
                 folder, name, keys, (offset, length, len(data) - trailer - offset - length)
@@ -2921,8 +2922,12 @@ def run_points(rescue: Rescue, options: argparse.Namespace) -> int:
 
 
 def check_small_objects(rescue: Rescue) -> None:
-    """Leases and proofs: no point needs them, so they are only named."""
-    for kind, number, role in (("leases", KIND_LEASE, "write"), ("proofs", KIND_PROOF, "verify")):
+    """Leases, proofs and holds: no point needs them, so they are only named."""
+    for kind, number, role in (
+        ("leases", KIND_LEASE, "write"),
+        ("proofs", KIND_PROOF, "verify"),
+        ("holds", KIND_HOLD, "prune"),
+    ):
         for name in rescue.folder.names(kind):
             try:
                 part = Part(rescue.folder, name, 0, rescue.folder.size(name))
