@@ -204,9 +204,10 @@ def test_the_controller_opens_no_old_key_for_a_backup_and_notes_whom_it_opens_th
     entries = _opened(installation)
     assert entries
     jobs = {row["job_id"] for row in installation.holdfast("job", "list", "--json").json()["jobs"]}
+    repository_id = installation.holdfast("status", "--json").json()["repository_id"]
     for actor, about, result in entries:
         assert actor.split()[1] in jobs
-        assert about == installation.holdfast("status", "--json").json()["repository_id"]
+        assert about == repository_id
         assert result.endswith(" keys")
 
 

@@ -1529,6 +1529,7 @@ class NewRecipient(_message.Message):
     ARGON2_ITERATIONS_FIELD_NUMBER: _builtins.int
     ARGON2_LANES_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    SHEET_KEPT_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     label: _builtins.str
     public_key: _builtins.bytes
@@ -1537,6 +1538,8 @@ class NewRecipient(_message.Message):
     argon2_iterations: _builtins.int
     argon2_lanes: _builtins.int
     dry_run: _builtins.bool
+    sheet_kept: _builtins.bool
+    """a recovery sheet: part of it was typed back, or the operator answers for it"""
     def __init__(
         self,
         *,
@@ -1548,10 +1551,11 @@ class NewRecipient(_message.Message):
         argon2_iterations: _builtins.int = ...,
         argon2_lanes: _builtins.int = ...,
         dry_run: _builtins.bool = ...,
+        sheet_kept: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["argon2_iterations", b"argon2_iterations", "argon2_lanes", b"argon2_lanes", "argon2_memory_kib", b"argon2_memory_kib", "argon2_salt", b"argon2_salt", "dry_run", b"dry_run", "kind", b"kind", "label", b"label", "public_key", b"public_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["argon2_iterations", b"argon2_iterations", "argon2_lanes", b"argon2_lanes", "argon2_memory_kib", b"argon2_memory_kib", "argon2_salt", b"argon2_salt", "dry_run", b"dry_run", "kind", b"kind", "label", b"label", "public_key", b"public_key", "sheet_kept", b"sheet_kept"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -238,6 +238,7 @@ def _call(
         public_key=recipient.public_key,
         argon2_salt=recipient.argon2_salt,
         dry_run=dry_run,
+        sheet_kept=recipient.kind == RECOVERY_SHEET,
     )
     if recipient.argon2 is not None:
         request.argon2_memory_kib = recipient.argon2.memory_kib

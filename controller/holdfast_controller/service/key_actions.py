@@ -24,6 +24,7 @@ from holdfast_common.repository.recipients import (
     KEY_FILE,
     KINDS,
     PASSPHRASE,
+    RECOVERY_SHEET,
     Argon2Cost,
     KeyFileUnlock,
     NewRecipient,
@@ -37,6 +38,7 @@ from holdfast_common.trust.keys import write_private
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.runs.world import World
 from holdfast_controller.service.access_rules import current_actor
+from holdfast_controller.store import settings as names
 
 KEPT_FOR_JOBS: Final = "jobs that run now end with the keys that they were given ({count} of them)"
 
@@ -77,6 +79,10 @@ class KeyActions:
             lambda store, keys: add_recipient(store, keys, recipient, clock=self._world.clock)
         )
         added = found_recipient(self._head().recipients, recipient.label)
+        if recipient.kind == RECOVERY_SHEET and request.sheet_kept:
+            # It takes the place of one that was never typed back, or was lost before it was.
+            settings = self._world.settings
+            settings.set(names.SHEET_CONFIRMED_AT, utc_text(self._world.clock.now()))
         self._audit("add a recipient", added, keys)
         return self._done(plan, keys, recipient=added)
 

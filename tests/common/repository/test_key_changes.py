@@ -279,8 +279,9 @@ CHANGES: dict[str, Callable[[ObjectStore, Repository], RepositoryKeys]] = {
 }
 
 
-@pytest.mark.parametrize("persistent", [False, True])
-@pytest.mark.parametrize("reply_lost", [False, True])
+@pytest.mark.parametrize(
+    ("reply_lost", "persistent"), [(False, False), (True, False), (False, True)]
+)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_crash_at_any_call_of_a_change_leaves_the_old_keys_or_the_new(
     change: str, reply_lost: bool, persistent: bool

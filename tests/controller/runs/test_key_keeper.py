@@ -19,11 +19,14 @@ from holdfast_common.job_spec import Attempt
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.key_changes import rotate
 from holdfast_common.repository.keys import open_repository
-from holdfast_common.repository.recipients import KeyFileUnlock
+from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS
+from holdfast_common.repository.recipients import KeyFileUnlock, recovery_recipient
+from holdfast_common.repository.recovery_sheet import new_recovery_sheet
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.runs.attempt import AttemptAnswers, AttemptInProgress
 from holdfast_controller.runs.key_keeper import KeyKeeper
 from holdfast_controller.service.key_actions import KeyActions
+from holdfast_controller.store import settings as names
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab
 from support.faulty_store import Fault, FaultyStore
@@ -169,3 +172,23 @@ def test_an_older_generation_is_refused_by_a_controller_that_saw_the_newer_one(
         (folder / name).write_bytes(data)
     with pytest.raises(IntegrityError):
         started_again(holdfast).keys()
+
+
+def test_a_new_sheet_that_was_typed_back_stands_for_one_that_never_was(
+    holdfast: OneProcess,
+) -> None:
+    """Else who lost the first sheet could never begin to back up."""
+    world = holdfast.world
+    world.settings.set(names.SHEET_CONFIRMED_AT, "")
+    sheet = new_recovery_sheet(repository_id="", randomness=SYSTEM_RANDOMNESS)
+    recipient = recovery_recipient(sheet)
+    request = operator_pb2.NewRecipient(
+        kind=recipient.kind, label="new sheet", public_key=recipient.public_key
+    )
+    actions = KeyActions(world)
+    actions.add_recipient(request)
+    assert not world.settings.get(names.SHEET_CONFIRMED_AT)
+    actions.remove_recipient(operator_pb2.RecipientRemoval(recipient="new sheet"))
+    request.sheet_kept = True
+    actions.add_recipient(request)
+    assert world.settings.get(names.SHEET_CONFIRMED_AT)
