@@ -226,7 +226,7 @@ class _Round:
             if name.startswith("proofs/"):
                 # one that cannot be read is `check`'s affair
                 with contextlib.suppress(IntegrityError):
-                    proofs[name] = frozenset(read_proof(self.store, name, self.keys, writers))
+                    proofs[name] = read_proof(self.store, name, self.keys, writers).packs
         return FoundObjects(
             packs=survey.packs,
             missing_chunks=survey.missing_chunks,
