@@ -31,11 +31,12 @@ from holdfast_agent.job_runner import PipelineTable
 from holdfast_agent.ledger import AgentLedger
 from holdfast_common.arguments import check_text
 from holdfast_common.clock import utc_text
-from holdfast_common.errors import HoldfastError, Interrupted, Refused, UsageError
+from holdfast_common.errors import HoldfastError, Interrupted, Refused, TimedOut, UsageError
 from holdfast_common.job_result import ErrorReport
 from holdfast_common.logs import log_to_stderr
 from holdfast_common.places import find_places
 from holdfast_common.repository.forgetting import keep_one_heap
+from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.trust.join_token import parse_join_token
 
 INTERRUPTED_STATUS: Final = 130
@@ -298,6 +299,11 @@ def _note_missing(configuration: AgentConfiguration) -> None:
     folders = {**configuration.repositories, **configuration.datastores}
     named = [*folders.items(), *(("restores", folder) for folder in configuration.restore.folders)]
     for name, folder in named:
+        try:
+            check_answers(Path(folder))
+        except TimedOut as error:
+            print(f"{error.line()} ({name})", file=sys.stderr)
+            continue
         if not Path(folder).is_dir():
             print(f"there is no folder {folder} yet ({name})", file=sys.stderr)
 

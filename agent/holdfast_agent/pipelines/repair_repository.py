@@ -18,6 +18,7 @@ from holdfast_common.job_spec import JobSpec, RepairRepository
 from holdfast_common.repository import repair
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.key_sets import LineageKeyRing
+from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.repository.object_store import ObjectStore
 
 LINES_MAX = 200  # a result is one message
@@ -97,6 +98,7 @@ def _opened_source(folder: str, context: JobContext) -> Iterator[list[ObjectStor
             path=folder[:300],
             advice="name the folder under [repair] folders in the proxy's agent.toml, and start it again",
         )
+    check_answers(Path(folder))
     try:
         store = DirectoryStore.open(Path(folder))
     except NoRepository as error:

@@ -15,6 +15,7 @@ from holdfast_common.logs import Secret
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.key_sets import ReaderKeys, SegmentKeyRequest
 from holdfast_common.repository.manifest import PointDisk
+from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.repository.points import Point
 from holdfast_common.repository.reader import RepositoryReader
 
@@ -43,8 +44,10 @@ class OpenedPoint:
 
 @contextmanager
 def opened_store(context: JobContext, repository_id: RepositoryId) -> Iterator[DirectoryStore]:
-    """The repository's folder. Raises: NoRepository."""
-    with DirectoryStore.open(context.repository_path(repository_id)) as store:
+    """The repository's folder. Raises: NoRepository, TimedOut (its mount hangs)."""
+    folder = context.repository_path(repository_id)
+    check_answers(folder)
+    with DirectoryStore.open(folder) as store:
         yield store
 
 

@@ -14,6 +14,7 @@ from holdfast_common.identity import new_ulid
 from holdfast_common.places import Places, private_folder
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.keys import create_repository
+from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS
 from holdfast_common.repository.recipients import key_file_recipient, new_key_file
 from holdfast_common.repository.recovery_sheet import RecoverySheet, SheetChallenge
@@ -48,7 +49,8 @@ class Initialised:
 @click.command()
 @click.option(
     "--repository",
-    type=click.Path(path_type=Path),
+    type=Path,  # no click.Path: that would look at a mount that may hang
+    metavar="DIRECTORY",
     default=None,
     help="Folder of the default repository; it must be empty or not there yet.",
 )
@@ -157,7 +159,8 @@ def initialise(
 
 
 def _check_fresh(places: Places, folder: Path) -> None:
-    """Before anything is made: what is there already? Raises: Refused; nothing was changed."""
+    """Before anything is made: what is there already? Raises: Refused, TimedOut; nothing was changed."""
+    check_answers(folder)
     for left in (places.trust, places.database):
         if left.exists():
             raise Refused(

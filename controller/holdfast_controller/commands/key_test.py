@@ -14,6 +14,7 @@ from holdfast_common.errors import Refused, UsageError, WrongKey
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.key_generation import StoredGeneration, decoded_generation
 from holdfast_common.repository.key_objects import newest_generation
+from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS
 from holdfast_common.repository.recipients import (
     KeyFileUnlock,
@@ -57,7 +58,8 @@ class Opened:
 @click.option("--recovery-key-file", type=_FILE, help="The groups of the recovery sheet in a file.")
 @click.option(
     "--repository",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=Path,  # no click.Path: that would look at a mount that may hang
+    metavar="DIRECTORY",
     help="The repository's folder, on a machine without a controller.",
 )
 @json_option
@@ -192,6 +194,7 @@ def _asked(what: str) -> str:
 
 def _generation(entry: Entry, repository: Path | None) -> StoredGeneration:
     if repository is not None:
+        check_answers(repository)
         with DirectoryStore.open(repository) as store:
             return newest_generation(store)
     with operators(entry.places) as client:

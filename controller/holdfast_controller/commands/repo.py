@@ -8,6 +8,7 @@ import click
 
 from holdfast_common.errors import IntegrityError
 from holdfast_common.repository.directory_store import DirectoryStore
+from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.repository.scrub import scrub as scrubbed
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.commands.check import check
@@ -51,7 +52,7 @@ def repair(
 
 
 @repo.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=Path)  # click.Path would look at a mount that may hang
 @json_option
 def scrub(folder: Path, *, output: Output) -> None:
     """Compare every pack in FOLDER with its own digest: no key, no controller, only leave to read.
@@ -59,6 +60,7 @@ def scrub(folder: Path, *, output: Output) -> None:
     Finds every changed byte of the data, but not what of which restore point is lost by it, nor packs that
     are missing: `holdfast repo check --read-data` does.
     """
+    check_answers(folder.absolute())
     with DirectoryStore.open(folder.absolute()) as store:
         damaged = scrubbed(store)
     if output.as_json:

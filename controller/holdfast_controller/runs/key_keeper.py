@@ -22,6 +22,7 @@ from holdfast_common.repository.key_generation import StoredGeneration
 from holdfast_common.repository.key_objects import newest_generation
 from holdfast_common.repository.key_sets import SegmentKeyRequest, WriterKeys
 from holdfast_common.repository.keys import RepositoryKeys, open_repository
+from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.recipients import KeyFileUnlock
 from holdfast_controller.runs.agent_link import SignedGrant
@@ -225,4 +226,5 @@ class KeyKeeper:
         return SignedGrant(controller_epoch=controller_epoch, signature=encoded[8:])
 
     def _store(self) -> DirectoryStore:
+        check_answers(self.folder)
         return DirectoryStore.open(self.folder)
