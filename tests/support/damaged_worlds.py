@@ -18,11 +18,14 @@ from holdfast_common.repository.check import CheckReport, check_data
 from holdfast_common.repository.disk_reader import PointDiskSource
 from holdfast_common.repository.fence import Fence, store_fence
 from holdfast_common.repository.keys import open_repository
-from holdfast_common.repository.layout import FRAME_BYTES
+from holdfast_common.repository.layout import FRAME_BYTES, pack_name
 from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.pack import read_plain_footer
 from holdfast_common.repository.points import Point
 from holdfast_common.repository.proof import store_proof
 from holdfast_common.repository.recipients import RecoveryUnlock
+from holdfast_common.repository.reference_check import stored_packs
+from holdfast_common.repository.repair import repair_repository
 from support.memory_store import MemoryStore
 from support.repositories import (
     BLOCK,
@@ -115,6 +118,33 @@ class World:
             keys=self.repository.keys.common,
             signing_key=self.repository.signing_key,
         )
+
+    def mend_after_damage(self) -> None:
+        """A repair has been here: a pack of several segments, its index, and what was set aside."""
+        whole = self.store.copy()
+        for name, start in self._first_blobs():
+            data = bytearray(self.store.objects[name])
+            data[start + 9] ^= 1
+            self.store.objects[name] = bytes(data)
+        keys = self.repository.keys
+        report = repair_repository(
+            self.store,
+            keys,
+            segment_keys=keys,
+            signing_key=self.repository.signing_key,
+            sources=[whole],
+            workers=1,
+            randomness=self.repository.randomness,
+        )
+        assert report.after.is_clean, report.left
+        assert report.new_packs
+        assert report.set_aside
+
+    def _first_blobs(self) -> Iterator[tuple[str, int]]:
+        """Of two packs."""
+        for digest, length in list(stored_packs(self.store).items())[:2]:
+            footer, _, _ = read_plain_footer(self.store, digest, length=length)
+            yield pack_name(digest), footer.blobs[0].offset
 
     def check(self, store: ObjectStore) -> CheckReport:
         """The product's word."""
@@ -230,7 +260,7 @@ def first_world() -> World:
 
 @cache
 def second_world() -> World:
-    """Three VMs of two writers, one of them retired; a sparse disk with inner pages; two fences."""
+    """Three VMs of two writers, one of them retired; a sparse disk with inner pages; two fences, a repair."""
     store = MemoryStore()
     world = World(new_repository(store, seed="second world"), store)
     second_key = Ed25519PrivateKey.from_private_bytes(b"second writer of the second one!")
@@ -263,6 +293,7 @@ def second_world() -> World:
     same[3 * BLOCK : 4 * BLOCK] = rng.randbytes(BLOCK)
     world.back_up(same, lineage=THIRD, changed=[3])
     world.prove(world.originals[-1].point)
+    world.mend_after_damage()
     return world
 
 

@@ -247,11 +247,21 @@ class RepositoryCheck:
             proven_packs=tuple(self._proven),
         )
 
-    def _is_lost(self, chunk_id: bytes) -> bool:
-        lost = not any(self.is_good(place) for place in self.index.find_all(chunk_id))
-        if lost:
+    def _is_lost(self, chunk_id: bytes, block: int | None) -> bool:
+        """``block``: which one of a disk's frame is needed; of others than frames everything is."""
+        good = [
+            place
+            for place in self.index.find_all(chunk_id)
+            if self.is_good(place) and (block is None or place.presence >> block & 1)
+        ]
+        if not good:
             self.lost_chunks.add(chunk_id)
-        return lost
+        elif all(self.index.object_of(place) is None for place in good):
+            # found by asking the packs themselves: the object that named them is gone
+            self._damaged.setdefault(
+                "index/", f"no index object names {pack_name(good[0].origin.pack.digest)}"
+            )
+        return not good
 
     def is_good(self, place: ChunkLocation) -> bool:
         """Whether that copy of a chunk is there, and nothing found it damaged."""

@@ -146,16 +146,19 @@ class FrameReader:
     def _read_elsewhere(self, item: WantedChunk, error: HoldfastError) -> memoryview:
         """Another copy of the chunk, or the error that the first one gave."""
         bad = item.place
-        for place in self.index.find_all(bad.chunk_id):
-            if (place.origin.pack.digest, place.offset) == (bad.origin.pack.digest, bad.offset):
-                continue
-            if not holds(place, item.blocks):
-                continue
-            try:
-                return self.read_at(place, item.target)
-            except (IntegrityError, FormatError, RepositoryFailed):
-                continue
-        raise error
+        tried = {(bad.origin.pack.digest, bad.offset)}
+        while True:
+            for place in self.index.find_all(bad.chunk_id):
+                where = (place.origin.pack.digest, place.offset)
+                if where in tried or not holds(place, item.blocks):
+                    continue
+                tried.add(where)
+                try:
+                    return self.read_at(place, item.target)
+                except (IntegrityError, FormatError, RepositoryFailed):
+                    continue
+            if not self.index.recover(self._store):  # a good copy may lie where no index tells of
+                raise error
 
     def read_at(self, place: ChunkLocation, target: memoryview | None = None) -> memoryview:
         """The copy of a chunk that lies at one place; valid until this thread reads something else.

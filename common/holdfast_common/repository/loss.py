@@ -55,10 +55,13 @@ class BadPage:
 
 
 class LossFinder:
-    """Judges points of one lineage. ``is_lost`` says whether no good copy of a chunk is left. One thread."""
+    """Judges points of one lineage. One thread.
+
+    ``is_lost`` says whether no good copy of a chunk is left, or none that holds that block of the frame.
+    """
 
     def __init__(
-        self, store: ObjectStore, keys: ReaderKeys, *, is_lost: Callable[[bytes], bool]
+        self, store: ObjectStore, keys: ReaderKeys, *, is_lost: Callable[[bytes, int | None], bool]
     ) -> None:
         self._pages = PageStore(store, keys)
         self._is_lost = is_lost
@@ -96,7 +99,7 @@ class LossFinder:
         return [
             LostBlob(point_id=point.point_id, point_name=point.name, kind=blob.kind)
             for blob in point.manifest.blobs
-            if any(self._is_lost(chunk_id) for chunk_id, _ in blob.chunks)
+            if any(self._is_lost(chunk_id, None) for chunk_id, _ in blob.chunks)
         ]
 
     def _lost(
@@ -133,14 +136,15 @@ class LossFinder:
         self, disk_map: DiskMap, reference: PageReference, number: int
     ) -> list[tuple[int, int]]:
         leaf = disk_map.load_leaf(number, reference)
-        lost: dict[bytes, bool] = {}
+        lost: dict[tuple[bytes, int], bool] = {}
         result = []
         for block, chunk_id in enumerate(leaf.ids):
             if chunk_id is None:
                 continue
-            if chunk_id not in lost:
-                lost[chunk_id] = self._is_lost(chunk_id)
-            if lost[chunk_id]:
+            wanted = (chunk_id, leaf.places[block])
+            if wanted not in lost:
+                lost[wanted] = self._is_lost(*wanted)
+            if lost[wanted]:
                 start = (number * BLOCKS_PER_LEAF + block) * BLOCK_BYTES
                 result.append((start, start + BLOCK_BYTES))
         return result

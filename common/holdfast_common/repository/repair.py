@@ -70,7 +70,11 @@ def repair_repository(
     before = check_data(
         store, ring, segment_keys=segment_keys, workers=workers, expected_points=expected_points
     )
-    names = [item.name for item in before.damaged if not item.name.startswith("packs/")]
+    names = [
+        item.name
+        for item in before.damaged
+        if not item.name.startswith("packs/") and not item.name.endswith("/")
+    ]
     replacements = found_replacements(
         store, ring, names, sources=sources, expected_points=expected_points
     )
@@ -187,6 +191,7 @@ class _DataRepair:
         assert self._report is not None
         aside = []
         indexes = [i.name for i in self._report.damaged if i.name.startswith("index/")]
+        indexes = [name for name in indexes if name != "index/"]  # whose name nobody knows
         for name in [*self._mendable, *indexes]:
             if set_aside(self._store, name):
                 aside.append(name)
