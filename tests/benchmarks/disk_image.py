@@ -34,7 +34,8 @@ HOLE_MIB_MAX = 16
 FILES_MIB_MAX = 24  # between two holes
 FILE_BYTES_MAX = 24 * MIB
 CHANGED_SHARE = 0.0373  # of what is allocated
-CHANGE_BYTES_MAX = 224 * KIB
+CHANGE_BYTES = 64 * KIB
+CHANGE_UNITS = (1, 1, 2, 3)
 SOURCES = ("/usr/lib", "/usr/bin", "/usr/share", sys.prefix)
 
 
@@ -96,19 +97,23 @@ def make_image(path: Path, capacity_bytes: int, *, seed: int) -> None:
 def change_image(path: Path, changed: Path, *, seed: int) -> list[Extent]:
     """A copy with scattered places changed; they, ascending, as a hypervisor would tell them."""
     subprocess.run(["cp", "--sparse=always", "--reflink=auto", str(path), str(changed)], check=True)
+    return change_file(changed, seed=seed)
+
+
+def change_file(path: Path, *, seed: int) -> list[Extent]:
+    """`change_image`, but in place. Change tracking tells units of 64 KiB; all of them is new here."""
     capacity_bytes = path.stat().st_size
-    allocated = path.stat().st_blocks * 512
+    wanted = int(path.stat().st_blocks * 512 * CHANGED_SHARE)
     chance = random.Random(f"changes {seed}")
     contents = _contents(chance)
     extents: list[Extent] = []
-    with changed.open("r+b") as file:
-        offset, written = 0, 0
-        wanted = int(allocated * CHANGED_SHARE)
-        mean = CHANGE_BYTES_MAX // 2
-        gap_mean = capacity_bytes * mean // max(wanted, 1)
+    mean = CHANGE_BYTES * sum(CHANGE_UNITS) // len(CHANGE_UNITS)
+    gap_units_max = max(2 * (capacity_bytes * mean // max(wanted, 1) - mean) // CHANGE_BYTES, 1)
+    offset = written = 0
+    with path.open("r+b") as file:
         while True:
-            offset += chance.randint(1, 2 * gap_mean // PAGE_BYTES) * PAGE_BYTES
-            length = chance.randint(1, CHANGE_BYTES_MAX // PAGE_BYTES) * PAGE_BYTES
+            offset += chance.randint(1, gap_units_max) * CHANGE_BYTES
+            length = chance.choice(CHANGE_UNITS) * CHANGE_BYTES
             if offset + length > capacity_bytes or written > wanted:
                 return extents
             _fill(file.fileno(), offset, length, contents)
