@@ -9,6 +9,7 @@ recipients, as the root, and as the secret of a recipient.
 
 from __future__ import annotations
 
+import hmac
 import json
 import random
 import struct
@@ -22,7 +23,7 @@ import numpy as np
 import zstandard
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hpke
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
@@ -48,6 +49,12 @@ class Segment:
     origin: bytes
     wrapped: bytes
     blobs: dict[int, bytes]
+
+    @property
+    def info(self) -> bytes:
+        """What HPKE binds the segment's key to."""
+        bound = self.repository + self.domain + self.origin
+        return b"holdfast 1 segment" + bound + struct.pack("<I", self.epoch)
 
     def opened(self, key: bytes) -> bytes:
         """All blobs, without asking whether they are authentic: an attacker does not care."""
@@ -107,11 +114,22 @@ class Attacker:
             _generation(path.read_bytes()) for path in sorted((repository / "keys").iterdir())
         ]
 
-    def attack(self, small: set[bytes], large: set[bytes]) -> Loot:
-        """``small``: tried as everything. ``large``: too many for that, tried as keys of segments."""
+    def attack(
+        self,
+        small: set[bytes],
+        large: set[bytes],
+        *,
+        few: set[bytes] = frozenset(),  # type: ignore[assignment]  # empty
+    ) -> Loot:
+        """``small``: tried as everything. ``large``: too many for that, tried as keys of segments.
+
+        ``few``: tried as what a sender of HPKE has in hand for a moment, with every segment.
+        """
         loot = Loot()
         for segment, key in self._segment_keys(small | large):
             self._open(loot, key, segment, "a segment's key")
+        for candidate in few:
+            self._as_sender(loot, candidate)
         publics = self._public_keys()
         privates = []
         for candidate in small:
@@ -124,6 +142,25 @@ class Attacker:
         for private in {*privates, *self._content_keys(loot, privates, small)}:
             self._unwrap_segments(loot, private)
         return loot
+
+    def _as_sender(self, loot: Loot, candidate: bytes) -> None:
+        """Whoever sealed a segment's key had its ephemeral key, what X25519 made of it, and KEM's secret."""
+        publics = {
+            epoch: bytes.fromhex(public)
+            for _, head, _ in self.heads
+            for epoch, public in head["content_public"].items()
+        }
+        private = X25519PrivateKey.from_private_bytes(candidate)
+        mine = private.public_key().public_bytes_raw()
+        for segment in self.segments:
+            receiver = publics[str(segment.epoch)]
+            secrets = [candidate, _kem_secret(candidate, segment.wrapped[:32] + receiver)]
+            if mine == segment.wrapped[:32]:
+                agreed = private.exchange(X25519PublicKey.from_public_bytes(receiver))
+                secrets.append(_kem_secret(agreed, mine + receiver))
+            for secret in secrets:
+                for key in _hpke_opened(secret, segment.wrapped[32:], segment.info):
+                    self._open(loot, key, segment, "what a sender of HPKE had in hand")
 
     def _segment_keys(self, candidates: Iterable[bytes]) -> Iterator[tuple[Segment, bytes]]:
         """The nonce of a segment's first blob is always the same: one block of AES tells for all segments."""
@@ -165,9 +202,7 @@ class Attacker:
 
     def _unwrap_segments(self, loot: Loot, private: bytes) -> None:
         for segment in self.segments:
-            bound = segment.repository + segment.domain + segment.origin
-            info = b"holdfast 1 segment" + bound + struct.pack("<I", segment.epoch)
-            for key in _hpke(private, segment.wrapped, info):
+            for key in _hpke(private, segment.wrapped, segment.info):
                 self._open(loot, key, segment, f"the content key of epoch {segment.epoch}")
 
     def _open(self, loot: Loot, key: bytes, segment: Segment, by: str) -> None:
@@ -316,6 +351,36 @@ def _roots(head: dict[str, Any], bound: bytes, privates: list[bytes]) -> Iterato
             about = bytes.fromhex(entry["id"]) + entry["kind"].encode()
             info = b"holdfast 1 recipient" + bound + about
             yield from _hpke(private, bytes.fromhex(entry["wrapped_root"]), info)
+
+
+def _kem_secret(agreed: bytes, context: bytes) -> bytes:
+    """RFC 9180's ExtractAndExpand for X25519 with HKDF-SHA256."""
+    suite = b"KEM\x00\x20"
+    prk = _extract(suite, b"", b"eae_prk", agreed)
+    return _expand(suite, prk, b"shared_secret", context, 32)
+
+
+def _hpke_opened(secret: bytes, ciphertext: bytes, info: bytes) -> Iterator[bytes]:
+    """RFC 9180's key schedule in base mode, from the KEM's secret."""
+    suite = b"HPKE\x00\x20\x00\x01\x00\x02"
+    hashes = (_extract(suite, b"", b"psk_id_hash", b""), _extract(suite, b"", b"info_hash", info))
+    context = b"\x00" + b"".join(hashes)
+    root = _extract(suite, secret, b"secret", b"")
+    key = _expand(suite, root, b"key", context, 32)
+    nonce = _expand(suite, root, b"base_nonce", context, 12)
+    try:
+        yield AESGCM(key).decrypt(nonce, ciphertext, b"")
+    except InvalidTag:
+        return
+
+
+def _extract(suite: bytes, salt: bytes, label: bytes, material: bytes) -> bytes:
+    return hmac.digest(salt or bytes(32), b"HPKE-v1" + suite + label + material, "sha256")
+
+
+def _expand(suite: bytes, key: bytes, label: bytes, info: bytes, length: int) -> bytes:
+    labelled = length.to_bytes(2, "big") + b"HPKE-v1" + suite + label + info
+    return hmac.digest(key, labelled + b"\x01", "sha256")[:length]
 
 
 def _derived(secret: bytes) -> tuple[bytes, bytes]:

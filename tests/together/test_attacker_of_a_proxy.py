@@ -166,7 +166,7 @@ def test_the_attacker_reads_nothing_old(scene: Scene) -> None:
     )
     found = memory_keys(scene.memory)
     small = windows(scene.jobs) | windows(scene.files) | found.objects
-    loot = Attacker(scene.installation.repository).attack(small, found.words)
+    loot = Attacker(scene.installation.repository).attack(small, found.words, few=found.objects)
     print(
         f"{sum(map(len, scene.memory)) >> 20} MiB of memory, {len(small)} keys tried as everything,"
     )
@@ -180,7 +180,9 @@ def test_the_attacker_reads_nothing_old(scene: Scene) -> None:
 def test_an_idle_proxy_holds_nothing_at_all(scene: Scene) -> None:
     """Once the job has ended, what it read and sealed is old too."""
     found = memory_keys(scene.memory_afterwards)
-    loot = Attacker(scene.installation.repository).attack(found.objects, found.words)
+    loot = Attacker(scene.installation.repository).attack(
+        found.objects, found.words, few=found.objects
+    )
     assert not loot.by
     assert not scene.read_now & canaries_in(scene.memory_afterwards)
     assert not (scene.overwritten | scene.kept) & canaries_in(scene.memory_afterwards)
