@@ -11,6 +11,7 @@ from support.damaged_worlds import Lost, World, first_world
 from support.damages import KINDS, Damage, drawn, parts_of
 from support.faulty_store import Fault, FaultyStore
 from support.memory_store import MemoryStore
+from support.pruning import GRACE_SECONDS, Pruner, forget
 from support.repositories import BLOCK, new_repository, patterned
 
 SEED = 1
@@ -176,3 +177,28 @@ def test_a_repair_that_is_cut_off_loses_nothing_and_is_gone_on_with(call: int) -
             assert bytes_kept(before, store)
         assert repaired(world, store, world.store).after.is_clean
         assert world.lost(store) == Lost()
+
+
+def test_prune_goes_on_behind_a_repair() -> None:
+    """Packs that were set aside are named by old index objects; what was stored anew is kept."""
+    store = MemoryStore()
+    world = World(new_repository(store, seed="prune behind repair"), store)
+    store.now = world.repository.clock.now
+    image = patterned(20 * BLOCK, "image")
+    first = world.back_up(image)
+    image[BLOCK : 2 * BLOCK] = patterned(BLOCK, "changed")
+    world.back_up(image, changed=[1])
+    copy = store.copy()
+    pack = pack_name(first.manifest.packs[0])
+    data = bytearray(store.objects[pack])
+    data[300] ^= 1
+    store.objects[pack] = bytes(data)
+    assert repaired(world, store, copy).after.is_clean
+    pruner = Pruner.of(world.repository)
+    forget(world.repository, first)
+    world.originals = world.originals[1:]
+    for _ in range(3):
+        pruner.round()
+        world.repository.clock.advance(GRACE_SECONDS + 1)
+    assert world.check(store).is_clean, world.check(store).damaged
+    assert world.lost(store) == Lost()
