@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ from holdfast_common.errors import (
     RepositoryFailed,
     RepositoryFull,
 )
+from holdfast_common.repository.directory_stamps import directory_stamps
 from holdfast_common.repository.file_system import SYSTEM_FILES, FileSystem
 from holdfast_common.repository.object_store import ObjectInfo, checked_name, checked_prefix
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
@@ -191,6 +192,17 @@ class DirectoryStore:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects below ``prefix``, by name. Raises: RepositoryFailed."""
         yield from self._list(checked_prefix(prefix)[:-1])
+
+    def stamps(self, prefix: str) -> Mapping[str, str] | None:
+        """Prefixes below ``prefix``, each with a stamp that changes with the names below it; see `StampedStore`.
+
+        Raises: RepositoryFailed.
+        """
+        directory = checked_prefix(prefix)[:-1]
+        try:
+            return directory_stamps(self.files, directory, at=self.descriptor)
+        except OSError as error:
+            raise _translated(error, name=directory) from error
 
     def delete(self, name: str) -> None:
         """Remove an object. Raises: ObjectMissing, RepositoryFailed."""

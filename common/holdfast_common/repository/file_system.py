@@ -28,6 +28,9 @@ class FileStatus:
     is_file: bool
     is_directory: bool
     modified_seconds: float  # since 1970
+    stamp: str = (
+        ""  # of a directory: another one as soon as a name in it came or went; empty: not known
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +175,7 @@ class SystemFiles(SystemDirectCalls):
             is_file=stat.S_ISREG(found.st_mode),
             is_directory=stat.S_ISDIR(found.st_mode),
             modified_seconds=found.st_mtime,
+            stamp=f"{found.st_dev}:{found.st_ino}:{found.st_mtime_ns}:{found.st_ctime_ns}",
         )
 
     def length(self, descriptor: int) -> int:

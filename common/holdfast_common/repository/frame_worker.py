@@ -23,6 +23,7 @@ from holdfast_common.repository.layout import (
     TAG_BYTES,
     BlobKind,
 )
+from holdfast_common.repository.pack_listing import PresentPacks
 from holdfast_common.repository.pack_writer import PackWriter
 from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
 from holdfast_common.repository.window import Window, WindowBuffer
@@ -58,7 +59,7 @@ class KnownChunks:
 
     index: RepositoryIndex
     writer: bytes
-    packs: dict[bytes, int]  # digest and length of those that are there
+    packs: PresentPacks
     proven_packs: frozenset[bytes] = frozenset()
     claimed: dict[bytes, object] = field(default_factory=dict)
     used_indexes: set[bytes] = field(default_factory=set)  # index objects that were relied on

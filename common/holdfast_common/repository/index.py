@@ -7,6 +7,7 @@ order, is read only to compare disks without reading packs. Unknown sections are
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
@@ -92,7 +93,7 @@ class IndexSegment:
     locations: Array
     digests_offset: int  # in the body
     digests_length: int
-    supersedes: tuple[bytes, ...]  # object ids of segments that this one contains
+    supersedes: Array  # object ids of segments that this one contains
 
 
 class IndexBuilder:
@@ -170,23 +171,8 @@ def decoded_segment(body: bytes | memoryview) -> IndexSegment:
     digests_offset, digests_length = sections.get(Section.DIGESTS, (0, 0))
     if not len(prefixes) == len(tails) == len(locations):
         raise IntegrityError("an index segment's columns differ in length")
-    if len(prefixes):
-        ends = locations["digest"].astype(np.uint64) + locations["blocks"]
-        wrong = (
-            int(locations["origin"].max()) >= len(origins)
-            or int(ends.max()) * BLOCK_DIGEST_BYTES > digests_length
-            or bool((prefixes[1:] < prefixes[:-1]).any())
-            or not np.isin(locations["kind"], _KINDS).all()
-            or int(locations["blocks"].max()) > BLOCKS_PER_FRAME
-        )
-        if wrong:
-            raise IntegrityError(
-                "an index segment points outside of itself, is not sorted or holds unknown kinds"
-            )
-    if len(origins) and (
-        int(origins["pack"].max()) >= len(packs) or int(origins["writer"].max()) >= len(writers)
-    ):
-        raise IntegrityError("an index segment points outside of itself")
+    check_rows(prefixes, locations, origins=len(origins), digests_length=digests_length)
+    check_origins(origins, packs=len(packs), writers=len(writers))
     return IndexSegment(
         packs=packs,
         origins=origins,
@@ -196,40 +182,100 @@ def decoded_segment(body: bytes | memoryview) -> IndexSegment:
         locations=locations,
         digests_offset=digests_offset,
         digests_length=digests_length,
-        supersedes=tuple(bytes(item) for item in supersedes),
+        supersedes=supersedes,
     )
 
 
-def id_prefix(chunk_id: bytes) -> int:
-    """The number by which segments are sorted."""
-    return int.from_bytes(chunk_id[:8], "big")
+def check_rows(prefixes: Array, locations: Array, *, origins: int, digests_length: int) -> None:
+    """Whether rows stay within their segment and ascend. Raises: IntegrityError."""
+    if not len(prefixes):
+        return
+    ends = locations["digest"].astype(np.uint64) + locations["blocks"]
+    wrong = (
+        int(locations["origin"].max()) >= origins
+        or int(ends.max()) * BLOCK_DIGEST_BYTES > digests_length
+        or bool((prefixes[1:] < prefixes[:-1]).any())
+        or not np.isin(locations["kind"], _KINDS).all()
+        or int(locations["blocks"].max()) > BLOCKS_PER_FRAME
+    )
+    if wrong:
+        raise IntegrityError(
+            "an index segment points outside of itself, is not sorted or holds unknown kinds"
+        )
+
+
+def check_origins(origins: Array, *, packs: int, writers: int) -> None:
+    """Whether origins stay within their segment. Raises: IntegrityError."""
+    if len(origins) and (
+        int(origins["pack"].max()) >= packs or int(origins["writer"].max()) >= writers
+    ):
+        raise IntegrityError("an index segment points outside of itself")
+
+
+def section_table(body: bytes | memoryview, *, length: int) -> dict[int, tuple[int, int]]:
+    """Offset and length of each section, from the first bytes of a body of ``length``. Raises: IntegrityError."""
+    return _decoded_sections(body, length)
+
+
+SECTION_TABLE_BYTES_MAX: Final = _START.size + _SECTIONS_MAX * _SECTION.size
+
+
+def empty_filter(chunks: int) -> Array:
+    """A flag for each bit of a filter for so many chunks: a power of two of them."""
+    bits = 64
+    while bits < FILTER_BITS_PER_CHUNK * chunks:
+        bits *= 2
+    return np.zeros(bits, np.uint8)
+
+
+def note_in_filter(flags: Array, tails: Array, locations: Array) -> None:
+    """Note the ids worth looking up: double hashing by the id itself. ``tails``: three words each, big-endian."""
+    chosen = tails[_is_worth_a_look(locations)]
+    mask = np.uint64(len(flags) - 1)
+    step = chosen[:, 1] | np.uint64(1)
+    for probe in range(FILTER_PROBES):
+        flags[(chosen[:, 0] + np.uint64(probe) * step) & mask] = 1
+
+
+def packed_filter(flags: Array) -> bytes:
+    """The filter as it is stored."""
+    return np.packbits(flags, bitorder="little").tobytes()
+
+
+def section_start(lengths: Mapping[Section, int]) -> bytes:
+    """What stands before the sections of a body."""
+    offset = _START.size + len(lengths) * _SECTION.size
+    table = [_START.pack(_MAGIC, len(lengths), 0)]
+    for section, length in lengths.items():
+        table.append(_SECTION.pack(section, 0, offset, length))
+        offset += length
+    return b"".join(table)
+
+
+def _is_worth_a_look(locations: Array) -> Array:
+    wanted: Array = (locations["blocks"] >= DEDUP_BLOCKS_MIN) | (
+        locations["kind"] != BlobKind.DISK_FRAME
+    )
+    return wanted
 
 
 def filter_bits(ids: Array, locations: Array) -> bytes:
     """A bloom filter over the chunks worth looking up: power-of-two bits, double hashing by the id itself."""
-    wanted = (locations["blocks"] >= DEDUP_BLOCKS_MIN) | (locations["kind"] != BlobKind.DISK_FRAME)
-    chosen = ids[wanted].astype(np.uint64)
-    bits = 64
-    while bits < FILTER_BITS_PER_CHUNK * len(chosen):
-        bits *= 2
-    flags = np.zeros(bits, np.uint8)
-    for probe in range(FILTER_PROBES):
-        step = chosen[:, 2] | np.uint64(1)
-        flags[(chosen[:, 1] + np.uint64(probe) * step) & np.uint64(bits - 1)] = 1
-    return np.packbits(flags, bitorder="little").tobytes()
+    flags = empty_filter(int(np.count_nonzero(_is_worth_a_look(locations))))
+    note_in_filter(flags, ids[:, 1:].astype(np.uint64), locations)
+    return packed_filter(flags)
 
 
 def encoded_sections(sections: dict[Section, bytes]) -> bytes:
     """The body of a segment with these sections."""
-    offset = _START.size + len(sections) * _SECTION.size
-    table = [_START.pack(_MAGIC, len(sections), 0)]
-    for section, data in sections.items():
-        table.append(_SECTION.pack(section, 0, offset, len(data)))
-        offset += len(data)
-    return b"".join([*table, *sections.values()])
+    lengths = {section: len(data) for section, data in sections.items()}
+    return b"".join([section_start(lengths), *sections.values()])
 
 
-def _decoded_sections(body: bytes | memoryview) -> dict[int, tuple[int, int]]:
+def _decoded_sections(
+    body: bytes | memoryview, whole: int | None = None
+) -> dict[int, tuple[int, int]]:
+    whole = len(body) if whole is None else whole
     if len(body) < _START.size:
         raise IntegrityError("an index segment is too short", length=len(body))
     magic, count, _ = _START.unpack_from(body)
@@ -242,7 +288,7 @@ def _decoded_sections(body: bytes | memoryview) -> dict[int, tuple[int, int]]:
         section, _, offset, length = _SECTION.unpack_from(
             body, _START.size + position * _SECTION.size
         )
-        if offset + length > len(body) or section in found:
+        if offset + length > whole or section in found:
             raise IntegrityError("an index segment's section is wrong", section=section)
         found[section] = (offset, length)
     return found

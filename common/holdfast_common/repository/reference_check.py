@@ -1,9 +1,10 @@
 """Before a point is published: is everything that it stands on still there, and as long as it was?
 
 A writer's index may be old, and an incremental stands on pages, index objects and packs of attempts long
-past, of which it reads next to none. A manifest therefore names all metadata that its point uses, and
-so three listings tell: map objects, index objects, packs. Only when something of it is gone, or an
-earlier point does not say what it uses, every chunk that the new point's maps name is looked for.
+past, of which it reads next to none. A manifest therefore names all metadata that its point uses: map
+objects are looked at one by one (`map_moves` keeps them few), index objects are listed, and of packs what
+changed since the last listing. Only when something of it is gone, or an earlier point does not say what it
+uses, every chunk that the new point's maps name is looked for.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from holdfast_common.repository.manifest import (
     UsedObjects,
 )
 from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.pack_listing import PackListing, PresentPacks
 from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
 from holdfast_common.repository.sealed_object import SEGMENT_BYTES, SealedRanges, body_length
 
@@ -79,10 +81,16 @@ class CheckedReferences:
 
 
 def check_references(
-    store: ObjectStore, keys: ReaderKeys, *, index: RepositoryIndex, written: Written
+    store: ObjectStore,
+    keys: ReaderKeys,
+    *,
+    index: RepositoryIndex,
+    listing: PackListing,
+    written: Written,
 ) -> CheckedReferences:
     """Raises: PreviousLost naming the first object or chunk that is gone; RepositoryFailed."""
-    present = stored_packs(store, besides=written.damaged_packs)
+    listing.refresh(store)
+    present = PresentPacks(listing, written.damaged_packs)
     for digest, length in written.packs.items():
         if present.get(digest) != length:
             raise PreviousLost("a pack of this attempt is gone", pack=digest.hex())
@@ -94,6 +102,8 @@ def check_references(
     if relied is None or not index.is_whole(relied, listed=listed, present=present):
         search = _Search(store, index.reloaded(), present)
         relied = search.indexes_of(_chunks(pages, disks, written.blobs))
+    else:
+        relied = index.current(relied)
     return CheckedReferences(disks=disks, used=UsedObjects(maps=maps, indexes=relied))
 
 
@@ -120,12 +130,11 @@ def _checked_maps(
     }
     if written.map is not None:
         lengths[written.map.object_id] = written.map.length
-    prefix = map_name(keys.lineage_tag, bytes(16)).rpartition("/")[0] + "/"
-    listed = {info.name: info.length for info in store.list(prefix)}
     used = {}
     for object_id in sorted({each for disk in disks for each in disk.map_pages or ()}):
         name = map_name(keys.lineage_tag, object_id)
-        found = listed.get(name)
+        info = store.head(name)
+        found = info.length if info is not None else None
         wanted = lengths.get(object_id)
         if found is None or (wanted is not None and wanted != found):
             raise PreviousLost(
@@ -172,9 +181,7 @@ def _relied_indexes(written: Written) -> frozenset[bytes] | None:
 class _Search:
     """Looks for each chunk, in a fresh index and in packs that no index names."""
 
-    def __init__(
-        self, store: ObjectStore, index: RepositoryIndex, present: Mapping[bytes, int]
-    ) -> None:
+    def __init__(self, store: ObjectStore, index: RepositoryIndex, present: PresentPacks) -> None:
         self._store = store
         self._index = index
         self._present = present

@@ -1,16 +1,16 @@
 """All index segments of a repository together: where a chunk lies, and who says so.
 
-Segments are loaded once, checked against the list of writers, and merged into a few sorted tables, so a
-lookup costs a few binary searches. Lookups need no lock: the tables are replaced, never changed.
+Small segments are merged into a few sorted tables in memory; large ones are mapped from this machine's
+cache (`index_cache`), one table each, so opening reads none of them whole. Every segment is checked
+against the list of writers. Lookups need no lock: the tables are replaced, never changed.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
@@ -21,65 +21,35 @@ from holdfast_common.errors import (
     ObjectMissing,
     RepositoryFailed,
 )
-from holdfast_common.repository.index import (
-    Array,
-    IndexBuilder,
-    IndexSegment,
-    decoded_segment,
-    id_prefix,
+from holdfast_common.repository.cold_digests import ColdDigests
+from holdfast_common.repository.index import IndexBuilder, IndexSegment, decoded_segment
+from holdfast_common.repository.index_cache import CachedSegment, DamagedCache, IndexCache
+from holdfast_common.repository.index_cache_builder import cached_segment, check_name
+from holdfast_common.repository.index_segment import IndexedOrigin, IndexedPack, OpenSegment
+from holdfast_common.repository.index_table import (
+    ChunkTable,
+    IdBatch,
+    Matches,
+    MemoryTable,
+    search,
+    with_table,
 )
-from holdfast_common.repository.key_sets import ReaderKeys, SegmentKeyRequest
+from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import (
     BLOCK_DIGEST_BYTES,
+    ID_BYTES,
     METADATA_BYTES_MAX,
     BlobKind,
     ObjectKind,
     index_name,
 )
-from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.object_store import ObjectInfo, ObjectStore
 from holdfast_common.repository.pack import read_contents
-from holdfast_common.repository.sealed_object import (
-    SEGMENT_BYTES,
-    OpenedObject,
-    SealedRanges,
-    body_length,
-)
+from holdfast_common.repository.pack_listing import PresentPacks
+from holdfast_common.repository.sealed_object import OpenedObject
 from holdfast_common.repository.writers import ROLE_PRUNE, ROLE_WRITE, WriterList
 
 log = logging.getLogger(__name__)
-
-DIGEST_CACHE_SEGMENTS: Final = 8  # of 1 MiB; digests stand in the order in which disks were read
-_ROW = np.dtype(
-    [
-        ("origin", "<u4"),
-        ("number", "<u4"),
-        ("offset", "<u4"),
-        ("stored", "<u4"),
-        ("plain", "<u4"),
-        ("digest", "<u4"),
-        ("kind", "u1"),
-        ("blocks", "u1"),
-        ("presence", "<u2"),
-        ("segment", "<u4"),
-    ]
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexedPack:
-    """A pack that an index names."""
-
-    digest: bytes
-    length: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexedOrigin:
-    """A pack segment that an index names."""
-
-    pack: IndexedPack
-    request: SegmentKeyRequest
-    writer: bytes  # public key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,41 +83,28 @@ class RefusedIndex:
     code: str  # of the error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Loaded:
-    length: int
-    packs: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    prefixes: Array
-    tails: Array
-    rows: Array
-
-
 class RepositoryIndex:
     """What all index objects say. Safe for several threads."""
 
-    def __init__(self, store: ObjectStore, keys: ReaderKeys) -> None:
+    def __init__(
+        self, store: ObjectStore, keys: ReaderKeys, *, cache: IndexCache | None = None
+    ) -> None:
+        """``cache``: this machine's; None: everything is read anew and held in memory."""
         self._store = store
         self._keys = keys
-        self._lock = threading.Lock()
-        self._tables: tuple[_Table, ...] = ()
-        self._packs: dict[bytes, IndexedPack] = {}
-        self._origins: list[IndexedOrigin] = []
-        self._digest_places: list[
-            tuple[str, int, int]
-        ] = []  # object, offset of DIGESTS, stored length
-        self._ranges: dict[int, SealedRanges] = {}
-        self._digest_cache: dict[tuple[int, int], bytes] = {}
+        self._cache = cache
+        self._lock = threading.RLock()
+        self._segments: list[OpenSegment] = []
+        self._mapped: tuple[CachedSegment, ...] = ()
+        self._tables: tuple[MemoryTable, ...] = ()
+        self._cold = ColdDigests(store, keys)
         self._loaded: set[str] = set()  # names that were looked at
-        self._used: dict[str, _Loaded] = {}  # by the names of objects that were right
+        self._used: dict[str, OpenSegment] = {}  # by the names of objects that were right
         self._writers: WriterList | None = None
         self._asked_packs: set[bytes] = set()
         self._recovered: dict[int, bytes] = {}  # bodies of segments that were made from packs
         self.refused: list[RefusedIndex] = []
-        self._superseding: dict[str, str] = {}  # name of an object -> of the merged one with it
+        self._merged: dict[str, OpenSegment] = {}  # those that stand for others, by name
 
     def refresh(self, writers: WriterList) -> None:
         """Load index objects that were not there before. Unusable ones are noted in ``refused``.
@@ -155,12 +112,14 @@ class RepositoryIndex:
         Raises: RepositoryFailed.
         """
         self._writers = writers
-        infos = [info for info in self._store.list("index/") if info.name not in self._loaded]
-        for info in infos:
+        # large ones first: what merged ones contain needs not be opened
+        new = [info for info in self._store.list("index/") if info.name not in self._loaded]
+        for info in sorted(new, key=lambda info: -info.length):
+            if self._cache is not None and self._superseder(info.name):
+                self._loaded.add(info.name)
+                continue
             try:
-                self.load(
-                    self._store.get(info.name, length_max=METADATA_BYTES_MAX), info.name, writers
-                )
+                self._load_listed(info, writers)
             except ObjectMissing:
                 continue  # replaced by a merged one between the listing and now
             except RepositoryFailed as error:  # a bad sector below one object must not stop all
@@ -175,62 +134,84 @@ class RepositoryIndex:
                 )
                 self._refuse(info.name, error)
             self._loaded.add(info.name)
+        if self._cache is not None and new:
+            self._cache.keep_only(set(self._used), self._keys)
 
     def _refuse(self, name: str, error: HoldfastError) -> None:
         self.refused.append(RefusedIndex(name=name, reason=str(error), code=error.code))
 
+    def _load_listed(self, info: ObjectInfo, writers: WriterList) -> None:
+        """Raises: FormatError, IntegrityError, ObjectMissing, RepositoryFailed."""
+        if self._cache is None:
+            data = self._store.get(info.name, length_max=METADATA_BYTES_MAX)
+            self.load(data, info.name, writers)
+            return
+        segment = cached_segment(self._cache, self._store, info, keys=self._keys)
+        if isinstance(segment, bytes):
+            self.load(segment, info.name, writers)
+            return
+        head = segment.head
+        _check_role(head.object, head.supersedes > 0, head.writers, writers)
+        self._add(segment, name=info.name, stored_length=info.length)
+
     def load(self, data: bytes, name: str, writers: WriterList) -> OpenedObject:
         """Check and add one index object. Raises: FormatError, IntegrityError."""
         found = self._keys.open(ObjectKind.INDEX, data)
-        if index_name(found.header.object_id) != name:
-            raise IntegrityError("an index object stands under another name", name=name)
+        check_name(found, name)
         segment = decoded_segment(found.body)
-        merged_by_prune = bool(segment.supersedes) or segment.writers != (found.signer,)
-        writers.check(found, role=ROLE_PRUNE if merged_by_prune else ROLE_WRITE)
-        with self._lock:
-            self._add(segment, name=name, stored_length=len(data))
-            self._loaded.add(name)
-            packs = tuple(row["digest"].tobytes() for row in segment.packs)
-            self._used[name] = _Loaded(length=len(data), packs=packs)
-            self._superseding |= {index_name(each): name for each in segment.supersedes}
+        _check_role(found, len(segment.supersedes) > 0, segment.writers, writers)
+        self._add(segment, name=name, stored_length=len(data))
         return found
 
     def is_whole(
-        self,
-        object_ids: Iterable[bytes],
-        *,
-        listed: Mapping[str, int],
-        present: Mapping[bytes, int],
+        self, object_ids: Iterable[bytes], *, listed: Mapping[str, int], present: PresentPacks
     ) -> bool:
         """Whether these index objects, or merged ones in their place, and all of their packs are there.
 
-        ``listed``: names and lengths of the index objects in the store; ``present``: of the packs.
+        ``listed``: names and lengths of the index objects in the store.
         """
+        for name in self._names_of(object_ids):
+            segment = self._used.get(name)
+            if segment is None or listed.get(name) != segment.stored_length:
+                return False
+            if not present.hold(name, segment.pack_rows()):
+                return False
+        return True
+
+    def current(self, object_ids: Iterable[bytes]) -> frozenset[bytes]:
+        """These index objects, or merged ones in their place: what a new point names."""
+        return frozenset(_object_id(name) for name in self._names_of(object_ids) if name)
+
+    def _names_of(self, object_ids: Iterable[bytes]) -> set[str]:
+        """Empty for what is neither used nor contained in another one."""
+        names = set()
         with self._lock:
             for object_id in object_ids:
                 name = index_name(object_id)
-                # until it is deleted, a merged one stands beside it, without packs that nobody needs
-                either = (name, self._superseding.get(name, ""))
-                if not any(self._is_whole(each, listed, present) for each in either):
-                    return False
-        return True
+                names.add(self._superseder(name) or (name if name in self._used else ""))
+        return names
 
-    def _is_whole(self, name: str, listed: Mapping[str, int], present: Mapping[bytes, int]) -> bool:
-        found = self._used.get(name)
-        return (
-            found is not None
-            and listed.get(name) == found.length
-            and all(present.get(pack) == self._packs[pack].length for pack in found.packs)
-        )
+    def _superseder(self, name: str) -> str:
+        """The merged object that contains that one, and is in none itself; empty: there is none."""
+        found = ""
+        for _ in range(len(self._merged) + 1):
+            object_id = np.frombuffer(_object_id(found or name), f"V{ID_BYTES}")
+            for merged in self._merged.values():
+                if merged.name != found and (merged.supersedes == object_id).any():
+                    found = merged.name
+                    break
+            else:
+                break
+        return found
 
     def object_of(self, location: ChunkLocation) -> bytes | None:
         """The id of the index object that says where a chunk lies; None: its own pack does."""
-        name = self._digest_places[location.digest_segment][0]
-        return bytes.fromhex(name.rpartition("/")[2]) if name else None
+        name = self._segments[location.digest_segment].name
+        return _object_id(name) if name else None
 
     def reloaded(self) -> RepositoryIndex:
         """A new index of what is listed now. Raises: RepositoryFailed."""
-        fresh = RepositoryIndex(self._store, self._keys)
+        fresh = RepositoryIndex(self._store, self._keys, cache=self._cache)
         assert self._writers is not None, "refresh comes first"
         fresh.refresh(self._writers)
         return fresh
@@ -238,14 +219,16 @@ class RepositoryIndex:
     def recover(self, store: ObjectStore) -> bool:
         """Ask packs that no index names for their own footers; whether that told anything new.
 
+        Files of this machine's cache are proven first: one that is damaged is made again.
         Raises: RepositoryFailed.
         """
+        found = self._verified()
+        known = {pack.digest for pack in self.packs()}
         builder = IndexBuilder()
-        found = False
         for info in store.list("packs/"):
             digest = bytes.fromhex(info.name.rpartition("/")[2])
             with self._lock:
-                if digest in self._packs or digest in self._asked_packs:
+                if digest in known or digest in self._asked_packs:
                     continue
                 self._asked_packs.add(digest)
             try:
@@ -253,17 +236,23 @@ class RepositoryIndex:
                 found = True
             except (FormatError, IntegrityError) as error:
                 log.warning("pack unreadable", extra={"object": info.name, "reason": str(error)})
-        if found:
+        if builder.chunk_count:
             body = builder.encode(writer=bytes(32))  # nobody: never trusted for dedup
             with self._lock:
+                self._recovered[len(self._segments)] = body
                 self._add(decoded_segment(body), name="", stored_length=0)
-                self._recovered[len(self._digest_places) - 1] = body
         return found
+
+    def superseded(self) -> dict[str, str]:
+        """Index objects that were seen and are not needed any more, each with the merged one that contains it."""
+        with self._lock:
+            found = {name: self._superseder(name) for name in self._loaded}
+        return {name: into for name, into in found.items() if into}
 
     def uses(self, name: str) -> bool:
         """Whether that index object was loaded, or a merged one that contains it."""
         with self._lock:
-            return name in self._used or name in self._superseding
+            return name in self._used or bool(self._superseder(name))
 
     def find(self, chunk_id: bytes) -> ChunkLocation | None:
         """One place of that chunk."""
@@ -271,24 +260,45 @@ class RepositoryIndex:
 
     def find_all(self, chunk_id: bytes) -> list[ChunkLocation]:
         """Every place of that chunk."""
-        prefix = np.uint64(id_prefix(chunk_id))
-        tail = chunk_id[8:]
-        found = []
-        for table in self._tables:
-            position = int(table.prefixes.searchsorted(prefix))
-            while position < len(table.prefixes) and table.prefixes[position] == prefix:
-                if table.tails[position].tobytes() == tail:
-                    found.append(self._location(chunk_id, table.rows[position]))
-                position += 1
+        return self.find_many((chunk_id,)).get(chunk_id, [])
+
+    def find_many(self, chunk_ids: Sequence[bytes]) -> dict[bytes, list[ChunkLocation]]:
+        """Every place of each of these chunks; much cheaper than one by one. Unknown ones are left out."""
+        found: dict[bytes, list[ChunkLocation]] = {}
+        for matches in self.look_up(chunk_ids):
+            for asked, row in zip(matches.asked.tolist(), matches.rows.tolist(), strict=True):
+                chunk_id = chunk_ids[asked]
+                found.setdefault(chunk_id, []).append(self._location(chunk_id, row))
+        return found
+
+    def look_up(
+        self, chunk_ids: Sequence[bytes] | bytes, *, filtered: bool = False
+    ) -> list[Matches]:
+        """As `find_many`, as rows of tables. ``filtered``: frames of less than four blocks may be missed."""
+        batch = IdBatch.of(chunk_ids)
+        mapped = self._mapped
+        results = [search(table, batch) for table in self._tables]
+        results += [self._search_mapped(table, batch, filtered=True) for table in mapped]
+        found = [matches for matches in results if matches is not None]
+        if not filtered and mapped:
+            # an id's filter bits are in every table that has it, or in none: what was found is found everywhere
+            known = np.zeros(len(batch.order), bool)
+            for matches in found:
+                known[matches.asked] = True
+            rest = batch.chosen(np.flatnonzero(~known[batch.order]))
+            if len(rest.order):
+                results = [self._search_mapped(table, rest, filtered=False) for table in mapped]
+                found += [matches for matches in results if matches is not None]
         return found
 
     def by_pack(self) -> dict[bytes, list[ChunkLocation]]:
         """Everything that is indexed, by the pack's digest and in the pack's order. For checks: all in memory."""
-        found: dict[bytes, list[ChunkLocation]] = {digest: [] for digest in self._packs}
-        for table in self._tables:
-            for prefix, tail, row in zip(table.prefixes, table.tails, table.rows, strict=True):
-                chunk_id = int(prefix).to_bytes(8, "big") + tail.tobytes()
-                location = self._location(chunk_id, row)
+        found: dict[bytes, list[ChunkLocation]] = {pack.digest: [] for pack in self.packs()}
+        tables: list[ChunkTable] = [*self._tables, *self._mapped]
+        for table in tables:
+            tails, rows = table.rows_at(np.arange(len(table.prefixes)))
+            for prefix, tail, row in zip(table.prefixes, tails, rows.tolist(), strict=True):
+                location = self._location(int(prefix).to_bytes(8, "big") + tail.tobytes(), row)
                 found[location.origin.pack.digest].append(location)
         for locations in found.values():
             locations.sort(key=lambda location: location.offset)
@@ -296,106 +306,125 @@ class RepositoryIndex:
 
     def digests(self, location: ChunkLocation) -> bytes:
         """The digests of its blocks, from the index's cold part. Raises: IntegrityError, RepositoryFailed."""
-        with self._lock:
-            _, base, _ = self._digest_places[location.digest_segment]
-            start = base + location.digest_start * BLOCK_DIGEST_BYTES
-            end = start + location.blocks * BLOCK_DIGEST_BYTES
-            if location.digest_segment in self._recovered:
-                return self._recovered[location.digest_segment][start:end]
-            ranges = self._ranges_of(location.digest_segment)
-            pieces = []
-            for number in range(start // SEGMENT_BYTES, -(-end // SEGMENT_BYTES)):
-                plain = self._digest_segment(location.digest_segment, number, ranges)
-                origin = number * SEGMENT_BYTES
-                pieces.append(plain[max(start - origin, 0) : end - origin])
-            return b"".join(pieces)
+        segment = self._segments[location.digest_segment]
+        start = segment.digests_offset + location.digest_start * BLOCK_DIGEST_BYTES
+        end = start + location.blocks * BLOCK_DIGEST_BYTES
+        recovered = self._recovered.get(location.digest_segment)
+        if recovered is not None:
+            return recovered[start:end]
+        return self._cold.read(
+            segment.name, stored_length=segment.stored_length, start=start, end=end
+        )
 
     def packs(self) -> list[IndexedPack]:
         """All packs that any index names."""
         with self._lock:
-            return list(self._packs.values())
+            segments = list(self._segments)
+        return list({pack.digest: pack for each in segments for pack in each.packs()}.values())
 
     @property
     def chunk_count(self) -> int:
         """Entries, duplicates included."""
-        return sum(len(table.prefixes) for table in self._tables)
+        tables: list[ChunkTable] = [*self._tables, *self._mapped]
+        return sum(len(table.prefixes) for table in tables)
 
-    def _location(self, chunk_id: bytes, row: np.void) -> ChunkLocation:
+    def _location(self, chunk_id: bytes, row: tuple[int, ...]) -> ChunkLocation:
+        origin, number, offset, stored, plain, digest, kind, blocks, presence, segment = row
         return ChunkLocation(
             chunk_id=chunk_id,
-            kind=BlobKind(int(row["kind"])),
-            origin=self._origins[int(row["origin"])],
-            number=int(row["number"]),
-            offset=int(row["offset"]),
-            stored_length=int(row["stored"]),
-            plain_length=int(row["plain"]),
-            blocks=int(row["blocks"]),
-            presence=int(row["presence"]),
-            digest_segment=int(row["segment"]),
-            digest_start=int(row["digest"]),
+            kind=BlobKind(kind),
+            origin=self._segments[segment].origin(origin),
+            number=number,
+            offset=offset,
+            stored_length=stored,
+            plain_length=plain,
+            blocks=blocks,
+            presence=presence,
+            digest_segment=segment,
+            digest_start=digest,
         )
 
-    def _add(self, segment: IndexSegment, *, name: str, stored_length: int) -> None:
-        first_origin = len(self._origins)
-        packs = []
-        for row in segment.packs:
-            pack = IndexedPack(digest=row["digest"].tobytes(), length=int(row["length"]))
-            packs.append(self._packs.setdefault(pack.digest, pack))
-        for row in segment.origins:
-            request = SegmentKeyRequest(
-                origin_id=row["origin_id"].tobytes(),
-                content_epoch=int(row["epoch"]),
-                wrapped_key=row["wrapped_key"].tobytes(),
-            )
-            self._origins.append(
-                IndexedOrigin(
-                    pack=packs[int(row["pack"])],
-                    request=request,
-                    writer=segment.writers[int(row["writer"])],
+    def _add(self, source: IndexSegment | CachedSegment, *, name: str, stored_length: int) -> None:
+        with self._lock:
+            self._place(source, name=name, number=len(self._segments), stored_length=stored_length)
+            if name:
+                self._loaded.add(name)
+
+    def _place(
+        self, source: IndexSegment | CachedSegment, *, name: str, number: int, stored_length: int
+    ) -> None:
+        """Make a segment the one of that number: a new one, or one that was made again."""
+        segment = OpenSegment(source, name=name, number=number, stored_length=stored_length)
+        self._segments[number : number + 1] = [segment]
+        if segment.mapped is not None:
+            self._mapped = (*self._mapped, segment.mapped)
+        else:
+            self._tables = with_table(self._tables, segment.memory_table())
+        if name:
+            self._used[name] = segment
+            if len(segment.supersedes):
+                self._merged[name] = segment
+
+    def _search_mapped(
+        self, table: CachedSegment, batch: IdBatch, *, filtered: bool
+    ) -> Matches | None:
+        try:
+            return search(table, batch, filtered=filtered)
+        except DamagedCache:
+            made = self._made_again(table)
+            return None if made is None else search(made, batch)
+
+    def _made_again(self, damaged: CachedSegment) -> ChunkTable | None:
+        """The segment whose file is damaged, from the repository; None when that cannot be."""
+        with self._lock:
+            segment = self._segments[damaged.number]
+            if segment.mapped is damaged and damaged in self._mapped:
+                log.warning("local index made again", extra={"object": segment.name})
+                self._mapped = tuple(each for each in self._mapped if each is not damaged)
+                assert self._cache is not None, "only files of the cache are mapped"
+                self._cache.drop(segment.name, self._keys)
+                info = ObjectInfo(name=segment.name, length=segment.stored_length)
+                try:
+                    source: CachedSegment | IndexSegment | bytes = cached_segment(
+                        self._cache, self._store, info, keys=self._keys
+                    )
+                    if isinstance(source, bytes):
+                        source = decoded_segment(self._keys.open(ObjectKind.INDEX, source).body)
+                except HoldfastError as error:
+                    self._refuse(segment.name, error)
+                    self._used.pop(segment.name, None)
+                    return None
+                self._place(
+                    source,
+                    name=segment.name,
+                    number=segment.number,
+                    stored_length=segment.stored_length,
                 )
-            )
-        rows = np.zeros(len(segment.locations), _ROW)
-        for column in segment.locations.dtype.names or ():
-            rows[column] = segment.locations[column]
-        rows["origin"] += first_origin
-        rows["segment"] = len(self._digest_places)
-        self._digest_places.append((name, segment.digests_offset, stored_length))
-        table = _Table(segment.prefixes.copy(), segment.tails.copy(), rows)
-        tables = list(self._tables)
-        # As in a log-structured tree: few tables, each row moved a logarithmic number of times.
-        while tables and len(tables[-1].prefixes) < 2 * len(table.prefixes) + 1:
-            table = _merged(tables.pop(), table)
-        self._tables = (*tables, table)
+            again = self._segments[damaged.number]
+            return again.mapped if again.mapped is not None else again.memory_table()
 
-    def _ranges_of(self, segment: int) -> SealedRanges:
-        if segment not in self._ranges:
-            name, _, stored = self._digest_places[segment]
-            self._ranges[segment] = SealedRanges(
-                self._store,
-                name,
-                expected=self._keys.expected(
-                    ObjectKind.INDEX, bytes.fromhex(name.rpartition("/")[2])
-                ),
-                body=body_length(stored, kind=ObjectKind.INDEX),
-                class_key=self._keys.class_key,
-            )
-        return self._ranges[segment]
-
-    def _digest_segment(self, segment: int, number: int, ranges: SealedRanges) -> bytes:
-        key = (segment, number)
-        plain = self._digest_cache.get(key)
-        if plain is None:
-            while len(self._digest_cache) >= DIGEST_CACHE_SEGMENTS:
-                self._digest_cache.pop(next(iter(self._digest_cache)))
-            plain = self._digest_cache[key] = ranges.segment(number)
-        return plain
+    def _verified(self) -> bool:
+        """Prove every mapped file; whether one was damaged."""
+        found = False
+        for table in self._mapped:
+            try:
+                table.verify()
+            except DamagedCache:
+                self._made_again(table)
+                found = True
+        return found
 
 
-def _merged(left: _Table, right: _Table) -> _Table:
-    prefixes = np.concatenate([left.prefixes, right.prefixes])
-    order = np.argsort(prefixes, kind="stable")
-    return _Table(
-        prefixes[order],
-        np.concatenate([left.tails, right.tails])[order],
-        np.concatenate([left.rows, right.rows])[order],
-    )
+def _object_id(name: str) -> bytes:
+    return bytes.fromhex(name.rpartition("/")[2])
+
+
+def _check_role(
+    found: OpenedObject,
+    is_merged: bool,
+    segment_writers: Sequence[bytes],
+    writers: WriterList,
+) -> None:
+    """Raises: IntegrityError (signed by nobody who may)."""
+    is_pruners = is_merged or tuple(segment_writers) != (found.signer,)
+    writers.check(found, role=ROLE_PRUNE if is_pruners else ROLE_WRITE)

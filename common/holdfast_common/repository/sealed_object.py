@@ -22,6 +22,7 @@ from holdfast_common.repository.derivation import derived_key
 from holdfast_common.repository.layout import (
     ALGORITHM,
     FORMAT_VERSION,
+    KEY_BYTES,
     LINEAGE_KINDS,
     NO_LINEAGE,
     SIGNED_KINDS,
@@ -230,6 +231,28 @@ def signer_of(data: bytes | memoryview) -> Signer:
     return Signer(header=header, signer=signer, digest=blake3(view).digest())
 
 
+def stored_signer(store: ObjectStore, name: str, *, length: int) -> Signer:
+    """As `signer_of`, of a stored object of that length, which is read piece by piece.
+
+    Raises: FormatError, IntegrityError, ObjectMissing, RepositoryFailed.
+    """
+    signed_end = length - (SIGNATURE_BYTES - KEY_BYTES)
+    if signed_end - KEY_BYTES < HEADER.size:
+        raise IntegrityError("signed object has no signature", length=length)
+    header = ObjectHeader.decode(get_range(store, name, offset=0, length=HEADER.size))
+    whole = blake3()
+    for start in range(0, signed_end, 4 * SEGMENT_BYTES):
+        piece = get_range(
+            store, name, offset=start, length=min(4 * SEGMENT_BYTES, signed_end - start)
+        )
+        whole.update(piece)
+    signed = whole.digest()
+    tail = get_range(store, name, offset=signed_end - KEY_BYTES, length=SIGNATURE_BYTES)
+    _check_signature(tail[:KEY_BYTES], tail[KEY_BYTES:], signed)
+    whole.update(tail[KEY_BYTES:])
+    return Signer(header=header, signer=tail[:KEY_BYTES], digest=whole.digest())
+
+
 def body_length(stored_length: int, *, kind: ObjectKind) -> int:
     """The length of the body of an object of ``stored_length`` bytes. Raises: FormatError."""
     inner = stored_length - HEADER.size - (SIGNATURE_BYTES if kind in SIGNED_KINDS else 0)
@@ -306,9 +329,12 @@ def _checked_signer(view: memoryview, end: int) -> bytes:
         raise IntegrityError("signed object has no signature", length=len(view))
     public = bytes(view[end : end + 32])
     # The signature covers everything before itself, its public key too.
-    message = _SIGNED + blake3(view[: end + 32]).digest()
+    _check_signature(public, bytes(view[end + 32 :]), blake3(view[: end + 32]).digest())
+    return public
+
+
+def _check_signature(public: bytes, signature: bytes, signed: bytes) -> None:
     try:
-        Ed25519PublicKey.from_public_bytes(public).verify(bytes(view[end + 32 :]), message)
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, _SIGNED + signed)
     except (InvalidSignature, ValueError) as error:
         raise IntegrityError("the signature of an object is wrong", signer=public.hex()) from error
-    return public

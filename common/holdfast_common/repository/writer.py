@@ -23,6 +23,7 @@ from holdfast_common.repository.disk_writer import DiskWriter
 from holdfast_common.repository.fence import tombstoned_packs
 from holdfast_common.repository.frame_worker import FrameWorker, KnownChunks
 from holdfast_common.repository.index import IndexBuilder
+from holdfast_common.repository.index_cache import IndexCache
 from holdfast_common.repository.key_sets import WriterKeys
 from holdfast_common.repository.layout import ObjectKind, index_name, manifest_name
 from holdfast_common.repository.lease import acquire_writer_lease
@@ -38,6 +39,7 @@ from holdfast_common.repository.manifest import (
 )
 from holdfast_common.repository.map_object import MapObject
 from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.pack_listing import PackListing, PresentPacks
 from holdfast_common.repository.pack_writer import CompletePack, PackWriter
 from holdfast_common.repository.previous_digests import previous_digests_of
 from holdfast_common.repository.previous_points import PreviousPoints
@@ -46,7 +48,6 @@ from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
 from holdfast_common.repository.reference_check import (
     Written,
     check_references,
-    stored_packs,
 )
 from holdfast_common.repository.repository_index import RepositoryIndex
 from holdfast_common.repository.sealed_object import ObjectHeader
@@ -92,11 +93,14 @@ class PointWriter:
         index: RepositoryIndex | None = None,
         randomness: Randomness = SYSTEM_RANDOMNESS,
         damaged_packs: Collection[bytes] = (),
+        listing: PackListing | None = None,
+        cache: IndexCache | None = None,
     ) -> None:
         """Announce the writer and load the index.
 
         ``workers``: threads; cores + 1 is best, 0 means the caller's own thread. ``index``: one that a
         proxy keeps between jobs of the same repository. ``damaged_packs``: nothing is built on them.
+        ``listing``: of the repository's packs, kept between jobs. ``cache``: this machine's index.
         Raises: Refused (this key may not write), IntegrityError, RepositoryFull, RepositoryFailed.
         """
         self._store = store
@@ -135,11 +139,15 @@ class PointWriter:
             randomness=randomness,
         )
         proven = load_proven_packs(store, keys.reader, writers)
-        self._index = index if index is not None else RepositoryIndex(store, keys.reader)
+        self._index = (
+            index if index is not None else RepositoryIndex(store, keys.reader, cache=cache)
+        )
         self._index.refresh(writers)
         self._damaged_packs = frozenset(damaged_packs)
         doomed = tombstoned_packs(self._lease.fences)
-        packs = stored_packs(store, besides=self._damaged_packs | doomed)
+        self._listing = listing if listing is not None else PackListing()
+        self._listing.refresh(store)
+        packs = PresentPacks(self._listing, self._damaged_packs | doomed)
         self._known = KnownChunks(self._index, self._public_key, packs, proven)
         self._level = compression_level
         self._pool = WorkerPool(self._new_worker, threads=workers, committed=self._pack_committed)
@@ -217,6 +225,7 @@ class PointWriter:
             self._store,
             self._keys.reader,
             index=self._index,
+            listing=self._listing,
             written=Written(
                 disks=self._disks,
                 blobs=self._blobs,
@@ -341,7 +350,9 @@ class PointWriter:
         contents = pack.commit()
         self._lease.renew_when_due()
         with self._lock:
-            self._packs[contents.digest] = self._known.packs[contents.digest] = contents.length
+            self._packs[contents.digest] = self._known.packs.added[contents.digest] = (
+                contents.length
+            )
             self._builder.add(contents)
             self._pending_ids += [blob.chunk_id for blob in contents.blobs]
             full = self._builder.chunk_count >= INDEX_CHUNKS_MAX

@@ -1,0 +1,44 @@
+"""Whether the names in a directory are still the same, told without reading it. Below `directory_store`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from holdfast_common.clock import SystemClock
+from holdfast_common.repository.file_system import FileSystem
+
+FINE_SECONDS: Final = 0.1  # file systems stamp at ticks of some 10 ms
+COARSE_SECONDS: Final = 3.0  # those that count whole seconds, or two
+
+
+def directory_stamps(files: FileSystem, directory: str, *, at: int) -> Mapping[str, str] | None:
+    """Each directory in ``directory`` as a prefix, and its stamp: empty while it may still change unseen.
+
+    None: this file system cannot tell. Raises: OSError.
+    """
+    try:
+        descriptor = files.open_directory(directory, at=at, follow=False)
+    except FileNotFoundError:
+        return None
+    try:
+        names = files.names(descriptor)
+    finally:
+        files.close(descriptor)
+    now = SystemClock().now().timestamp()
+    found = {}
+    for name, is_directory in names:
+        if not is_directory:
+            return None
+        path = f"{directory}/{name}"
+        # opened, so that a network file system does not answer from its own memory
+        descriptor = files.open_directory(path, at=at, follow=False)
+        try:
+            status = files.status(".", at=descriptor)
+        finally:
+            files.close(descriptor)
+        if not status.stamp:
+            return None
+        wait = FINE_SECONDS if status.modified_seconds % 1 else COARSE_SECONDS
+        found[f"{path}/"] = status.stamp if now - status.modified_seconds > wait else ""
+    return found

@@ -1,0 +1,128 @@
+"""One index segment that is open: its packs, origins and table, in memory or mapped. Below `repository_index`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from holdfast_common.repository.index import Array, IndexSegment
+from holdfast_common.repository.index_cache import CachedSegment
+from holdfast_common.repository.index_table import MemoryTable, memory_table
+from holdfast_common.repository.key_sets import SegmentKeyRequest
+
+SMALL_CHUNKS: Final = 1 << 12  # smaller segments are held in memory, together: 64 bytes a chunk
+ORIGINS_KEPT: Final = 1 << 14  # some 10 MiB of those that were asked for last
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexedPack:
+    """A pack that an index names."""
+
+    digest: bytes
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexedOrigin:
+    """A pack segment that an index names."""
+
+    pack: IndexedPack
+    request: SegmentKeyRequest
+    writer: bytes  # public key
+
+
+class OpenSegment:
+    """Rows of packs and origins are read when they are asked for. Safe for several threads."""
+
+    def __init__(
+        self,
+        source: IndexSegment | CachedSegment,
+        *,
+        name: str,
+        number: int,
+        stored_length: int,
+    ) -> None:
+        """``name``: of the index object, empty where there is none; ``number``: in the `RepositoryIndex`."""
+        self.name = name
+        self.number = number
+        self.stored_length = stored_length
+        self._source = source
+        self.supersedes: Array = source.supersedes  # object ids
+        self._origins: dict[int, IndexedOrigin] = {}
+        if isinstance(source, CachedSegment):
+            source.number = number
+            self.writers = source.head.writers
+            self.digests_offset = source.head.digests_offset
+        else:
+            self.writers = source.writers
+            self.digests_offset = source.digests_offset
+
+    @property
+    def chunk_count(self) -> int:
+        """Rows in its table."""
+        return len(self._source.prefixes)
+
+    @property
+    def mapped(self) -> CachedSegment | None:
+        """The file, if it is asked in place; None: its rows belong into memory."""
+        source = self._source
+        is_large = isinstance(source, CachedSegment) and source.head.chunks >= SMALL_CHUNKS
+        return source if is_large and isinstance(source, CachedSegment) else None
+
+    def memory_table(self) -> MemoryTable:
+        """All its rows, in memory. Raises: IntegrityError (a damaged file)."""
+        source = self._source
+        if isinstance(source, IndexSegment):
+            return memory_table(source, self.number)
+        tails, rows = source.rows_at(np.arange(source.head.chunks))
+        return MemoryTable(source.prefixes.copy(), tails.copy(), rows)
+
+    def pack_rows(self) -> Array:
+        """Digest and length of every pack. Raises: IntegrityError (a damaged file)."""
+        source = self._source
+        return source.packs if isinstance(source, IndexSegment) else source.pack_rows(slice(None))
+
+    def packs(self) -> list[IndexedPack]:
+        """Every pack. Raises: as `pack_rows`."""
+        rows = self.pack_rows()
+        lengths = rows["length"].tolist()
+        digests = rows["digest"].tobytes()
+        return [
+            IndexedPack(digest=digests[at * 32 : at * 32 + 32], length=length)
+            for at, length in enumerate(lengths)
+        ]
+
+    def origin(self, number: int) -> IndexedOrigin:
+        """One origin. Raises: IntegrityError (a damaged file)."""
+        found = self._origins.get(number)
+        if found is None:
+            found = self._read_origin(number)
+            if len(self._origins) >= ORIGINS_KEPT:
+                self._origins = {}
+            self._origins[number] = found
+        return found
+
+    def verify(self) -> None:
+        """Raises: IntegrityError (a damaged file)."""
+        if isinstance(self._source, CachedSegment):
+            self._source.verify()
+
+    def _read_origin(self, number: int) -> IndexedOrigin:
+        source = self._source
+        if isinstance(source, IndexSegment):
+            row = source.origins[number]
+            pack = source.packs[int(row["pack"])]
+        else:
+            row = source.origin_rows(np.array([number]))[0]
+            pack = source.pack_rows(np.array([int(row["pack"])]))[0]
+        return IndexedOrigin(
+            pack=IndexedPack(digest=pack["digest"].tobytes(), length=int(pack["length"])),
+            request=SegmentKeyRequest(
+                origin_id=row["origin_id"].tobytes(),
+                content_epoch=int(row["epoch"]),
+                wrapped_key=row["wrapped_key"].tobytes(),
+            ),
+            writer=self.writers[int(row["writer"])],
+        )

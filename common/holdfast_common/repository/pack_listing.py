@@ -1,0 +1,159 @@
+"""Which packs are in the store: listed once, afterwards only where something changed.
+
+Every chunk that is not stored again stands on a pack that may have been lost since. A listing of all packs
+for each backup would cost what is there; so a store that can tell whether the names below a prefix are
+still the same (`StampedStore`) is asked for that, and only what changed is listed again. Lengths of packs
+that stayed are looked at in turn, some prefixes each time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol, runtime_checkable
+
+import numpy as np
+
+from holdfast_common.repository.index import Array
+from holdfast_common.repository.index_table import IdBatch, MemoryTable, search
+from holdfast_common.repository.layout import pack_name
+from holdfast_common.repository.object_store import ObjectInfo, ObjectStore
+
+PACKS: Final = "packs/"
+LISTED_IN_TURN: Final = (
+    1  # prefix of 256, twice for each attempt, that is listed again although its stamp is the same
+)
+
+
+@runtime_checkable
+class StampedStore(Protocol):
+    """A store that can tell cheaply whether the names below a prefix changed."""
+
+    def stamps(self, prefix: str) -> Mapping[str, str] | None:
+        """Every prefix one level below ``prefix``, and its stamp; None: it cannot tell.
+
+        As long as the stamp stays the same the same names are there; an empty one is never the same.
+        Raises: RepositoryFailed.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    stamp: str  # taken before it was listed
+    table: MemoryTable  # digests; a row is the length
+
+
+class PackListing:
+    """The packs of one repository, kept between attempts in one process; 40 bytes a pack.
+
+    Safe for several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._parts: dict[str, _Part] = {}
+        self._turn = 0
+        self._table = _table([])
+        self._whole: set[str] = set()  # index objects whose packs were all there, and stayed
+
+    def refresh(self, store: ObjectStore) -> None:
+        """Learn what changed. Raises: RepositoryFailed."""
+        with self._lock:
+            stamps = store.stamps(PACKS) if isinstance(store, StampedStore) else None
+            if stamps is None:
+                stamps = {PACKS: ""}
+            before, again = self._parts, self._in_turn(stamps)
+            parts = {}
+            for prefix, stamp in sorted(stamps.items()):
+                part = before.get(prefix)
+                if part is None or not stamp or part.stamp != stamp or prefix in again:
+                    part = _Part(stamp, _table(store.list(prefix)))
+                parts[prefix] = part
+            for prefix, part in before.items():
+                found = parts.get(prefix)
+                if found is not part and (found is None or not _holds(found.table, part.table)):
+                    self._whole = set()
+            self._parts = parts
+            self._table = _joined([part.table for part in parts.values()])
+
+    def length_of(self, digest: bytes) -> int | None:
+        """The length of a pack; None: it is not there."""
+        found = search(self._table, IdBatch.of(digest))
+        return None if found is None else int(found.rows[0])
+
+    def holds(self, name: str, packs: Array) -> bool:
+        """Whether all of these packs (`PACK_ROW`s) are there; remembered by the index object's name."""
+        with self._lock:
+            if name not in self._whole and _holds(self._table, _rows_table(packs)):
+                self._whole.add(name)
+            return name in self._whole
+
+    def _in_turn(self, stamps: Collection[str]) -> set[str]:
+        ordered = sorted(stamps)
+        first, self._turn = self._turn, self._turn + LISTED_IN_TURN
+        return {ordered[(first + step) % len(ordered)] for step in range(LISTED_IN_TURN) if ordered}
+
+
+@dataclass(frozen=True, slots=True)
+class PresentPacks:
+    """The packs that one attempt may build on. Safe for several threads."""
+
+    listing: PackListing
+    besides: frozenset[bytes] = frozenset()  # known to be damaged, or about to be deleted
+    added: dict[bytes, int] = field(default_factory=dict)  # by this attempt
+
+    def get(self, digest: bytes) -> int | None:
+        """The length of a pack; None: it is not there, or must not be built on."""
+        if digest in self.besides:
+            return None
+        length = self.added.get(digest)
+        return self.listing.length_of(digest) if length is None else length
+
+    def hold(self, name: str, packs: Array) -> bool:
+        """Whether all packs of an index object (`PACK_ROW`s) are there."""
+        if self.besides and any(row.tobytes() in self.besides for row in packs["digest"]):
+            return False
+        return self.listing.holds(name, packs)
+
+
+def _table(infos: Iterable[ObjectInfo]) -> MemoryTable:
+    names, lengths = [], []
+    for info in infos:
+        digest = info.name.rpartition("/")[2]
+        is_digest = len(digest) == 64 and all(each in "0123456789abcdef" for each in digest)
+        if is_digest and info.name == pack_name(bytes.fromhex(digest)):
+            names.append(digest)
+            lengths.append(info.length)
+    return _sorted_table(bytes.fromhex("".join(names)), np.array(lengths, "<u8"))
+
+
+def _rows_table(packs: Array) -> MemoryTable:
+    return _sorted_table(packs["digest"].tobytes(), packs["length"])
+
+
+def _sorted_table(digests: bytes, lengths: Array) -> MemoryTable:
+    batch = IdBatch.of(digests)
+    return MemoryTable(batch.prefixes, batch.tails, lengths[batch.order])
+
+
+def _joined(tables: list[MemoryTable]) -> MemoryTable:
+    """Of prefixes in ascending order: one after the other they are sorted."""
+    if not tables:
+        return _table([])
+    return MemoryTable(
+        np.concatenate([table.prefixes for table in tables]),
+        np.concatenate([table.tails for table in tables]),
+        np.concatenate([table.rows for table in tables]),
+    )
+
+
+def _holds(table: MemoryTable, wanted: MemoryTable) -> bool:
+    """Whether all that is wanted is there, each as long as it must be."""
+    count = len(wanted.prefixes)
+    found = search(table, IdBatch(wanted.prefixes, wanted.tails, np.arange(count)))
+    if found is None:
+        return not count
+    right = found.rows == wanted.rows[found.asked]
+    return bool(right.all()) and len(np.unique(found.asked)) == count
