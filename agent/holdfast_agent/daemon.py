@@ -25,6 +25,7 @@ from holdfast_agent.configuration import AgentConfiguration, read_configuration
 from holdfast_agent.controller_calls import ChannelCalls
 from holdfast_agent.job_runner import JobRunner, PipelineTable
 from holdfast_agent.ledger import AgentLedger
+from holdfast_agent.repository_memory import RepositoryMemory
 from holdfast_agent.running_attempt import LEASE_WAIT_SECONDS, Surroundings
 from holdfast_agent.session import AgentSession, AgentTiming, Dialled
 from holdfast_common.clock import Clock, SystemClock
@@ -105,6 +106,7 @@ class AgentDaemon:
                 calls=self._calls,
                 post=self.session.post,
                 clock=self._clock,
+                repositories=RepositoryMemory(places.agent_state / "index"),
                 lease_wait_seconds=self._timing.lease_wait,
             ),
             configuration=lambda: self._configuration.current,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Protocol
@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_agent.configuration import AgentConfiguration
 from holdfast_agent.pipelines.context import Grant
+from holdfast_agent.repository_memory import RepositoryMemory
 from holdfast_common.clock import Clock
 from holdfast_common.errors import HoldfastError, LeaseExpired, NoRepository, TimedOut
 from holdfast_common.extents import Extent
@@ -102,6 +103,7 @@ class Surroundings:
     calls: ControllerCalls
     post: Callable[[Posted], None]
     clock: Clock
+    repositories: RepositoryMemory = field(default_factory=RepositoryMemory)
     lease_wait_seconds: float = LEASE_WAIT_SECONDS
 
 
@@ -134,6 +136,11 @@ class RunningAttempt:
         self._progress_due_at = 0.0
 
     # What the pipeline asks.
+
+    @property
+    def repositories(self) -> RepositoryMemory:
+        """What this agent keeps of repositories between jobs."""
+        return self._surroundings.repositories
 
     @property
     def attempt(self) -> Attempt:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from holdfast_agent.configuration import AgentConfiguration
 from holdfast_agent.pipelines.context import Grant
 from holdfast_agent.pipelines.pipeline_table import PIPELINES
+from holdfast_agent.repository_memory import RepositoryMemory
 from holdfast_common.clock import SystemClock
 from holdfast_common.errors import Cancelled, HoldfastError
 from holdfast_common.extents import Extent
@@ -131,6 +132,7 @@ class _Context:
     ) -> None:
         self.handler = handler
         self.warnings: list[Warned] = []
+        self.repositories = RepositoryMemory()
         self._owner = owner
         self._attempt = attempt
         self._stop = stop

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_agent.configuration import AgentConfiguration
 from holdfast_agent.pipelines.context import Grant
+from holdfast_agent.repository_memory import RepositoryMemory
 from holdfast_common.clock import SystemClock
 from holdfast_common.errors import HoldfastError, NoRepository, NotFound
 from holdfast_common.extents import Extent
@@ -74,6 +75,7 @@ class LocalJobContext:
     stop_with: HoldfastError | None = None
     stop_at_check: int = 0
     checks: int = 0
+    repositories: RepositoryMemory = field(default_factory=RepositoryMemory)
     granted: list[bytes] = field(default_factory=list)
     warnings: list[tuple[str, str]] = field(default_factory=list)
     reports: list[tuple[int, int, int, str]] = field(default_factory=list)

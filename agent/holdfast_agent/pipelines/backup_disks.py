@@ -89,6 +89,8 @@ def back_up_disks(spec: JobSpec, context: JobContext) -> JobResult:
                 workers=WORKERS,
                 compression_level=work.compression_level,
                 damaged_packs=work.damaged_packs,
+                listing=context.repositories.listing(spec.repository_id, store.root),
+                cache=context.repositories.cache,
             ) as writer,
             _kept_for_the_next_attempt(writer),
         ):

@@ -10,6 +10,7 @@ from typing import Protocol
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_agent.configuration import AgentConfiguration
+from holdfast_agent.repository_memory import RepositoryMemory
 from holdfast_common.extents import Extent
 from holdfast_common.identity import AgentId, RepositoryId
 from holdfast_common.job_spec import Attempt, DiskTicket
@@ -44,6 +45,11 @@ class JobContext(Protocol):
     @property
     def signing_key(self) -> Ed25519PrivateKey:
         """Signs what this agent writes into a repository."""
+        ...
+
+    @property
+    def repositories(self) -> RepositoryMemory:
+        """What this agent keeps of repositories between jobs."""
         ...
 
     def repository_path(self, repository_id: RepositoryId) -> Path:

@@ -66,7 +66,11 @@ def opened_point(
     with (
         opened_store(context, repository_id) as store,
         RepositoryReader(
-            store, reader_keys, segment_keys=ControllerOpensKeys(context), workers=WORKERS
+            store,
+            reader_keys,
+            segment_keys=ControllerOpensKeys(context),
+            workers=WORKERS,
+            cache=context.repositories.cache,
         ) as reader,
     ):
         yield OpenedPoint(reader=reader, point=reader.load_point(point_id))

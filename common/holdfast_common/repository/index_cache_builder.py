@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -59,6 +59,7 @@ from holdfast_common.repository.sealed_object import (
     body_length,
     stored_signer,
 )
+from holdfast_common.repository.writers import ROLE_PRUNE, ROLE_WRITE, WriterList
 
 log = logging.getLogger(__name__)
 
@@ -309,3 +310,11 @@ def check_name(found: OpenedObject, name: str) -> None:
     """Raises: IntegrityError."""
     if index_name(found.header.object_id) != name:
         raise IntegrityError("an index object stands under another name", name=name)
+
+
+def check_role(
+    found: OpenedObject, superseded: int, segment_writers: Sequence[bytes], writers: WriterList
+) -> None:
+    """Whether its signer may say this. Raises: IntegrityError."""
+    is_pruners = superseded > 0 or tuple(segment_writers) != (found.signer,)
+    writers.check(found, role=ROLE_PRUNE if is_pruners else ROLE_WRITE)

@@ -30,13 +30,18 @@ from holdfast_common.repository.index import (
     section_start,
 )
 from holdfast_common.repository.index_cache import SegmentHead
-from holdfast_common.repository.index_cache_builder import SegmentBody, check_name, segment_head
+from holdfast_common.repository.index_cache_builder import (
+    SegmentBody,
+    check_name,
+    check_role,
+    segment_head,
+)
 from holdfast_common.repository.index_table import TAIL_WORDS
 from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import BLOCK_DIGEST_BYTES, ID_BYTES, ObjectKind, index_name
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
-from holdfast_common.repository.writers import ROLE_PRUNE, ROLE_WRITE, WriterList
+from holdfast_common.repository.writers import WriterList
 
 log = logging.getLogger(__name__)
 
@@ -298,6 +303,5 @@ def _checked_head(body: SegmentBody, name: str, length: int, writers: WriterList
     """Raises: IntegrityError (another name, signed by nobody who may)."""
     check_name(body.found, name)
     head = segment_head(body, stored_length=length)
-    is_pruners = head.supersedes > 0 or head.writers != (body.found.signer,)
-    writers.check(body.found, role=ROLE_PRUNE if is_pruners else ROLE_WRITE)
+    check_role(body.found, head.supersedes, head.writers, writers)
     return head

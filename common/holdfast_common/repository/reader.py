@@ -17,6 +17,7 @@ from holdfast_common.repository.derivation import Hasher
 from holdfast_common.repository.disk_map import DiskMap, PageStore
 from holdfast_common.repository.disk_reader import PointDiskSource
 from holdfast_common.repository.frame_reader import FrameReader
+from holdfast_common.repository.index_cache import IndexCache
 from holdfast_common.repository.key_sets import ReaderKeys, SegmentKeyOpener
 from holdfast_common.repository.layout import BLOCK_BYTES, FRAME_BYTES
 from holdfast_common.repository.object_store import ObjectStore
@@ -39,6 +40,7 @@ class RepositoryReader:
         segment_keys: SegmentKeyOpener,
         workers: int | None = None,
         index: RepositoryIndex | None = None,
+        cache: IndexCache | None = None,
     ) -> None:
         """``workers``: threads that read ahead, cores + 1 unless said; 0: none.
 
@@ -48,7 +50,7 @@ class RepositoryReader:
         self._keys = keys
         count = (os.cpu_count() or 1) + 1 if workers is None else workers
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="frames") if count > 0 else None
-        self.index = index if index is not None else RepositoryIndex(store, keys)
+        self.index = index if index is not None else RepositoryIndex(store, keys, cache=cache)
         self.index.refresh(load_writers(store, keys))
         self.frames = FrameReader(store, keys, index=self.index, segment_keys=segment_keys)
 

@@ -22,32 +22,37 @@ from holdfast_common.errors import (
     RepositoryFailed,
 )
 from holdfast_common.repository.cold_digests import ColdDigests
-from holdfast_common.repository.index import IndexBuilder, IndexSegment, decoded_segment
+from holdfast_common.repository.index import IndexSegment, decoded_segment
 from holdfast_common.repository.index_cache import CachedSegment, DamagedCache, IndexCache
-from holdfast_common.repository.index_cache_builder import cached_segment, check_name
+from holdfast_common.repository.index_cache_builder import (
+    cached_segment,
+    check_name,
+    check_role,
+)
 from holdfast_common.repository.index_segment import IndexedOrigin, IndexedPack, OpenSegment
 from holdfast_common.repository.index_table import (
     ChunkTable,
     IdBatch,
     Matches,
     MemoryTable,
+    joined_tables,
     search,
     with_table,
 )
 from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import (
     BLOCK_DIGEST_BYTES,
-    ID_BYTES,
     METADATA_BYTES_MAX,
     BlobKind,
     ObjectKind,
     index_name,
 )
+from holdfast_common.repository.merged_segments import MergedSegments, object_id_of
 from holdfast_common.repository.object_store import ObjectInfo, ObjectStore
-from holdfast_common.repository.pack import read_contents
 from holdfast_common.repository.pack_listing import PresentPacks
+from holdfast_common.repository.pack_recovery import PackRecovery
 from holdfast_common.repository.sealed_object import OpenedObject
-from holdfast_common.repository.writers import ROLE_PRUNE, ROLE_WRITE, WriterList
+from holdfast_common.repository.writers import WriterList
 
 log = logging.getLogger(__name__)
 
@@ -97,14 +102,15 @@ class RepositoryIndex:
         self._segments: list[OpenSegment] = []
         self._mapped: tuple[CachedSegment, ...] = ()
         self._tables: tuple[MemoryTable, ...] = ()
+        self._waiting: list[MemoryTable] = []  # while many are loaded, to be joined at once
         self._cold = ColdDigests(store, keys)
         self._loaded: set[str] = set()  # names that were looked at
         self._used: dict[str, OpenSegment] = {}  # by the names of objects that were right
         self._writers: WriterList | None = None
-        self._asked_packs: set[bytes] = set()
+        self._recovery = PackRecovery(keys)
         self._recovered: dict[int, bytes] = {}  # bodies of segments that were made from packs
         self.refused: list[RefusedIndex] = []
-        self._merged: dict[str, OpenSegment] = {}  # those that stand for others, by name
+        self._merged = MergedSegments()
 
     def refresh(self, writers: WriterList) -> None:
         """Load index objects that were not there before. Unusable ones are noted in ``refused``.
@@ -115,7 +121,7 @@ class RepositoryIndex:
         # large ones first: what merged ones contain needs not be opened
         new = [info for info in self._store.list("index/") if info.name not in self._loaded]
         for info in sorted(new, key=lambda info: -info.length):
-            if self._cache is not None and self._superseder(info.name):
+            if self._cache is not None and self._merged.into(info.name):
                 self._loaded.add(info.name)
                 continue
             try:
@@ -134,6 +140,7 @@ class RepositoryIndex:
                 )
                 self._refuse(info.name, error)
             self._loaded.add(info.name)
+        self._join_waiting()
         if self._cache is not None and new:
             self._cache.keep_only(set(self._used), self._keys)
 
@@ -144,22 +151,27 @@ class RepositoryIndex:
         """Raises: FormatError, IntegrityError, ObjectMissing, RepositoryFailed."""
         if self._cache is None:
             data = self._store.get(info.name, length_max=METADATA_BYTES_MAX)
-            self.load(data, info.name, writers)
+            self._load(data, info.name, writers)
             return
         segment = cached_segment(self._cache, self._store, info, keys=self._keys)
         if isinstance(segment, bytes):
-            self.load(segment, info.name, writers)
+            self._load(segment, info.name, writers)
             return
         head = segment.head
-        _check_role(head.object, head.supersedes > 0, head.writers, writers)
+        check_role(head.object, head.supersedes, head.writers, writers)
         self._add(segment, name=info.name, stored_length=info.length)
 
     def load(self, data: bytes, name: str, writers: WriterList) -> OpenedObject:
         """Check and add one index object. Raises: FormatError, IntegrityError."""
+        found = self._load(data, name, writers)
+        self._join_waiting()
+        return found
+
+    def _load(self, data: bytes, name: str, writers: WriterList) -> OpenedObject:
         found = self._keys.open(ObjectKind.INDEX, data)
         check_name(found, name)
         segment = decoded_segment(found.body)
-        _check_role(found, len(segment.supersedes) > 0, segment.writers, writers)
+        check_role(found, len(segment.supersedes), segment.writers, writers)
         self._add(segment, name=name, stored_length=len(data))
         return found
 
@@ -180,7 +192,7 @@ class RepositoryIndex:
 
     def current(self, object_ids: Iterable[bytes]) -> frozenset[bytes]:
         """These index objects, or merged ones in their place: what a new point names."""
-        return frozenset(_object_id(name) for name in self._names_of(object_ids) if name)
+        return frozenset(object_id_of(name) for name in self._names_of(object_ids) if name)
 
     def _names_of(self, object_ids: Iterable[bytes]) -> set[str]:
         """Empty for what is neither used nor contained in another one."""
@@ -188,26 +200,13 @@ class RepositoryIndex:
         with self._lock:
             for object_id in object_ids:
                 name = index_name(object_id)
-                names.add(self._superseder(name) or (name if name in self._used else ""))
+                names.add(self._merged.into(name) or (name if name in self._used else ""))
         return names
-
-    def _superseder(self, name: str) -> str:
-        """The merged object that contains that one, and is in none itself; empty: there is none."""
-        found = ""
-        for _ in range(len(self._merged) + 1):
-            object_id = np.frombuffer(_object_id(found or name), f"V{ID_BYTES}")
-            for merged in self._merged.values():
-                if merged.name != found and (merged.supersedes == object_id).any():
-                    found = merged.name
-                    break
-            else:
-                break
-        return found
 
     def object_of(self, location: ChunkLocation) -> bytes | None:
         """The id of the index object that says where a chunk lies; None: its own pack does."""
         name = self._segments[location.digest_segment].name
-        return _object_id(name) if name else None
+        return object_id_of(name) if name else None
 
     def reloaded(self) -> RepositoryIndex:
         """A new index of what is listed now. Raises: RepositoryFailed."""
@@ -223,36 +222,24 @@ class RepositoryIndex:
         Raises: RepositoryFailed.
         """
         found = self._verified()
-        known = {pack.digest for pack in self.packs()}
-        builder = IndexBuilder()
-        for info in store.list("packs/"):
-            digest = bytes.fromhex(info.name.rpartition("/")[2])
-            with self._lock:
-                if digest in known or digest in self._asked_packs:
-                    continue
-                self._asked_packs.add(digest)
-            try:
-                builder.add(read_contents(store, digest, length=info.length, keys=self._keys))
-                found = True
-            except (FormatError, IntegrityError) as error:
-                log.warning("pack unreadable", extra={"object": info.name, "reason": str(error)})
-        if builder.chunk_count:
-            body = builder.encode(writer=bytes(32))  # nobody: never trusted for dedup
-            with self._lock:
+        with self._lock:
+            body = self._recovery.contents(store, known={pack.digest for pack in self.packs()})
+            if body:
                 self._recovered[len(self._segments)] = body
                 self._add(decoded_segment(body), name="", stored_length=0)
-        return found
+                self._join_waiting()
+        return found or bool(body)
 
     def superseded(self) -> dict[str, str]:
         """Index objects that were seen and are not needed any more, each with the merged one that contains it."""
         with self._lock:
-            found = {name: self._superseder(name) for name in self._loaded}
+            found = {name: self._merged.into(name) for name in self._loaded}
         return {name: into for name, into in found.items() if into}
 
     def uses(self, name: str) -> bool:
         """Whether that index object was loaded, or a merged one that contains it."""
         with self._lock:
-            return name in self._used or bool(self._superseder(name))
+            return name in self._used or bool(self._merged.into(name))
 
     def find(self, chunk_id: bytes) -> ChunkLocation | None:
         """One place of that chunk."""
@@ -359,11 +346,16 @@ class RepositoryIndex:
         if segment.mapped is not None:
             self._mapped = (*self._mapped, segment.mapped)
         else:
-            self._tables = with_table(self._tables, segment.memory_table())
+            self._waiting.append(segment.memory_table())
         if name:
             self._used[name] = segment
-            if len(segment.supersedes):
-                self._merged[name] = segment
+            self._merged.add(name, segment.supersedes)
+
+    def _join_waiting(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            if waiting:
+                self._tables = with_table(self._tables, joined_tables(waiting))
 
     def _search_mapped(
         self, table: CachedSegment, batch: IdBatch, *, filtered: bool
@@ -400,6 +392,7 @@ class RepositoryIndex:
                     number=segment.number,
                     stored_length=segment.stored_length,
                 )
+                self._join_waiting()
             again = self._segments[damaged.number]
             return again.mapped if again.mapped is not None else again.memory_table()
 
@@ -413,18 +406,3 @@ class RepositoryIndex:
                 self._made_again(table)
                 found = True
         return found
-
-
-def _object_id(name: str) -> bytes:
-    return bytes.fromhex(name.rpartition("/")[2])
-
-
-def _check_role(
-    found: OpenedObject,
-    is_merged: bool,
-    segment_writers: Sequence[bytes],
-    writers: WriterList,
-) -> None:
-    """Raises: IntegrityError (signed by nobody who may)."""
-    is_pruners = is_merged or tuple(segment_writers) != (found.signer,)
-    writers.check(found, role=ROLE_PRUNE if is_pruners else ROLE_WRITE)

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast_common.errors import IntegrityError
-from holdfast_common.repository.chunk_codec import SegmentHeader
 from holdfast_common.repository.index import (
     FILTER_PROBES,
     IndexBuilder,
@@ -16,77 +15,13 @@ from holdfast_common.repository.index import (
     _decoded_sections,
     decoded_segment,
 )
-from holdfast_common.repository.layout import BlobKind, ObjectKind, index_name
-from holdfast_common.repository.pack import PackBlob, PackContents, PackSegment
-from holdfast_common.repository.repository_index import RepositoryIndex
+from holdfast_common.repository.layout import ObjectKind, index_name
 from holdfast_common.repository.sealed_object import ObjectHeader
+from support.index_worlds import IndexWorld, chunk_id, pack
 from support.memory_store import MemoryStore
-from support.repositories import LINEAGE, Repository, new_repository, patterned
+from support.repositories import LINEAGE, new_repository, patterned
 
 WRITER = bytes(range(32))
-
-
-def chunk_id(number: int) -> bytes:
-    return hashlib.sha256(number.to_bytes(8, "big")).digest()
-
-
-def pack(numbers: list[int], *, name: str) -> PackContents:
-    header = SegmentHeader(
-        repository_id=bytes(16),
-        domain_id=bytes(16),
-        origin_id=hashlib.md5(name.encode()).digest(),
-        content_epoch=1,
-        wrapped_key=bytes(80),
-    )
-    blobs = tuple(
-        PackBlob(
-            segment=0,
-            number=position,
-            offset=144 + position * 100,
-            stored_length=100,
-            ciphertext_digest=bytes(32),
-            chunk_id=chunk_id(number),
-            kind=BlobKind.DISK_FRAME,
-            blocks=number % 16 + 1,
-            presence=(1 << number % 16 + 1) - 1,
-            plain_length=(number % 16 + 1) * 65536,
-            digests=hashlib.shake_128(chunk_id(number)).digest((number % 16 + 1) * 16),
-        )
-        for position, number in enumerate(numbers)
-    )
-    return PackContents(
-        digest=hashlib.sha256(name.encode()).digest(),
-        length=10_000,
-        segments=(PackSegment(offset=0, header=header),),
-        blobs=blobs,
-    )
-
-
-class World:
-    """A repository into which index objects can be put without packs."""
-
-    def __init__(self) -> None:
-        self.repository: Repository = new_repository(MemoryStore())
-        self.writers = self.repository.keys.writers(self.repository.store)
-        self.index = RepositoryIndex(self.repository.store, self.repository.keys.common)
-
-    def put(self, *packs: PackContents) -> str:
-        builder = IndexBuilder()
-        for item in packs:
-            builder.add(item)
-        public = self.repository.signing_key.public_key().public_bytes_raw()
-        data = self.repository.keys.common.seal(
-            ObjectKind.INDEX,
-            builder.encode(writer=public),
-            signing_key=self.repository.signing_key,
-            randomness=self.repository.randomness,
-        )
-        name = index_name(ObjectHeader.decode(data).object_id)
-        self.repository.store.put(name, data)
-        return name
-
-    def refresh(self) -> None:
-        self.index.refresh(self.writers)
 
 
 @settings(max_examples=25, deadline=None)
@@ -94,7 +29,7 @@ class World:
     groups=st.lists(st.lists(st.integers(0, 300), min_size=1, max_size=40), min_size=1, max_size=8)
 )
 def test_every_chunk_is_found_where_it_was_put_and_no_other(groups: list[list[int]]) -> None:
-    world = World()
+    world = IndexWorld(MemoryStore())
     places: dict[int, set[tuple[bytes, int]]] = {}
     for number, group in enumerate(groups):
         item = pack(group, name=str(number))
@@ -120,7 +55,7 @@ def test_every_chunk_is_found_where_it_was_put_and_no_other(groups: list[list[in
 
 
 def test_ids_that_share_their_first_bytes_are_told_apart() -> None:
-    world = World()
+    world = IndexWorld(MemoryStore())
     first = pack([1, 2], name="x")
     twin = first.blobs[0].chunk_id[:8] + bytes(24)
     from dataclasses import replace
@@ -194,7 +129,7 @@ def test_a_hostile_body_is_refused_or_stays_within_itself(position: int, value: 
 
 
 def test_an_index_under_another_name_is_refused() -> None:
-    world = World()
+    world = IndexWorld(MemoryStore())
     name = world.put(pack([1], name="x"))
     store = world.repository.store
     assert isinstance(store, MemoryStore)
@@ -205,7 +140,7 @@ def test_an_index_under_another_name_is_refused() -> None:
 
 
 def test_an_index_that_speaks_for_other_writers_needs_the_pruners_role() -> None:
-    world = World()
+    world = IndexWorld(MemoryStore())
     builder = IndexBuilder()
     builder.add(pack([1], name="x"))
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -225,7 +160,6 @@ def test_an_index_that_speaks_for_other_writers_needs_the_pruners_role() -> None
         randomness=world.repository.randomness,
     )
     world.repository.store.put(index_name(ObjectHeader.decode(data).object_id), data)
-    world.writers = world.repository.keys.writers(world.repository.store)
     world.refresh()
     assert "nobody who may" in world.index.refused[0].reason
 

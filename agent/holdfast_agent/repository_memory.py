@@ -1,0 +1,28 @@
+"""What this agent keeps of repositories between its jobs: nothing in it is secret, nothing is needed.
+
+Below the state folder lies the local index, whose entries are enciphered with a key that only a job has;
+the listings of packs are in memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from holdfast_common.repository.index_cache import IndexCache
+from holdfast_common.repository.pack_listing import PackListing
+
+
+class RepositoryMemory:
+    """One for each agent. Safe for several threads."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """``folder``: of the local index, made when it is needed; None: there is no local index."""
+        self.cache = IndexCache(folder) if folder is not None else None
+        self._lock = threading.Lock()
+        self._listings: dict[tuple[str, Path], PackListing] = {}
+
+    def listing(self, repository_id: str, path: Path) -> PackListing:
+        """The listing of the packs of the repository at that place."""
+        with self._lock:
+            return self._listings.setdefault((repository_id, path), PackListing())

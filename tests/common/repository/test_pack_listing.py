@@ -1,0 +1,189 @@
+"""What is known of the packs in a store is what is there, however little is listed again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from blake3 import blake3
+
+from holdfast_common.errors import PreviousLost
+from holdfast_common.repository.directory_stamps import FINE_SECONDS
+from holdfast_common.repository.directory_store import DirectoryStore
+from holdfast_common.repository.index import PACK_ROW, Array
+from holdfast_common.repository.layout import pack_name
+from holdfast_common.repository.manifest import ManifestFacts
+from holdfast_common.repository.object_store import ObjectInfo, ObjectStore
+from holdfast_common.repository.pack_listing import LISTED_IN_TURN, PackListing, PresentPacks
+from holdfast_common.repository.writer import PointWriter
+from support.memory_store import MemoryStore
+from support.repositories import LINEAGE, disk_header, new_repository, patterned
+
+
+class CountedDirectory(DirectoryStore):
+    """Notes what is listed."""
+
+    lists: list[str]
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        self.lists.append(prefix)
+        yield from super().list(prefix)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[CountedDirectory]:
+    DirectoryStore.create(tmp_path / "repository").close()
+    store = CountedDirectory.open(tmp_path / "repository")
+    assert isinstance(store, CountedDirectory)
+    store.lists = []
+    with store:
+        yield store
+
+
+def add(store: ObjectStore, number: int) -> bytes:
+    data = b"pack %d" % number
+    digest = blake3(data).digest()
+    store.put(pack_name(digest), data)
+    return digest
+
+
+def rows(packs: dict[bytes, int]) -> Array:
+    found = np.zeros(len(packs), PACK_ROW)
+    for at, (digest, length) in enumerate(packs.items()):
+        found[at] = (digest, length)
+    return found
+
+
+def settle(store: DirectoryStore) -> None:
+    """As if everything had been written some time ago."""
+    for folder in (store.root / "packs").iterdir():
+        seconds = folder.stat().st_mtime - 100 * FINE_SECONDS
+        os.utime(folder, (seconds, seconds))
+
+
+def test_only_prefixes_where_something_changed_are_listed_again(
+    directory: CountedDirectory,
+) -> None:
+    packs = [add(directory, number) for number in range(300)]
+    settle(directory)
+    listing = PackListing()
+    listing.refresh(directory)
+    assert all(listing.length_of(digest) for digest in packs)
+    directory.lists.clear()
+    listing.refresh(directory)
+    assert len(directory.lists) == LISTED_IN_TURN
+    new = add(directory, 1000)
+    directory.lists.clear()
+    listing.refresh(directory)
+    assert listing.length_of(new) == len(b"pack 1000")
+    assert len(directory.lists) <= LISTED_IN_TURN + 1
+
+
+@pytest.mark.parametrize("kind", ["directory", "memory"])
+def test_a_pack_that_vanishes_is_noticed_at_the_next_look(
+    directory: CountedDirectory, kind: str
+) -> None:
+    store: ObjectStore = directory if kind == "directory" else MemoryStore()
+    packs = {add(store, number): len(b"pack %d" % number) for number in range(50)}
+    if kind == "directory":
+        settle(directory)
+    listing = PackListing()
+    listing.refresh(store)
+    assert listing.holds("index/x", rows(packs))
+    for digest in list(packs)[::7]:
+        store.delete(pack_name(digest))
+        listing.refresh(store)
+        assert listing.length_of(digest) is None
+        assert not listing.holds("index/x", rows(packs))
+        del packs[digest]
+        assert listing.holds("index/x", rows(packs))
+
+
+def test_a_directory_that_was_just_changed_is_not_trusted_to_stay(
+    directory: CountedDirectory,
+) -> None:
+    """Two changes within one tick of the file system's clock leave the same stamp."""
+    digest = add(directory, 1)
+    listing = PackListing()
+    listing.refresh(directory)
+    folder = directory.root / "packs" / digest.hex()[:2]
+    before = folder.stat()
+    (folder / digest.hex()).unlink()
+    os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+    listing.refresh(directory)
+    assert listing.length_of(digest) is None
+
+
+def test_a_pack_that_becomes_shorter_is_noticed_in_turn(directory: CountedDirectory) -> None:
+    packs = [add(directory, number) for number in range(30)]
+    settle(directory)
+    listing = PackListing()
+    listing.refresh(directory)
+    (directory.root / pack_name(packs[7])).write_bytes(b"p")
+    for _ in range(256 // LISTED_IN_TURN):
+        listing.refresh(directory)
+    assert listing.length_of(packs[7]) == 1
+
+
+def test_what_is_damaged_or_of_another_length_does_not_count() -> None:
+    store = MemoryStore()
+    first, second = add(store, 1), add(store, 2)
+    listing = PackListing()
+    listing.refresh(store)
+    packs = rows({first: 6, second: 6})
+    assert PresentPacks(listing).hold("a", packs)
+    assert not PresentPacks(listing, frozenset({first})).hold("a", packs)
+    assert PresentPacks(listing, frozenset({first})).get(first) is None
+    assert not listing.holds("b", rows({first: 6, second: 7}))
+    assert PresentPacks(listing, added={bytes(32): 5}).get(bytes(32)) == 5
+
+
+def test_a_file_that_is_no_pack_is_no_pack(directory: CountedDirectory) -> None:
+    digest = add(directory, 1)
+    stray = directory.root / "packs" / "zz"
+    stray.mkdir()
+    (stray / digest.hex()).write_bytes(b"pack 1")
+    (directory.root / pack_name(digest)).unlink()
+    listing = PackListing()
+    listing.refresh(directory)
+    assert listing.length_of(digest) is None
+
+
+@pytest.mark.parametrize("when", ["before the attempt", "during the attempt"])
+def test_a_pack_dropped_behind_the_listing_makes_the_commit_fail(
+    directory: CountedDirectory, when: str
+) -> None:
+    """A running proxy's listing was right when it was made."""
+    repository = new_repository(directory)
+    image = patterned(2 << 20, "image")
+    listing = PackListing()
+
+    def writer() -> PointWriter:
+        return PointWriter(
+            directory,
+            repository.keys.writer_keys(LINEAGE),
+            signing_key=repository.signing_key,
+            agent_id="proxy-1",
+            job_id=repository.new_job(),
+            attempt=1,
+            clock=repository.clock,
+            workers=0,
+            listing=listing,
+        )
+
+    point = repository.backup(image)
+    settle(directory)
+    listing.refresh(directory)
+    doomed = directory.root / pack_name(point.manifest.packs[0])
+    if when == "before the attempt":
+        doomed.unlink()
+    with writer() as attempt:
+        disk = attempt.begin_disk(disk_header(len(image)), previous=point.disks[0])
+        if when == "during the attempt":
+            doomed.unlink()
+        disk.finish()
+        with pytest.raises(PreviousLost):
+            attempt.prepare(ManifestFacts())
