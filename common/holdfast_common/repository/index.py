@@ -186,6 +186,11 @@ def decoded_segment(body: bytes | memoryview) -> IndexSegment:
     )
 
 
+def id_prefix(chunk_id: bytes) -> int:
+    """The number by which segments are sorted."""
+    return int.from_bytes(chunk_id[:8], "big")
+
+
 def check_rows(prefixes: Array, locations: Array, *, origins: int, digests_length: int) -> None:
     """Whether rows stay within their segment and ascend. Raises: IntegrityError."""
     if not len(prefixes):

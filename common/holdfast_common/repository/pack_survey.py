@@ -131,7 +131,7 @@ def _opened(
     if index_name(found.header.object_id) != name:
         raise IntegrityError("an index object stands under another name", name=name)
     segment = decoded_segment(found.body)
-    merged = bool(segment.supersedes) or segment.writers != (found.signer,)
+    merged = len(segment.supersedes) > 0 or segment.writers != (found.signer,)
     writers.check(found, role=ROLE_PRUNE if merged else ROLE_WRITE)
     return found.header.object_id, segment
 
@@ -153,7 +153,7 @@ class _IndexReading:
             object_id=object_id,
             length=length,
             packs=frozenset(digests),
-            supersedes=segment.supersedes,
+            supersedes=tuple(each.tobytes() for each in segment.supersedes),
         )
         self._survey.indexes.append(fact)
         for row in segment.origins:

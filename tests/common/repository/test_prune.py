@@ -7,6 +7,7 @@ from holdfast_common.errors import IntegrityError, LeaseExpired, RepositoryFull
 from holdfast_common.repository.check import check_data
 from holdfast_common.repository.lease import LEASE_SECONDS
 from holdfast_common.repository.manifest import ManifestFacts
+from holdfast_common.repository.pack_listing import PackListing, PresentPacks
 from holdfast_common.repository.points import list_points
 from support.memory_store import MemoryStore
 from support.pruning import GRACE_SECONDS, LIMITS, Pruner, forget
@@ -184,7 +185,9 @@ def test_points_do_not_miss_the_index_objects_that_were_merged(
     for _ in range(3):
         index = repository.writer()._index
         listed = {info.name: info.length for info in store.list("index/")}
-        present = {bytes.fromhex(info.name[-64:]): info.length for info in store.list("packs/")}
+        listing = PackListing()
+        listing.refresh(store)
+        present = PresentPacks(listing)
         assert index.is_whole(used.indexes, listed=listed, present=present)
         repository.clock.advance(GRACE_SECONDS + 1)
         pruner.round()
