@@ -15,7 +15,14 @@ from typing import Any, Final
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from holdfast_common.errors import FormatError, HoldfastError, IntegrityError, ObjectMissing
+from holdfast_common.errors import (
+    FormatError,
+    HoldfastError,
+    IntegrityError,
+    ObjectMissing,
+    RepositoryFailed,
+    RepositoryFull,
+)
 from holdfast_common.repository.index import (
     LOCATION_ROW,
     ORIGIN_ROW,
@@ -48,6 +55,7 @@ log = logging.getLogger(__name__)
 SEGMENTS_MAX: Final = 32  # more than that are worth a merge
 MERGED_CHUNKS_MAX: Final = 1 << 22  # 4 TiB of full frames, some 1.3 GiB with their digests
 MERGED_SEGMENTS_MAX: Final = 256  # in one merge: bounds memory and open ranges
+MERGES_MAX: Final = 64  # in one go
 WRITERS_MAX: Final = 1 << 16  # an origin names its writer by 16 bits
 _ROWS_PER_STEP: Final = 1 << 16
 _TAIL = np.dtype(("<u8", (TAIL_WORDS,)))
@@ -142,6 +150,37 @@ def merge_index(
         upload.abort()
     log.info("index segments merged", extra={"object": name, "count": len(inputs)})
     return name
+
+
+def merge_while_many(
+    store: ObjectStore,
+    keys: ReaderKeys,
+    writers: WriterList,
+    *,
+    signing_key: Ed25519PrivateKey,
+    randomness: Randomness = SYSTEM_RANDOMNESS,
+    check: Callable[[], None] = lambda: None,
+) -> int:
+    """Merge until there are few segments; how many merges. For prune: a full or failing store ends it quietly.
+
+    Raises: what ``check`` raises.
+    """
+    for count in range(MERGES_MAX):
+        try:
+            name = merge_index(
+                store,
+                keys,
+                writers,
+                signing_key=signing_key,
+                randomness=randomness,
+                check=check,
+            )
+        except (RepositoryFull, RepositoryFailed, IntegrityError, ObjectMissing) as error:
+            log.warning("index segments not merged", extra={"reason": str(error)})
+            return count
+        if name is None:
+            return count
+    return MERGES_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,7 @@ from holdfast_common.repository.fence import (
     store_fence,
     tombstoned_packs,
 )
+from holdfast_common.repository.index_merge import merge_while_many
 from holdfast_common.repository.key_sets import KeyRing, ReaderKeys
 from holdfast_common.repository.layout import fence_name, index_name, pack_name
 from holdfast_common.repository.lease_survey import AnnouncedWriter, litter, survey_leases
@@ -126,6 +127,15 @@ class _Round:
         self.storage_now = storage_time(store)
         leases = survey_leases(store, keys, writers)
         self._check_clock(fences, leases, last_seen)
+        if not self.limits.dry_run:  # what is contained in another one is dead in the plan below
+            merge_while_many(
+                store,
+                keys,
+                writers,
+                signing_key=self.signing_key,
+                randomness=self.randomness,
+                check=self.outer_check,
+            )
         self.existing = {
             info.name: info.length for prefix in DELETION_ORDER for info in store.list(prefix)
         }

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from holdfast_common.errors import Cancelled
+from holdfast_common.errors import Cancelled, RepositoryFull
 from holdfast_common.repository.check import check_structure
 from holdfast_common.repository.index_cache import IndexCache
 from holdfast_common.repository.index_merge import (
@@ -17,13 +17,14 @@ from holdfast_common.repository.index_merge import (
     StoredSegment,
     live_segments,
     merge_index,
+    merge_while_many,
     plan_merge,
 )
 from holdfast_common.repository.layout import index_name
 from holdfast_common.repository.manifest import ManifestFacts
 from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
 from support.index_worlds import IndexWorld, chunk_id, pack
-from support.memory_store import MemoryStore
+from support.memory_store import MemoryStore, MemoryUpload
 from support.repositories import BLOCK, disk_header, patterned
 
 
@@ -177,3 +178,18 @@ def test_incrementals_go_on_over_merges_and_name_the_merged_objects(
     assert len(point.manifest.used.indexes or ()) <= SEGMENTS_MAX + 1
     assert repository.restored(point) == image
     assert check_structure(world.store, repository.keys).is_clean
+
+
+def test_merging_ends_quietly_where_there_is_no_room() -> None:
+    """Prune must go on, above all on a full disk."""
+
+    class Full(MemoryStore):
+        def begin(self, *, bulk: bool = False) -> MemoryUpload:
+            raise RepositoryFull("full")
+
+    world = IndexWorld(MemoryStore())
+    for number in range(SEGMENTS_MAX + 1):
+        world.put(pack([number], name=str(number)))
+    store = Full(world.store.objects)
+    assert merge_while_many(store, world.keys, world.writers, signing_key=world.pruner) == 0
+    assert merge_while_many(world.store, world.keys, world.writers, signing_key=world.pruner) == 1
