@@ -47,6 +47,7 @@ from holdfast_controller.store.database import Database
 from holdfast_controller.store.inventory import InventoryTable
 from holdfast_controller.store.jobs import JobRow, JobTable
 from holdfast_controller.store.ledger import LedgerTable
+from holdfast_controller.store.prunes import PruneTable
 from holdfast_controller.store.schema import open_database
 from holdfast_controller.store.secrets import SecretSeal
 from holdfast_controller.store.settings import Settings
@@ -190,6 +191,7 @@ def _world(
         ledger=LedgerTable(database, clock),
         agents=agents,
         audit=audit,
+        prunes=PruneTable(database),
         vcenters=Vcenters(
             table=VcenterTable(database, clock, seal),
             inventory=InventoryTable(database),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from holdfast_agent.pipelines.context import Grant, JobContext
 from holdfast_agent.pipelines.disk_copy import WantedParts, copy_disk
-from holdfast_agent.pipelines.point_facts import disk_header, manifest_facts, point_record
+from holdfast_agent.pipelines.point_facts import disk_header, manifest_facts
 from holdfast_agent.pipelines.progress import Progress
 from holdfast_agent.pipelines.repository_access import (
     WORKERS,
@@ -39,6 +39,7 @@ from holdfast_common.repository.about_renewal import renew_description
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.key_sets import ReaderKeys, WriterKeys
 from holdfast_common.repository.manifest import DiskSummary, PointDisk
+from holdfast_common.repository.manifest_record import point_record
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.points import Point, find_job_point, list_points
 from holdfast_common.repository.writer import PointWriter

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from holdfast_agent.pipelines.context import JobContext
-from holdfast_agent.pipelines.point_facts import point_record
 from holdfast_agent.pipelines.repository_access import opened_store
 from holdfast_common.errors import UsageError
 from holdfast_common.identity import JobId, LineageId, PointId
@@ -14,6 +13,7 @@ from holdfast_common.job_spec import JobSpec, ListPoints
 from holdfast_common.logs import Secret
 from holdfast_common.repository import points
 from holdfast_common.repository.key_sets import ReaderKeys
+from holdfast_common.repository.manifest_record import point_record
 from holdfast_common.repository.object_store import ObjectStore
 
 

@@ -169,6 +169,26 @@ class OperatorsStub:
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.KeyRotation.SerializeToString,
                 response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.KeyChange.FromString,
                 _registered_method=True)
+        self.PruneRepository = channel.unary_unary(
+                '/holdfast.v1.Operators/PruneRepository',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.PruneRequest.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RepositoryChange.FromString,
+                _registered_method=True)
+        self.ForgetPoints = channel.unary_unary(
+                '/holdfast.v1.Operators/ForgetPoints',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.ForgetRequest.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RepositoryChange.FromString,
+                _registered_method=True)
+        self.HoldPoint = channel.unary_unary(
+                '/holdfast.v1.Operators/HoldPoint',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.HoldRequest.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RepositoryChange.FromString,
+                _registered_method=True)
+        self.RebuildCatalogue = channel.unary_unary(
+                '/holdfast.v1.Operators/RebuildCatalogue',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.RebuildRequest.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RepositoryChange.FromString,
+                _registered_method=True)
 
 
 class OperatorsServicer:
@@ -336,6 +356,30 @@ class OperatorsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PruneRepository(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetPoints(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HoldPoint(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RebuildCatalogue(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -473,6 +517,26 @@ def add_OperatorsServicer_to_server(servicer, server):
                     servicer.RotateKeys,
                     request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.KeyRotation.FromString,
                     response_serializer=holdfast__common_dot_wire_dot_operator__pb2.KeyChange.SerializeToString,
+            ),
+            'PruneRepository': grpc.unary_unary_rpc_method_handler(
+                    servicer.PruneRepository,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.PruneRequest.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.RepositoryChange.SerializeToString,
+            ),
+            'ForgetPoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetPoints,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.ForgetRequest.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.RepositoryChange.SerializeToString,
+            ),
+            'HoldPoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.HoldPoint,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.HoldRequest.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.RepositoryChange.SerializeToString,
+            ),
+            'RebuildCatalogue': grpc.unary_unary_rpc_method_handler(
+                    servicer.RebuildCatalogue,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RebuildRequest.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.RepositoryChange.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1204,6 +1268,114 @@ class Operators:
             '/holdfast.v1.Operators/RotateKeys',
             holdfast__common_dot_wire_dot_operator__pb2.KeyRotation.SerializeToString,
             holdfast__common_dot_wire_dot_operator__pb2.KeyChange.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PruneRepository(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/PruneRepository',
+            holdfast__common_dot_wire_dot_operator__pb2.PruneRequest.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.RepositoryChange.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetPoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/ForgetPoints',
+            holdfast__common_dot_wire_dot_operator__pb2.ForgetRequest.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.RepositoryChange.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HoldPoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/HoldPoint',
+            holdfast__common_dot_wire_dot_operator__pb2.HoldRequest.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.RepositoryChange.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RebuildCatalogue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/RebuildCatalogue',
+            holdfast__common_dot_wire_dot_operator__pb2.RebuildRequest.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.RepositoryChange.FromString,
             options,
             channel_credentials,
             insecure,

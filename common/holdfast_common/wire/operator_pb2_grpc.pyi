@@ -58,6 +58,10 @@ class OperatorsStub:
     AddRecipient: _grpc.UnaryUnaryMultiCallable[_operator_pb2.NewRecipient, _operator_pb2.KeyChange]
     RemoveRecipient: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RecipientRemoval, _operator_pb2.KeyChange]
     RotateKeys: _grpc.UnaryUnaryMultiCallable[_operator_pb2.KeyRotation, _operator_pb2.KeyChange]
+    PruneRepository: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PruneRequest, _operator_pb2.RepositoryChange]
+    ForgetPoints: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ForgetRequest, _operator_pb2.RepositoryChange]
+    HoldPoint: _grpc.UnaryUnaryMultiCallable[_operator_pb2.HoldRequest, _operator_pb2.RepositoryChange]
+    RebuildCatalogue: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RebuildRequest, _operator_pb2.RepositoryChange]
 
 @_typing.type_check_only
 class OperatorsAsyncStub(OperatorsStub):
@@ -89,6 +93,10 @@ class OperatorsAsyncStub(OperatorsStub):
     AddRecipient: _aio.UnaryUnaryMultiCallable[_operator_pb2.NewRecipient, _operator_pb2.KeyChange]  # type: ignore[assignment]
     RemoveRecipient: _aio.UnaryUnaryMultiCallable[_operator_pb2.RecipientRemoval, _operator_pb2.KeyChange]  # type: ignore[assignment]
     RotateKeys: _aio.UnaryUnaryMultiCallable[_operator_pb2.KeyRotation, _operator_pb2.KeyChange]  # type: ignore[assignment]
+    PruneRepository: _aio.UnaryUnaryMultiCallable[_operator_pb2.PruneRequest, _operator_pb2.RepositoryChange]  # type: ignore[assignment]
+    ForgetPoints: _aio.UnaryUnaryMultiCallable[_operator_pb2.ForgetRequest, _operator_pb2.RepositoryChange]  # type: ignore[assignment]
+    HoldPoint: _aio.UnaryUnaryMultiCallable[_operator_pb2.HoldRequest, _operator_pb2.RepositoryChange]  # type: ignore[assignment]
+    RebuildCatalogue: _aio.UnaryUnaryMultiCallable[_operator_pb2.RebuildRequest, _operator_pb2.RepositoryChange]  # type: ignore[assignment]
 
 class OperatorsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -279,5 +287,33 @@ class OperatorsServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_pb2.KeyRotation,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.KeyChange, _abc.Awaitable[_operator_pb2.KeyChange]]: ...
+
+    @_abc_1.abstractmethod
+    def PruneRepository(
+        self,
+        request: _operator_pb2.PruneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.RepositoryChange, _abc.Awaitable[_operator_pb2.RepositoryChange]]: ...
+
+    @_abc_1.abstractmethod
+    def ForgetPoints(
+        self,
+        request: _operator_pb2.ForgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.RepositoryChange, _abc.Awaitable[_operator_pb2.RepositoryChange]]: ...
+
+    @_abc_1.abstractmethod
+    def HoldPoint(
+        self,
+        request: _operator_pb2.HoldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.RepositoryChange, _abc.Awaitable[_operator_pb2.RepositoryChange]]: ...
+
+    @_abc_1.abstractmethod
+    def RebuildCatalogue(
+        self,
+        request: _operator_pb2.RebuildRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.RepositoryChange, _abc.Awaitable[_operator_pb2.RepositoryChange]]: ...
 
 def add_OperatorsServicer_to_server(servicer: OperatorsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,4 +1,4 @@
-"""`holdfast point list|show`."""
+"""`holdfast point list|show|hold|unhold|delete`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from holdfast_common.wire import operator_pb2
 from holdfast_controller.commands.entry import Entry, json_option, pass_entry
 from holdfast_controller.commands.operator_client import operators
 from holdfast_controller.commands.output import Output, plain
+from holdfast_controller.commands.repository_change import (
+    forget_points,
+    show_repository_change,
+)
 
 
 @click.group()
@@ -74,3 +78,40 @@ def show(entry: Entry, *, point_id: str, output: Output) -> None:
             f"disk {disk.get('device_key')}    {size_text(int(disk.get('capacity_bytes', 0)))}"
             f"  {disk.get('label', '')}"
         )
+
+
+@point.command()
+@click.argument("point_id", metavar="POINT")
+@click.option("--reason", default="", help="Why; it is kept with the hold.")
+@json_option
+@pass_entry
+def hold(entry: Entry, *, point_id: str, reason: str, output: Output) -> None:
+    """Keep a restore point whatever any rule says, until `point unhold`."""
+    request = operator_pb2.HoldRequest(point_id=point_id, reason=reason)
+    with operators(entry.places) as client:
+        show_repository_change(client.call(client.stub.HoldPoint, request), output, "held")
+
+
+@point.command()
+@click.argument("point_id", metavar="POINT")
+@json_option
+@pass_entry
+def unhold(entry: Entry, *, point_id: str, output: Output) -> None:
+    """Let go of a restore point that was held."""
+    request = operator_pb2.HoldRequest(point_id=point_id, release=True)
+    with operators(entry.places) as client:
+        show_repository_change(client.call(client.stub.HoldPoint, request), output, "unheld")
+
+
+@point.command()
+@click.argument("points", nargs=-1, required=True, metavar="POINT…")
+@click.option("--dry-run", is_flag=True, help="Say what would be done.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@pass_entry
+def delete(
+    entry: Entry, *, points: tuple[str, ...], dry_run: bool, yes: bool, output: Output
+) -> None:
+    """Delete restore points; `holdfast repo prune` frees their room afterwards."""
+    request = operator_pb2.ForgetRequest(point_ids=points)
+    forget_points(entry, request, output, dry_run=dry_run, yes=yes)

@@ -1,4 +1,4 @@
-"""`holdfast repo check|repair|scrub`: is the repository whole, and what can be done when it is not?"""
+"""`holdfast repo check|repair|scrub|prune|forget|rebuild-catalogue`: the repository itself."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ from pathlib import Path
 
 import click
 
-from holdfast_common.errors import IntegrityError
+from holdfast_common.errors import IntegrityError, UsageError
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.repository.scrub import scrub as scrubbed
+from holdfast_common.units import MIB
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.commands.check import check
 from holdfast_controller.commands.entry import Entry, json_option, pass_entry
 from holdfast_controller.commands.following import follow
 from holdfast_controller.commands.operator_client import operators
 from holdfast_controller.commands.output import Output
+from holdfast_controller.commands.repository_change import (
+    forget_points,
+    show_repository_change,
+)
 
 
 @click.group()
@@ -49,6 +54,83 @@ def repair(
     with operators(entry.places) as client:
         started = client.call(client.stub.StartRepair, request)
         context.exit(follow(client, started.run_id, output))
+
+
+@repo.command()
+@click.option("--dry-run", is_flag=True, help="Say what would be done.")
+@click.option(
+    "--grace-minutes",
+    type=click.IntRange(min=0),
+    default=None,
+    help="How long what is dead stays before it is deleted; a day by default.",
+)
+@click.option("--seconds", type=click.IntRange(min=1), default=0, help="Stop after that time.")
+@click.option("--move-mib", type=click.IntRange(min=1), default=0, help="Move at most so much.")
+@click.option("--accept-clock", is_flag=True, help="You looked: this machine's clock is right.")
+@json_option
+@pass_entry
+def prune(
+    entry: Entry,
+    *,
+    dry_run: bool,
+    grace_minutes: int | None,
+    seconds: int,
+    move_mib: int,
+    accept_clock: bool,
+    output: Output,
+) -> None:
+    """Delete what no restore point needs: found dead once, and again after the grace time.
+
+    Backups may go on meanwhile. It may be stopped at any time; the next one goes on.
+    """
+    request = operator_pb2.PruneRequest(
+        dry_run=dry_run,
+        grace_minutes=grace_minutes,
+        seconds_max=seconds,
+        moved_bytes_max=move_mib * MIB,
+        accept_clock=accept_clock,
+    )
+    with operators(entry.places) as client:
+        show_repository_change(client.call(client.stub.PruneRepository, request), output, "pruned")
+
+
+@repo.command()
+@click.argument("points", nargs=-1, metavar="[POINT…]")
+@click.option("--vm", default="", help="Only points of this VM, for --keep-last.")
+@click.option(
+    "--keep-last", type=click.IntRange(min=1), default=0, help="Forget all but the newest so many."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be done.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@pass_entry
+def forget(
+    entry: Entry,
+    *,
+    points: tuple[str, ...],
+    vm: str,
+    keep_last: int,
+    dry_run: bool,
+    yes: bool,
+    output: Output,
+) -> None:
+    """Forget restore points; `holdfast repo prune` frees their room afterwards."""
+    if not points and not keep_last:
+        raise UsageError("name restore points, or give --keep-last")
+    request = operator_pb2.ForgetRequest(point_ids=points, vm=vm, keep_last=keep_last)
+    forget_points(entry, request, output, dry_run=dry_run, yes=yes)
+
+
+@repo.command("rebuild-catalogue")
+@click.option("--dry-run", is_flag=True, help="Say what would be done.")
+@json_option
+@pass_entry
+def rebuild_catalogue(entry: Entry, *, dry_run: bool, output: Output) -> None:
+    """Make the controller's catalogue of restore points anew, from the repository alone."""
+    with operators(entry.places) as client:
+        request = operator_pb2.RebuildRequest(dry_run=dry_run)
+        reply = client.call(client.stub.RebuildCatalogue, request)
+        show_repository_change(reply, output, "catalogue")
 
 
 @repo.command()

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from holdfast_common.clock import Clock
 from holdfast_common.errors import HoldfastError, NoRepository, NotFound, Refused, WrongKey
 from holdfast_common.identity import AgentId, LineageId, RepositoryId
@@ -24,7 +26,10 @@ from holdfast_common.repository.key_sets import SegmentKeyRequest, WriterKeys
 from holdfast_common.repository.keys import RepositoryKeys, open_repository
 from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS
 from holdfast_common.repository.recipients import KeyFileUnlock
+from holdfast_common.repository.writers import ROLE_PRUNE
+from holdfast_common.trust.keys import write_private
 from holdfast_controller.runs.agent_link import SignedGrant
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.agents import AgentTable
@@ -196,6 +201,23 @@ class KeyKeeper:
                 self._store(), agent.signing_public_key, agent_id=agent_id, clock=self._clock
             )
             self._settings.raise_number(names.WRITERS_NUMBER, listed.number)
+
+    def pruner_key(self) -> Ed25519PrivateKey:
+        """The controller's own signing key, listed in the role `prune` and in no other."""
+        path = self._key_folder / "pruner.key"
+        with self._writing:
+            if not path.exists():
+                write_private(path, SYSTEM_RANDOMNESS.draw(32))
+            signing_key = Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+            listed = self.keys().authorise_writer(
+                self._store(),
+                signing_key.public_key().public_bytes_raw(),
+                agent_id="controller",
+                clock=self._clock,
+                roles=(ROLE_PRUNE,),
+            )
+            self._settings.raise_number(names.WRITERS_NUMBER, listed.number)
+        return signing_key
 
     def revoke(self, agent_id: str) -> None:
         """Refuse everything this agent signs from now on; what it wrote before stays valid."""

@@ -23,6 +23,7 @@ from holdfast_controller.store.audit import AuditTrail
 from holdfast_controller.store.catalogue import Catalogue
 from holdfast_controller.store.jobs import JobRow, JobTable
 from holdfast_controller.store.ledger import LedgerTable
+from holdfast_controller.store.prunes import PruneTable
 from holdfast_controller.store.settings import Settings
 
 
@@ -39,6 +40,7 @@ class World:
     ledger: LedgerTable
     agents: AgentTable
     audit: AuditTrail
+    prunes: PruneTable
     vcenters: Vcenters
     keeper: KeyKeeper
     link: AgentLink

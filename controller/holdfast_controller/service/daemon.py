@@ -37,6 +37,7 @@ from holdfast_controller.store.database import Database
 from holdfast_controller.store.inventory import InventoryTable
 from holdfast_controller.store.jobs import JobTable
 from holdfast_controller.store.ledger import LedgerTable
+from holdfast_controller.store.prunes import PruneTable
 from holdfast_controller.store.schema import open_database
 from holdfast_controller.store.secrets import SecretSeal
 from holdfast_controller.store.settings import Settings
@@ -201,6 +202,7 @@ def _world(installation: Installation, agents: AgentTable, sessions: AgentSessio
         ledger=LedgerTable(installation.database, installation.clock),
         agents=agents,
         audit=audit,
+        prunes=PruneTable(installation.database),
         vcenters=Vcenters(
             table=VcenterTable(installation.database, installation.clock, seal),
             inventory=InventoryTable(installation.database),

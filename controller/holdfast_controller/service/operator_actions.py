@@ -36,6 +36,7 @@ from holdfast_controller.service.operator_messages import (
     vcenter_message,
     vm_message,
 )
+from holdfast_controller.service.repository_actions import RepositoryActions
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.catalogue import PointRow
 from holdfast_controller.store.inventory import KnownVm
@@ -52,6 +53,7 @@ class OperatorActions:
         self._engine = engine
         self._administration = administration
         self.keys = KeyActions(world)
+        self.repository = RepositoryActions(world)
 
     @property
     def stopping(self) -> threading.Event:

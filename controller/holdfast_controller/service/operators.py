@@ -202,6 +202,30 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
         """See `KeyActions.rotate_keys`."""
         return await self._call(self._actions.keys.rotate_keys, request, context)
 
+    async def PruneRepository(
+        self, request: operator_pb2.PruneRequest, context: Context
+    ) -> operator_pb2.RepositoryChange:
+        """See `RepositoryActions.prune`."""
+        return await self._call(self._actions.repository.prune, request, context)
+
+    async def ForgetPoints(
+        self, request: operator_pb2.ForgetRequest, context: Context
+    ) -> operator_pb2.RepositoryChange:
+        """See `RepositoryActions.forget`."""
+        return await self._call(self._actions.repository.forget, request, context)
+
+    async def HoldPoint(
+        self, request: operator_pb2.HoldRequest, context: Context
+    ) -> operator_pb2.RepositoryChange:
+        """See `RepositoryActions.hold`."""
+        return await self._call(self._actions.repository.hold, request, context)
+
+    async def RebuildCatalogue(
+        self, request: operator_pb2.RebuildRequest, context: Context
+    ) -> operator_pb2.RepositoryChange:
+        """See `RepositoryActions.rebuild`."""
+        return await self._call(self._actions.repository.rebuild, request, context)
+
     async def _call(
         self, action: Callable[[Request], Reply], request: Request, context: Context
     ) -> Reply:

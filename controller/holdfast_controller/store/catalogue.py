@@ -134,6 +134,11 @@ class Catalogue:
                 (point.lineage_id, point.job_id, JobState.SNAPSHOTTING),
             )
 
+    def remove(self, point_id: PointId) -> None:
+        """Forget a point that is no longer in the repository; twice is harmless."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM points WHERE point_id = ?", (point_id,))
+
     def require_full(self, lineage_id: LineageId, reason: str) -> None:
         """The next backup of this lineage must be a full (our own restore, a suspicion)."""
         with self._database.transaction() as connection:

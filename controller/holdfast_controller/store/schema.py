@@ -11,6 +11,7 @@ from holdfast_controller.store import (
     inventory,
     job_tables,
     ledger,
+    prunes,
     settings,
     vcenters,
 )
@@ -25,6 +26,7 @@ ALL = (
     ledger.MIGRATIONS,
     vcenters.MIGRATIONS,
     inventory.MIGRATIONS,
+    prunes.MIGRATIONS,
 )
 
 

@@ -53,7 +53,17 @@ def test_a_folder_that_is_no_repository_is_told(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["repo", "check"], ["repo", "check", "--read-data", "--subset", "5%"], ["repo", "repair"]],
+    [
+        ["repo", "check"],
+        ["repo", "prune", "--dry-run"],
+        ["repo", "forget", "--keep-last", "3"],
+        ["repo", "rebuild-catalogue"],
+        ["point", "hold", "POINT"],
+        ["point", "unhold", "POINT"],
+        ["point", "delete", "POINT", "--yes"],
+        ["repo", "check", "--read-data", "--subset", "5%"],
+        ["repo", "repair"],
+    ],
 )
 def test_the_rest_needs_the_controller(
     capsys: pytest.CaptureFixture[str], arguments: list[str]

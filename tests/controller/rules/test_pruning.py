@@ -1,0 +1,84 @@
+"""Room is given back only behind a fence, after everybody who might still need it, and by a clock that is believed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from holdfast_common.clock import utc_text
+from holdfast_common.errors import NotFound, Refused
+from holdfast_common.wire import operator_pb2
+from holdfast_controller.runs.requests import CheckRequest
+from holdfast_controller.service.repository_actions import RepositoryActions
+from holdfast_lab.server import RunningLab
+from support.one_process import OneProcess, disk_content, disk_truth, guest_writes
+
+UNIT = 64 * 1024
+
+
+def objects(holdfast: OneProcess, kind: str) -> set[Path]:
+    return {path for path in (holdfast.folder / "repository" / kind).rglob("*") if path.is_file()}
+
+
+def prune(actions: RepositoryActions, **wish: object) -> operator_pb2.RepositoryChange:
+    return actions.prune(operator_pb2.PruneRequest(grace_minutes=0, **wish))  # type: ignore[arg-type]  # fields
+
+
+def test_rule_32_what_a_forgotten_point_needed_goes_and_the_rest_is_restored(
+    holdfast: OneProcess, lab: RunningLab
+) -> None:
+    actions = RepositoryActions(holdfast.world)
+    first = holdfast.back_up("web")
+    guest_writes(lab, "web", 3 * UNIT)
+    second = holdfast.back_up("web")
+    assert first.point_id is not None
+    assert second.point_id is not None
+    planned = actions.forget(operator_pb2.ForgetRequest(keep_last=1, dry_run=True))
+    assert list(planned.names) == [first.point_id]
+    assert len(objects(holdfast, "points")) == 2, "a dry run"
+    actions.hold(operator_pb2.HoldRequest(point_id=first.point_id, reason="a court asked"))
+    assert not actions.forget(operator_pb2.ForgetRequest(point_ids=[first.point_id])).names
+    actions.hold(operator_pb2.HoldRequest(point_id=first.point_id, release=True))
+    done = actions.forget(operator_pb2.ForgetRequest(point_ids=[first.point_id]))
+    assert list(done.names) == [first.point_id]
+    with pytest.raises(NotFound):
+        holdfast.world.catalogue.point(first.point_id)
+    before = objects(holdfast, "maps") | objects(holdfast, "packs")
+    assert prune(actions, dry_run=True).counts["fence"] == 0
+    rounds = [prune(actions) for _ in range(4)]
+    assert sum(each.counts["deleted"] for each in rounds) > 0
+    assert not before <= objects(holdfast, "maps") | objects(holdfast, "packs")
+    last = holdfast.world.prunes.latest()
+    assert last is not None
+    assert last.ended_at
+    assert disk_content(holdfast, second) == disk_truth(lab, "web")
+    guest_writes(lab, "web", 5 * UNIT)
+    third = holdfast.back_up("web")
+    assert third.level == "incremental"
+    assert disk_content(holdfast, third) == disk_truth(lab, "web")
+    started = holdfast.engine.start_check(CheckRequest(read_data=True))
+    assert holdfast.ended(started).error is None
+
+
+def test_rule_32_a_clock_that_jumped_deletes_nothing(holdfast: OneProcess) -> None:
+    actions = RepositoryActions(holdfast.world)
+    holdfast.back_up("web")
+    future = utc_text(holdfast.world.clock.now() + timedelta(days=3))
+    holdfast.world.prunes.end(holdfast.world.prunes.begin(at=future), at=future, counts={})
+    with pytest.raises(Refused, match="the clock went back"):
+        prune(actions)
+    assert prune(actions, accept_clock=True).done
+
+
+def test_the_catalogue_is_made_anew_from_the_repository_alone(holdfast: OneProcess) -> None:
+    actions = RepositoryActions(holdfast.world)
+    point_id = holdfast.back_up("web").point_id
+    assert point_id is not None
+    known = holdfast.world.catalogue.point(point_id)
+    holdfast.world.catalogue.remove(known.point_id)
+    assert actions.rebuild(operator_pb2.RebuildRequest(dry_run=True)).counts["added"] == 1
+    assert not holdfast.world.catalogue.points()
+    assert actions.rebuild(operator_pb2.RebuildRequest()).counts["added"] == 1
+    assert holdfast.world.catalogue.point(point_id) == known
