@@ -64,8 +64,8 @@ def repair(
     default=None,
     help="How long what is dead stays before it is deleted; a day by default.",
 )
-@click.option("--seconds", type=click.IntRange(min=1), default=0, help="Stop after that time.")
-@click.option("--move-mib", type=click.IntRange(min=1), default=0, help="Move at most so much.")
+@click.option("--seconds", type=click.IntRange(min=0), default=0, help="Stop after that time.")
+@click.option("--move-mib", type=click.IntRange(min=0), default=0, help="Move at most so much.")
 @click.option("--accept-clock", is_flag=True, help="You looked: this machine's clock is right.")
 @json_option
 @pass_entry
@@ -98,7 +98,7 @@ def prune(
 @click.argument("points", nargs=-1, metavar="[POINT…]")
 @click.option("--vm", default="", help="Only points of this VM, for --keep-last.")
 @click.option(
-    "--keep-last", type=click.IntRange(min=1), default=0, help="Forget all but the newest so many."
+    "--keep-last", type=click.IntRange(min=0), default=0, help="Forget all but the newest so many."
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
