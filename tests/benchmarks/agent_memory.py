@@ -3,7 +3,7 @@
 Run: PYTHONPATH=tests .venv/bin/python -m benchmarks.agent_memory [--folder FOLDER] [--data-mib N] [--way WAY]…
 
 For every way to reach a disk (direct, hotadd, nfc, and files to restore to): full backup, incremental,
-restore, read-back, each in a child process with all of the agent's code loaded. Idle is its resident
+restore, read-back, and a check of all data, each in a child process with all of the agent's code loaded. Idle is its resident
 memory before the step; printed is the peak (VmHWM) above that. The exit code is 0 when no peak is above
 100 MiB, the goal for any size of disk.
 """
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, ParamSpec, TypeVar
 
+from holdfast_agent.pipelines.check_repository import check_repository
 from holdfast_agent.pipelines.restore_disks import restore_disks
 from holdfast_agent.pipelines.verify_disks import verify_disks
 from holdfast_agent.transports import direct_datastore
@@ -31,9 +32,10 @@ from holdfast_common.blocks.sink import NewDisk
 from holdfast_common.extents import Extent
 from holdfast_common.identity import PointId
 from holdfast_common.job_result import Outcome
-from holdfast_common.job_spec import AreaSource, DiskTicket
+from holdfast_common.job_spec import AreaSource, CheckRepository, DiskTicket
 from holdfast_common.units import GIB, KIB, MIB, TIB
 from support.backup_jobs import (
+    LINEAGE,
     Site,
     direct_ticket,
     disk_uuid,
@@ -107,6 +109,7 @@ def measure(label: str, site: Site, way: DiskWay) -> Iterator[int]:
     yield printed(f"{label} restore", in_child(restore, site, in_child(way.target).result, point))
     ticket = in_child(way.restored).result
     yield printed(f"{label} read back", in_child(read_back, site, ticket, point))
+    yield printed(f"{label} check", in_child(check, site, point))
 
 
 def full(site: Site, ticket: DiskTicket, _: PointId) -> PointId:
@@ -133,6 +136,14 @@ def read_back(site: Site, ticket: DiskTicket, point: PointId) -> PointId:
     """The new disk, compared with the point."""
     work = site.verify_work(point, {KEY: ticket})
     assert verify_disks(site.spec(work), site.context()).outcome is Outcome.DONE
+    return point
+
+
+def check(site: Site, point: PointId) -> PointId:
+    """Everything in the repository decoded and hashed."""
+    keys = (site.repository.reader_keys(LINEAGE),)
+    work = CheckRepository(read_data=True, point_ids=(), keys=keys)
+    assert check_repository(site.spec(work), site.context()).outcome is Outcome.DONE
     return point
 
 
