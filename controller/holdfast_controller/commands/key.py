@@ -15,13 +15,13 @@ from holdfast_controller.commands.output import Output, plain
 
 @click.group()
 def key() -> None:
-    r"""Keys of the repository: who can open it, and what new backups are sealed with.
+    """Keys of the repository: who can open it, and what new backups are sealed with.
 
     \b
     Every recipient opens everything: passphrase, key file, public key, recovery sheet.
     Whoever owns the controller, too. A proxy that only backs up cannot read old backups.
     Nothing here takes back what somebody copied, and nothing seals old backups anew.
-    """
+    """  # noqa: D301 - click's own mark: this paragraph is not wrapped
 
 
 key.add_command(add)
@@ -81,7 +81,7 @@ def remove(
     yes: bool,
     output: Output,
 ) -> None:
-    r"""Shut a recipient (id or label) out, and rotate the keys.
+    """Shut a recipient (id or label) out, and rotate the keys.
 
     \b
     Protects: who is removed cannot open the repository as it lies there from now on, and what is
@@ -90,7 +90,7 @@ def remove(
     can take that back. Jobs that are running end with the old keys.
     The last recovery sheet stays unless --leave-no-recovery-sheet says so; the last recipient and
     the controller's own key stay always.
-    """
+    """  # noqa: D301 - click's own mark: this paragraph is not wrapped
     with operators(entry.places) as client:
 
         def call(*, only_plan: bool) -> operator_pb2.KeyChange:
@@ -121,14 +121,14 @@ def remove(
 def rotate(
     entry: Entry, *, renew_controller_key: bool, dry_run: bool, yes: bool, output: Output
 ) -> None:
-    r"""New keys for everything that is written from now on; all recipients stay.
+    """New keys for everything that is written from now on; all recipients stay.
 
     \b
     Protects: new backups, from whoever has a copy of the keys of before.
     Does not protect: old backups, which stay sealed with the old keys, nor new backups from a
     recipient whose own secret is known to others: remove that one. Jobs that are running end with
     the old keys. Nothing is written anew, so it takes a second whatever the repository's size.
-    """
+    """  # noqa: D301 - click's own mark: this paragraph is not wrapped
     with operators(entry.places) as client:
         request = operator_pb2.KeyRotation(renew_controller_key=renew_controller_key, dry_run=True)
         planned = client.call(client.stub.RotateKeys, request)

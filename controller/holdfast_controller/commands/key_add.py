@@ -102,7 +102,7 @@ def add(
     yes: bool,
     output: Output,
 ) -> None:
-    r"""Let one more recipient open the repository.
+    """Let one more recipient open the repository.
 
     \b
     passphrase      what somebody knows; as strong as the passphrase, each guess costs 64 MiB
@@ -111,7 +111,7 @@ def add(
     recovery-sheet  on paper, for the day on which everything else is lost
     Protects: against losing the other recipients. Does not protect: a recipient reads every backup
     of the repository, old and new, and needs nobody's leave for it.
-    """
+    """  # noqa: D301 - click's own mark: this paragraph is not wrapped
     sources = Sources(
         passphrase_file=passphrase_file,
         key_file=key_file,

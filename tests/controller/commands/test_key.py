@@ -203,6 +203,7 @@ def test_help_says_what_each_command_does_not_protect(desk: Desk) -> None:
         text = desk.key(command, "--help").stdout
         assert "Protects:" in text
         assert "Does not protect:" in text
+        assert "\\b" not in text
 
 
 def test_the_controllers_own_key_is_renewed(desk: Desk) -> None:
