@@ -28,9 +28,9 @@ def run_with_fault(made: Recording, fault: CallFault) -> FaultRun:
 
     Raises: whatever is wrong: an error that is not ours, a disk that cannot be gone on with, a leak.
     """
-    memory = MemoryFiles.of(made.before)
-    promised = list(made.promised)
     clock = copy.copy(made.start.clock)
+    memory = MemoryFiles.of(made.before, now=clock.seconds_since_1970)
+    promised = list(made.promised)
     files = FaultyFiles(memory, fault, slow=lambda: clock.advance(SLOW_SECONDS))
     error: HoldfastError | None = None
     try:

@@ -6,6 +6,7 @@ backup runs on it, and what it made is restored and checked as well.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -141,7 +142,9 @@ def _loss(made: Recording, state: CrashState, seed: int) -> Loss | None:
 
 def judge_image(made: Recording, image: Image, *, promised: Collection[str]) -> None:
     """Open, restore, check, go on. Raises: BadState."""
-    rig = replace(made.rig, repository=None).on(MemoryFiles.of(image))
+    clock = copy.copy(made.rig.clock)
+    disk = MemoryFiles.of(image, now=clock.seconds_since_1970)
+    rig = replace(made.rig, repository=None).on(disk, clock=clock)
     assert rig.sheet is not None
     try:
         store = rig.open_store("after")
@@ -240,6 +243,9 @@ def _run_on(rig: Rig) -> None:
     if not made:
         raise BadState(Harm.STUCK, "the next backup's point is not there")
     _judge_restores(rig, made)
+    rig.next_day()
+    rig.prune("prune after")
+    _judge_restores(rig, list_points(used.store, used.keys).points)
     _judge_report(check_structure(used.store, used.keys))
 
 

@@ -29,7 +29,7 @@ class Turns:
             self._changed.notify_all()
             self._wait_for(number)
 
-    def run(self, programs: Sequence[Callable[[], None]]) -> None:
+    def run(self, programs: Sequence[Callable[[], object]]) -> None:
         """Run all of them to their ends. Raises what the first one that failed raised."""
         failures: list[BaseException] = []
         self._waiting = list(range(len(programs)))
@@ -47,7 +47,7 @@ class Turns:
             raise failures[0]
 
     def _program(
-        self, number: int, program: Callable[[], None], failures: list[BaseException]
+        self, number: int, program: Callable[[], object], failures: list[BaseException]
     ) -> None:
         self._mine.number = number
         with self._changed:

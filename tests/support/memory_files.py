@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from holdfast_common.repository.file_system import FileStatus, FreeSpace
@@ -25,9 +25,15 @@ class Image:
     files: Mapping[str, bytes]
 
 
+def in_2026() -> float:
+    """Where no test cares for the time."""
+    return MODIFIED_SECONDS
+
+
 @dataclass
 class _File:
-    data: bytes | bytearray = b""
+    data: bytes | bytearray
+    modified_seconds: float
 
 
 @dataclass
@@ -44,13 +50,15 @@ class MemoryFiles:
     directories: dict[str, set[str]] = field(default_factory=lambda: {"/": set()})
     files: dict[str, _File] = field(default_factory=dict)
     free: int = CAPACITY
+    now: Callable[[], float] = in_2026
     _open: dict[int, _Open] = field(default_factory=dict)
     _next: int = 1000
 
     @classmethod
-    def of(cls, image: Image) -> MemoryFiles:
-        """A disk with these files."""
-        made = cls()
+    def of(cls, image: Image, *, now: Callable[[], float] = in_2026) -> MemoryFiles:
+        """A disk with these files, all of now."""
+        made = cls(now=now)
+        moment = now()
         for directory in image.directories:
             made.directories.setdefault(directory, set())
         for directory in image.directories - {"/"}:
@@ -59,7 +67,7 @@ class MemoryFiles:
         for path, data in image.files.items():
             parent, name = _split(path)
             made.directories[parent].add(name)
-            made.files[path] = _File(data)
+            made.files[path] = _File(data, moment)
         return made
 
     def image(self) -> Image:
@@ -99,7 +107,7 @@ class MemoryFiles:
     def create_file(self, path: str, *, at: int) -> int:
         name = self.resolved(path, at)
         self._add(name)
-        self.files[name] = _File(bytearray())
+        self.files[name] = _File(bytearray(), self.now())
         return self._opened(_Open(name, self.files[name]))
 
     def close(self, descriptor: int) -> None:
@@ -120,6 +128,7 @@ class MemoryFiles:
         content.extend(bytes(max(0, offset - len(content))))
         content[offset : offset + len(data)] = data
         file.data = content
+        file.modified_seconds = self.now()
         return len(data)
 
     def set_direct(self, descriptor: int, *, direct: bool) -> None:
@@ -172,7 +181,7 @@ class MemoryFiles:
             length=len(file.data) if file is not None else 4096,
             is_file=file is not None,
             is_directory=file is None,
-            modified_seconds=MODIFIED_SECONDS,
+            modified_seconds=file.modified_seconds if file is not None else MODIFIED_SECONDS,
         )
 
     def length(self, descriptor: int) -> int:

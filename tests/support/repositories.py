@@ -45,6 +45,9 @@ class FixedClock:
     def monotonic_seconds(self) -> float:
         return self.seconds
 
+    def seconds_since_1970(self) -> float:
+        return self.moment.timestamp()
+
     def advance(self, seconds: float) -> None:
         """Both clocks go on."""
         self.seconds += seconds
