@@ -24,6 +24,8 @@ RUN_SECONDS_MAX: Final = 280.0
 COPIED: Final = ("common", "tests/support")
 # Which workloads show it; where none is named, the first one is enough.
 WORKLOADS: Final = {
+    "05-packs-go-before-their-index": "repack",
+    "12-the-fence-is-not-enforced": "suspended writer",
     "06-a-temporary-name-is-used-again": "two writers",
     "11-old-keys-go-before-new-ones-are-there": "key rotation",
     "15-a-list-of-writers-replaces-the-one-before": "init",
