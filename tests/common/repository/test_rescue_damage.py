@@ -270,3 +270,25 @@ def test_hollow_frames_are_checked_by_their_digests_and_put_together() -> None:
     frame, why = GivenChunks(keys, {forged: bytes(BLOCK + 512)}).frame(chunk_id, {0})
     assert not frame
     assert "another than its id says" in why
+
+
+def test_all_commands_end_well_on_a_whole_repository_without_the_fast_packages(
+    machines: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(rescue, "FAST_BLAKE3", None)
+    monkeypatch.setattr(rescue, "NEW_ZSTD_DECOMPRESSOR", None)
+    for form in ("raw", "vmdk", "vmdk-flat"):
+        to = f"{tmp_path}/disk.{form}"
+        arguments = ["restore", "JOB00003", "--disk", "2000", "--format", form, "--to", to]
+        assert run(machines, *arguments, "--json") == 0
+    assert (tmp_path / "disk.raw").read_bytes() == image_of("JOB00003", 2000)
+    assert run(machines, "extract", "JOB00001", "--kind", "vmx", "--to", f"{tmp_path}/vmx") == 0
+    assert run(machines, "check", "--read-data", "--work-folder", str(tmp_path)) == 0
+    capsys.readouterr()
+    assert run(machines, "points") == 0
+    assert len(json.loads(capsys.readouterr().out)["points"]) == 5
+    assert run(machines, "list") == 0
+    assert "files of the VM: vmx, nvram, ovf" in capsys.readouterr().out
