@@ -27,6 +27,7 @@ from holdfast_common.repository.recipients import RecoveryUnlock
 from holdfast_common.repository.reference_check import stored_packs
 from holdfast_common.repository.repair import repair_repository
 from support.memory_store import MemoryStore
+from support.pruning import Pruner, forget
 from support.repositories import (
     BLOCK,
     DEVICE_KEY,
@@ -297,4 +298,26 @@ def second_world() -> World:
     return world
 
 
-WORLDS = (first_world, second_world)
+@cache
+def third_world() -> World:
+    """After a prune, with a backup behind it."""
+    store = MemoryStore()
+    world = World(new_repository(store, seed="third world"), store)
+    store.now = world.repository.clock.now
+    pruner = Pruner.of(world.repository)
+    rng = random.Random(9)
+    image = bytearray(rng.randbytes(20 * BLOCK))
+    world.back_up(image, blobs={"vmx": b"third"})
+    for changed in ([2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [13, 17]):
+        for number in changed:
+            image[number * BLOCK : (number + 1) * BLOCK] = rng.randbytes(BLOCK)
+        world.back_up(image, changed=changed, blobs={"vmx": b"third"})
+    forget(world.repository, world.originals.pop(0).point)
+    pruner.until_done()
+    image[:BLOCK] = rng.randbytes(BLOCK)
+    point = world.back_up(image, changed=[0], blobs={"vmx": b"behind"})
+    world.prove(point)
+    return world
+
+
+WORLDS = (first_world, second_world, third_world)

@@ -53,7 +53,7 @@ def row(kind: str, seeds: range, request: pytest.FixtureRequest) -> None:
         )
 
 
-@pytest.mark.parametrize("world", WORLDS, ids=["first", "second"])
+@pytest.mark.parametrize("world", WORLDS, ids=["first", "second", "third"])
 def test_a_whole_repository_is_clean_and_restores(world: object) -> None:
     assert callable(world)
     found = world()
