@@ -90,7 +90,7 @@ def search(table: ChunkTable, batch: IdBatch, *, filtered: bool = False) -> Matc
     Raises: IntegrityError (a table in a damaged file).
     """
     if filtered and table.filter is not None:
-        batch = batch.chosen(np.flatnonzero(_may_be_in(table.filter, batch)))
+        batch = batch.chosen(_candidates(table.filter, batch))
     prefixes = table.prefixes
     count = len(prefixes)
     if not count or not len(batch.order):
@@ -148,13 +148,15 @@ def with_table(tables: Sequence[MemoryTable], table: MemoryTable) -> tuple[Memor
     return (*kept, table)
 
 
-def _may_be_in(bits: Array, batch: IdBatch) -> Array:
+def _candidates(bits: Array, batch: IdBatch) -> Array:
+    """Which ids the filter does not rule out; each probe looks at those only that are left."""
     mask = np.uint64(len(bits) * 8 - 1)
-    first = batch.tails[:, 0].byteswap()
+    place = batch.tails[:, 0].byteswap()
     step = batch.tails[:, 1].byteswap() | np.uint64(1)
-    found = np.ones(len(first), bool)
-    for probe in range(FILTER_PROBES):
-        place = (first + np.uint64(probe) * step) & mask
-        byte = bits[place >> np.uint64(3)]
-        found &= (byte >> (place & np.uint64(7)).astype(np.uint8)) & np.uint8(1) != 0
-    return found
+    left: Array = np.arange(len(place))
+    for _ in range(FILTER_PROBES):
+        at = place & mask
+        hit = np.flatnonzero(bits[at >> np.uint64(3)] >> (at & np.uint64(7)).astype(np.uint8) & 1)
+        left, step = left[hit], step[hit]
+        place = place[hit] + step
+    return left
