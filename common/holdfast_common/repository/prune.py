@@ -305,6 +305,10 @@ class _Round:
                     raise
                 self._put(fence)
         except ObjectExists as error:
+            if (
+                self.report.was_full
+            ):  # it is this round's own, put by a call that was told of no room
+                raise RepositoryFull("the repository has no room left", epoch=epoch) from error
             raise Locked("another one prunes this repository", epoch=epoch) from error
         before = set(fences.newest.tombstones if fences.newest is not None else ())
         fresh = [name for name in dead if name not in before]
