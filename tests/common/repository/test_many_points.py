@@ -11,7 +11,7 @@ from holdfast_common.units import GIB, TIB
 
 
 def test_the_three_hundredth_incremental_costs_what_the_tenth_did(tmp_path: Path) -> None:
-    """On a sparse 64 TiB disk. The whole number is measured by `make bench-index`."""
+    """On a sparse 64 TiB disk. Ten thousand are measured by `make bench-index`."""
     history = History(tmp_path, 64 * TIB, places=6, leaves=64)
     costs = measured(history, 300)
     assert history.disk is not None
@@ -23,8 +23,8 @@ def test_the_three_hundredth_incremental_costs_what_the_tenth_did(tmp_path: Path
 
 @pytest.mark.long
 @pytest.mark.parametrize("capacity_bytes", [64 * GIB, 64 * TIB])
-def test_the_ten_thousandth_incremental_costs_what_the_tenth_did(
+def test_the_thousandth_incremental_costs_what_the_tenth_did(
     tmp_path: Path, capacity_bytes: int
 ) -> None:
     """Fails at three times its goal: the machine may be busy."""
-    assert measured(History(tmp_path, capacity_bytes, places=30), 10_000).ratio < 3 * 1.2
+    assert measured(History(tmp_path, capacity_bytes, places=30), 1000).ratio < 3 * 1.2
