@@ -321,6 +321,9 @@ def error_classes() -> dict[str, type[HoldfastError]]:
     pending: list[type[HoldfastError]] = [HoldfastError]
     while pending:
         current = pending.pop()
-        found[current.code] = current
+        if "code" in vars(
+            current
+        ):  # a class without a code of its own is its parent's to the outside
+            found[current.code] = current
         pending.extend(current.__subclasses__())
     return found

@@ -47,5 +47,5 @@ def run_with_fault(made: Recording, fault: CallFault) -> FaultRun:
         assert error is None, (
             f"{fault} at {files.hit}: a short call is gone on with, but: {error!r}"
         )
-    judge_image(made, memory.image(), promised=promised)
+    judge_image(made, memory.image(), promised=promised, clock=clock)
     return FaultRun(hit=files.hit, error=error)

@@ -30,7 +30,7 @@ from support.crash_workloads import (
     small_image,
 )
 from support.memory_files import Image, MemoryFiles
-from support.repositories import DEVICE_KEY, authorise
+from support.repositories import DEVICE_KEY, FixedClock, authorise
 from support.shared_work import shared_work
 
 
@@ -140,9 +140,11 @@ def _loss(made: Recording, state: CrashState, seed: int) -> Loss | None:
     return None
 
 
-def judge_image(made: Recording, image: Image, *, promised: Collection[str]) -> None:
-    """Open, restore, check, go on. Raises: BadState."""
-    clock = copy.copy(made.rig.clock)
+def judge_image(
+    made: Recording, image: Image, *, promised: Collection[str], clock: FixedClock | None = None
+) -> None:
+    """Open, restore, check, go on, at that time (None: when the workload ended). Raises: BadState."""
+    clock = copy.copy(clock or made.rig.clock)
     disk = MemoryFiles.of(image, now=clock.seconds_since_1970)
     rig = replace(made.rig, repository=None).on(disk, clock=clock)
     assert rig.sheet is not None

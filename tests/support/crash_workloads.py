@@ -155,9 +155,10 @@ class Rig:
     def forget(self, name: str) -> None:
         """As `repo forget` does in the end."""
         used = self.used()
-        (point,) = [
-            each for each in list_points(used.store, used.keys).points if each.point_id == name
-        ]
+        points = list_points(used.store, used.keys).points
+        point = next((each for each in points if each.point_id == name), None)
+        if point is None:
+            raise NotFound("there is no such point that can be read", point=name)
         named = PointName(name=point.name, digest=point.digest)
         fences = load_fences(used.store, used.keys.common, used.keys.writers(used.store))
         for chosen in plan_forget([named], held=held_points(used.store), fences=fences).forgotten:

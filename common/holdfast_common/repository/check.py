@@ -256,12 +256,17 @@ class RepositoryCheck:
         ]
         if not good:
             self.lost_chunks.add(chunk_id)
-        elif all(self.index.object_of(place) is None for place in good):
+        elif not self._damaged_indexes() and all(
+            self.index.object_of(place) is None for place in good
+        ):
             # found by asking the packs themselves: the object that named them is gone
             self._damaged.setdefault(
                 "index/", f"no index object names {pack_name(good[0].origin.pack.digest)}"
             )
         return not good
+
+    def _damaged_indexes(self) -> bool:
+        return any(name.startswith("index/") and name != "index/" for name in self._damaged)
 
     def is_good(self, place: ChunkLocation) -> bool:
         """Whether that copy of a chunk is there, and nothing found it damaged."""

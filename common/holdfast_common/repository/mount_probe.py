@@ -27,8 +27,11 @@ def check_answers(folder: Path, *, seconds: float | None = None) -> None:
         thread = _asking.get(name)
         if thread is None or not thread.is_alive():
             thread = threading.Thread(target=_ask, args=(name,), name="mount-probe", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # this machine has no thread left: whoever asks finds out himself
+                return
             _asking[name] = thread
-            thread.start()
     thread.join(waited_seconds)
     if thread.is_alive():
         raise TimedOut(

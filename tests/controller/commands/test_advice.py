@@ -109,7 +109,7 @@ def test_every_command_that_is_named_exists() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "run `holdfast repo check`",
+        "run `holdfast repo mount`",
         "only `repo init` creates one",
         "see `holdfast agent dance`",
         "holdfast-agent configure --colour",
