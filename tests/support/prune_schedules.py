@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -140,6 +141,7 @@ class Schedule:
         self.forgotten: set[str] = set()
         self.jobs = 0
         self.depth = 0
+        self.at_work: Writing | None = None  # whose call is being carried out
 
     def run(self) -> None:
         self.begin()
@@ -215,7 +217,20 @@ class Schedule:
         else:
             self.publish(writing)
 
+    @contextmanager
+    def working(self, writing: Writing) -> Iterator[None]:
+        """What happens in the block is this writer's doing; others work meanwhile, not he himself."""
+        before, self.at_work = self.at_work, writing
+        try:
+            yield
+        finally:
+            self.at_work = before
+
     def write(self, writing: Writing) -> None:
+        with self.working(writing):
+            self._write(writing)
+
+    def _write(self, writing: Writing) -> None:
         try:
             previous = writing.previous.disks[0] if writing.previous else None
             disk = writing.writer.begin_disk(disk_header(CAPACITY), previous=previous)
@@ -232,7 +247,8 @@ class Schedule:
 
     def prepare(self, writing: Writing) -> None:
         try:
-            writing.prepared = writing.writer.prepare(ManifestFacts(order=self.jobs))
+            with self.working(writing):
+                writing.prepared = writing.writer.prepare(ManifestFacts(order=self.jobs))
         except HoldfastError as error:
             self.ended(writing, f"failed {writing.job_id}: {error}")
             return
@@ -252,24 +268,26 @@ class Schedule:
         if self.random.random() < 0.4 and not self.depth:
             # it stands still somewhere in its publishing
             writing.store._call = writing.store.calls + self.random.randint(1, 12)
-            writing.store._happens = lambda: self.meanwhile(writing)
+            writing.store._happens = self.meanwhile
         try:
-            writing.writer.publish(prepared, self.template.repository.grant(prepared))
+            with self.working(writing):
+                writing.writer.publish(prepared, self.template.repository.grant(prepared))
         except HoldfastError as error:
             self.ended(writing, f"unpublished {writing.job_id}: {error}")
             return
         self.acknowledged.add(name)
         self.ended(writing, f"acknowledged {writing.job_id}")
 
-    def meanwhile(self, standing: Writing | None = None) -> None:
+    def meanwhile(self) -> None:
         """What others do while one stands still."""
         if self.depth:
             return
         self.depth += 1
-        if standing is not None and standing in self.writings:
-            self.writings.remove(standing)
+        standing = [each for each in self.writings if each is self.at_work]
+        self.writings = [each for each in self.writings if each is not self.at_work]
         for _ in range(self.random.randint(1, 4)):
             self.step()
+        self.writings += standing
         self.depth -= 1
 
     def ended(self, writing: Writing, story: str) -> None:
