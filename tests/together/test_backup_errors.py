@@ -175,6 +175,7 @@ def test_a_disk_that_moves_in_the_middle_fails_the_attempt(holdfast: Installatio
 def test_a_repository_that_is_full_is_called_so(holdfast: Installation) -> None:
     if os.geteuid() != 0:
         pytest.skip("a small file system is mounted for it: run it as root")
+    holdfast.holdfast("backup", "db")  # what becomes of the copy is lost: nothing new may be in it
     away, small = holdfast.folder / "away", holdfast.repository
     small.rename(away)
     small.mkdir()

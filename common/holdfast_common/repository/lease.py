@@ -21,6 +21,7 @@ from holdfast_common.errors import (
     IntegrityError,
     LeaseExpired,
     Locked,
+    ObjectMissing,
     RevokedWriter,
 )
 from holdfast_common.repository.fence import Fences, load_fences
@@ -115,6 +116,22 @@ class WriterLease:
         if fences.decided_epoch >= self.writer_epoch:
             raise LeaseExpired("the epoch of this writer was closed", epoch=self.writer_epoch)
         self.check()
+        self._check_announced()
+
+    def _check_announced(self) -> None:
+        """Prune takes the announcement of a writer that it does not wait for away before it counts.
+
+        This machine's clocks cannot tell how long a suspended VM stood still. The announcement is opened,
+        not looked up: a network file system may answer for a removed name out of its memory.
+        """
+        name = lease_name(self._record.lease_id, 0)
+        try:
+            self._store.get(name, length_max=LEASE_BYTES_MAX)
+        except ObjectMissing as error:
+            raise LeaseExpired(
+                "this writer was given up by a prune of the repository; it stood still for too long",
+                epoch=self.writer_epoch,
+            ) from error
 
     def release_quietly(self) -> None:
         """Release it; a failure is logged: it ends by itself, and no point depends on it."""

@@ -59,11 +59,14 @@ def survey_leases(
 def litter(
     leases: Iterable[AnnouncedWriter], *, now: datetime, storage_now: datetime | None
 ) -> list[str]:
-    """Lease objects that tell nobody anything any more: ended ones, and all but the newest renewal."""
+    """Lease objects that tell nobody anything any more: ended ones, and renewals but the newest.
+
+    The announcement stands as long as its writer may publish: that is how the writer knows that it may.
+    """
     found: list[str] = []
     for lease in leases:
         alive = lease.is_at_work(now=now, storage_now=storage_now)
-        found += lease.names[:-1] if alive else lease.names
+        found += lease.names[1:-1] if alive else lease.names
     return found
 
 

@@ -10,6 +10,7 @@ from holdfast_common.repository.manifest import ManifestFacts
 from holdfast_common.repository.points import Point, list_points
 from holdfast_common.repository.writer import PointWriter, PreparedPoint
 from support.memory_store import MemoryStore
+from support.pruning import GRACE_SECONDS, Pruner, forget
 from support.repositories import LINEAGE, Repository, disk_header, new_repository, patterned
 
 IMAGE = patterned(2 * 65536, "fenced")
@@ -141,6 +142,49 @@ def test_a_point_that_came_while_its_epoch_was_decided_is_not_acknowledged(
         writer.publish(prepared, grant)
     writer.abandon()
     assert names(repository) == []
+
+
+def test_a_point_that_came_between_the_census_and_its_fence_is_not_acknowledged(
+    repository: Repository, store: MemoryStore
+) -> None:
+    """Its writer slept past its lease without its own clock telling, as a suspended VM's does."""
+    pruner = Pruner.of(repository)
+    forget(repository, repository.backup(patterned(65536, "in the first fence")))
+    writer, prepared = prepared_point(repository)
+    grant = repository.grant(prepared)
+    pruner.round()
+    slept, repository.clock.seconds = repository.clock.seconds, 0.0
+    repository.clock.advance(GRACE_SECONDS + 1)
+    put = store.put
+    refused = []
+
+    def late_point_first(name: str, data: bytes) -> None:
+        if name.startswith("fences/"):
+            awake, repository.clock.seconds = repository.clock.seconds, slept
+            with pytest.raises(LeaseExpired) as caught:
+                writer.publish(prepared, grant)
+            refused.append(str(caught.value))
+            repository.clock.seconds = awake
+        put(name, data)
+
+    store.put = late_point_first  # type: ignore[assignment, method-assign]
+    pruner.round()
+    assert "given up by a prune" in refused[0]
+    assert names(repository) == []
+
+
+def test_a_writer_at_work_keeps_its_announcement_and_its_newest_renewal(
+    repository: Repository, store: MemoryStore
+) -> None:
+    writer, prepared = prepared_point(repository)
+    for _ in range(4):
+        repository.clock.advance(LEASE_SECONDS / 2)
+        writer.renew_lease()
+    Pruner.of(repository).round()
+    kept = sorted(name[-6:] for name in store.objects if name.startswith("leases/"))
+    assert kept == ["000000", "000004"]
+    writer.publish(prepared, repository.grant(prepared))
+    assert len(names(repository)) == 1
 
 
 def test_the_newest_census_speaks_so_a_forgotten_point_cannot_be_put_back(
