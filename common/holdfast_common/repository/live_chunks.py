@@ -20,6 +20,7 @@ from holdfast_common.repository.key_sets import KeyRing
 from holdfast_common.repository.layout import MAP_FANOUT, map_name
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.points import Point, PointList, list_points
+from holdfast_common.repository.prune_progress import MARKING, PruneProgress, Tell
 
 PENDING_MAX: Final = 1 << 20  # ids that wait to be sorted in: 8 MiB
 Prefixes = NDArray[np.uint64]
@@ -38,7 +39,11 @@ class Needed:
 
 
 def find_needed(
-    store: ObjectStore, ring: KeyRing, *, check: Callable[[], None] = lambda: None
+    store: ObjectStore,
+    ring: KeyRing,
+    *,
+    check: Callable[[], None] = lambda: None,
+    tell: Tell = lambda _: None,
 ) -> Needed:
     """Read all maps of all points. ``check``: called often; raises when the work is to stop.
 
@@ -50,8 +55,9 @@ def find_needed(
     maps: set[str] = set()
     indexes: set[bytes] = set()
     walks: dict[bytes, _MapWalk] = {}
-    for point in listed.points:
+    for number, point in enumerate(listed.points):
         check()
+        tell(PruneProgress(step=MARKING, done=number, total=len(listed.points)))
         walk = walks.get(point.lineage_tag)
         if walk is None:
             keys = ring.of_tag(point.lineage_tag)

@@ -5,9 +5,10 @@ Only then may other writers take those packs' chunks as known.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -68,6 +69,18 @@ def load_proof_times(store: ObjectStore, keys: ReaderKeys, writers: WriterList) 
         for pack in proof.packs:
             proven[pack] = max(proven.get(pack, ""), proof.proven_at)
     return proven
+
+
+def proven_packs(
+    store: ObjectStore, names: Iterable[str], keys: ReaderKeys, writers: WriterList
+) -> dict[str, frozenset[bytes]]:
+    """What each proof among these names proves; one that cannot be read is `check`'s affair."""
+    found = {}
+    for name in names:
+        if name.startswith("proofs/"):
+            with contextlib.suppress(IntegrityError):
+                found[name] = read_proof(store, name, keys, writers).packs
+    return found
 
 
 def read_proof(store: ObjectStore, name: str, keys: ReaderKeys, writers: WriterList) -> Proof:

@@ -38,7 +38,7 @@ from holdfast_common.repository.lease_survey import AnnouncedWriter, litter, sur
 from holdfast_common.repository.live_chunks import Needed, find_needed
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.pack_survey import PackSurvey, survey_packs
-from holdfast_common.repository.proof import read_proof
+from holdfast_common.repository.proof import proven_packs
 from holdfast_common.repository.prune_plan import (
     DEAD_SHARE_MIN,
     DELETION_ORDER,
@@ -53,6 +53,7 @@ from holdfast_common.repository.prune_plan import (
     plan_packs,
     waiting,
 )
+from holdfast_common.repository.prune_progress import DELETING, SURVEYING, PruneProgress, Tell
 from holdfast_common.repository.prune_report import DEFAULT_LIMITS, PruneLimits, PruneReport
 from holdfast_common.repository.prune_writing import copy_needed, rewrite_indexes
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
@@ -78,11 +79,12 @@ def prune(
     limits: PruneLimits = DEFAULT_LIMITS,
     last_seen: datetime | None = None,
     check: Callable[[], None] = lambda: None,
+    tell: Tell = lambda _: None,
     randomness: Randomness = SYSTEM_RANDOMNESS,
 ) -> PruneReport:
     """One round. ``signing_key``: listed in the role `prune`. ``last_seen``: the youngest time known before.
 
-    ``check``: called often; raises when the work is to stop, which is safe at any time.
+    ``check``: called often; raises when the work is to stop, which is safe at any time. ``tell``: how far it is.
     Raises: Refused (the clock), IntegrityError (what is needed is not known), Locked (another one prunes),
     RepositoryFull, RepositoryFailed.
     """
@@ -93,6 +95,7 @@ def prune(
         clock=clock,
         limits=limits,
         outer_check=check,
+        tell=tell,
         randomness=randomness,
         now=clock.now(),
         deadline=clock.monotonic_seconds() + limits.seconds_max,
@@ -107,6 +110,7 @@ class _Round:
     clock: Clock
     limits: PruneLimits
     outer_check: Callable[[], None]
+    tell: Tell
     randomness: Randomness
     now: datetime
     deadline: float
@@ -199,13 +203,14 @@ class _Round:
         )
 
     def _next_fence(self, fences: Fences, writers: WriterList) -> None:
-        needed = find_needed(self.store, self.ring, check=self._check)
+        needed = find_needed(self.store, self.ring, check=self._check, tell=self.tell)
         if needed.problems:
             raise IntegrityError(
                 f"what the points need is not known, so nothing more is deleted: {needed.problems[0]}",
                 problems=len(needed.problems),
                 advice="run `holdfast check`; repair what it names, or delete those points",
             )
+        self.tell(PruneProgress(step=SURVEYING))
         survey = survey_packs(
             self.store,
             self.keys,
@@ -231,12 +236,6 @@ class _Round:
             self._publish(fences, needed, sorted(dead))
 
     def _found(self, needed: Needed, survey: PackSurvey, writers: WriterList) -> FoundObjects:
-        proofs = {}
-        for name in self.existing:
-            if name.startswith("proofs/"):
-                # one that cannot be read is `check`'s affair
-                with contextlib.suppress(IntegrityError):
-                    proofs[name] = read_proof(self.store, name, self.keys, writers).packs
         return FoundObjects(
             packs=survey.packs,
             missing_chunks=survey.missing_chunks,
@@ -245,7 +244,7 @@ class _Round:
             maps={n: size for n, size in self.existing.items() if n.startswith("maps/")},
             needed_maps=needed.maps,
             void_manifests=needed.void,
-            proofs=proofs,
+            proofs=proven_packs(self.store, self.existing, self.keys, writers),
         )
 
     def _moved(self, found: FoundObjects, survey: PackSurvey, plan: PackPlan) -> set[str]:
@@ -259,6 +258,7 @@ class _Round:
                 keys=self.keys,
                 randomness=self.randomness,
                 go_on=self._has_time,
+                tell=self.tell,
             )
             going |= set(repacked.done)
             index_plan = plan_indexes(found, going=going)
@@ -344,6 +344,7 @@ class _Round:
             self._check()
             if number % _LOOK_EVERY == 0:
                 self._check_newest(newest.closed_epoch)
+            self.tell(PruneProgress(step=DELETING, done=number, total=len(names)))
             with contextlib.suppress(ObjectMissing):
                 self.store.delete(name)
             self.deleted.append(name)

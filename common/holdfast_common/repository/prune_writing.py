@@ -14,6 +14,7 @@ from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.pack import PackContents
 from holdfast_common.repository.pack_survey import IndexFact, PackSurvey
 from holdfast_common.repository.prune_plan import IndexPlan, PackPlan
+from holdfast_common.repository.prune_progress import MOVING, PruneProgress, Tell
 from holdfast_common.repository.randomness import Randomness
 from holdfast_common.repository.repack import Repacked, repack
 from holdfast_common.repository.sealed_object import ObjectHeader
@@ -27,10 +28,17 @@ def copy_needed(
     keys: ReaderKeys,
     randomness: Randomness,
     go_on: Callable[[], bool],
+    tell: Tell,
 ) -> Repacked:
     """Copy what is needed of the packs that the plan repacks. Raises: RepositoryFull, RepositoryFailed."""
     packs = ((survey.contents[each], survey.needed_blobs[each]) for each in plan.repacked)
-    return repack(store, packs, keys=keys, randomness=randomness, go_on=go_on)
+
+    def moved(done: int) -> None:
+        tell(PruneProgress(step=MOVING, done=done, total=plan.moved_bytes))
+
+    if plan.repacked:
+        moved(0)
+    return repack(store, packs, keys=keys, randomness=randomness, go_on=go_on, moved=moved)
 
 
 def rewrite_indexes(

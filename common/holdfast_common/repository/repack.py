@@ -44,16 +44,19 @@ def repack(
     keys: ReaderKeys,
     randomness: Randomness,
     go_on: Callable[[], bool] = lambda: True,
+    moved: Callable[[int], None] = lambda _: None,
     pack_bytes: int = PACK_BYTES,
 ) -> Repacked:
     """Copy the given blobs of each pack. ``go_on``: asked before each pack; what was begun is finished.
+
+    ``moved``: told after each pack how many bytes were copied so far.
 
     A pack with a damaged blob is left as it is. Raises: RepositoryFull, RepositoryFailed; then what was
     copied is garbage, and every pack is still needed.
     """
     target = _NewPacks(store, keys, randomness, pack_bytes)
     done: list[bytes] = []
-    moved = 0
+    moved_bytes = 0
     try:
         for contents, blobs in packs:
             if not go_on():
@@ -62,12 +65,13 @@ def repack(
                 continue
             for blob, data in _read(store, contents, blobs):
                 target.copy(contents.segments[blob.segment], blob, data)
-                moved += len(data)
+                moved_bytes += len(data)
             done.append(contents.digest)
+            moved(moved_bytes)
         target.close()
     finally:
         target.abort()
-    return Repacked(done=tuple(done), new=tuple(target.complete), moved_bytes=moved)
+    return Repacked(done=tuple(done), new=tuple(target.complete), moved_bytes=moved_bytes)
 
 
 def _all_good(store: ObjectStore, contents: PackContents, blobs: Sequence[PackBlob]) -> bool:

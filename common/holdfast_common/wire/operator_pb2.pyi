@@ -1147,6 +1147,7 @@ class JobDetail(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     DISKS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> Global___Job: ...
     @_builtins.property
@@ -1155,6 +1156,10 @@ class JobDetail(_message.Message):
     def disks(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.DiskResult]: ...
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Warning]: ...
+    @_builtins.property
+    def change(self) -> Global___RepositoryChange:
+        """a prune: what it did, or would do"""
+
     def __init__(
         self,
         *,
@@ -1162,10 +1167,11 @@ class JobDetail(_message.Message):
         events: _abc.Iterable[Global___JobEvent] | None = ...,
         disks: _abc.Iterable[_job_pb2.DiskResult] | None = ...,
         warnings: _abc.Iterable[_job_pb2.Warning] | None = ...,
+        change: Global___RepositoryChange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disks", b"disks", "events", b"events", "job", b"job", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "disks", b"disks", "events", b"events", "job", b"job", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1294,6 +1300,7 @@ class Point(_message.Message):
     CHANGED_BYTES_FIELD_NUMBER: _builtins.int
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     TRANSPORT_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     point_id: _builtins.str
     lineage_id: _builtins.str
     vm: _builtins.str
@@ -1309,6 +1316,8 @@ class Point(_message.Message):
     changed_bytes: _builtins.int
     stored_bytes: _builtins.int
     transport: _builtins.str
+    held: _builtins.bool
+    """never forgotten before somebody lets go of it"""
     def __init__(
         self,
         *,
@@ -1327,10 +1336,11 @@ class Point(_message.Message):
         changed_bytes: _builtins.int = ...,
         stored_bytes: _builtins.int = ...,
         transport: _builtins.str = ...,
+        held: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "changed_bytes", b"changed_bytes", "consistency", b"consistency", "created_at", b"created_at", "instance_uuid", b"instance_uuid", "level", b"level", "level_asked", b"level_asked", "level_reason", b"level_reason", "lineage_id", b"lineage_id", "point_id", b"point_id", "read_bytes", b"read_bytes", "stored_bytes", b"stored_bytes", "transport", b"transport", "vcenter_id", b"vcenter_id", "vm", b"vm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "changed_bytes", b"changed_bytes", "consistency", b"consistency", "created_at", b"created_at", "held", b"held", "instance_uuid", b"instance_uuid", "level", b"level", "level_asked", b"level_asked", "level_reason", b"level_reason", "lineage_id", b"lineage_id", "point_id", b"point_id", "read_bytes", b"read_bytes", "stored_bytes", b"stored_bytes", "transport", b"transport", "vcenter_id", b"vcenter_id", "vm", b"vm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1341,16 +1351,20 @@ class PointList(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     POINTS_FIELD_NUMBER: _builtins.int
+    HOLDS_PROBLEM_FIELD_NUMBER: _builtins.int
+    holds_problem: _builtins.str
+    """why it is not known which of them are held; "" = it is"""
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]: ...
     def __init__(
         self,
         *,
         points: _abc.Iterable[Global___Point] | None = ...,
+        holds_problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["points", b"points"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holds_problem", b"holds_problem", "points", b"points"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1381,8 +1395,15 @@ class PointDetail(_message.Message):
 
     POINT_FIELD_NUMBER: _builtins.int
     RECORD_FIELD_NUMBER: _builtins.int
+    HELD_AT_FIELD_NUMBER: _builtins.int
+    HOLD_REASON_FIELD_NUMBER: _builtins.int
+    HOLDS_PROBLEM_FIELD_NUMBER: _builtins.int
     record: _builtins.str
     """the catalogue record, JSON"""
+    held_at: _builtins.str
+    hold_reason: _builtins.str
+    holds_problem: _builtins.str
+    """why it is not known whether it is held; "" = it is"""
     @_builtins.property
     def point(self) -> Global___Point: ...
     def __init__(
@@ -1390,10 +1411,13 @@ class PointDetail(_message.Message):
         *,
         point: Global___Point | None = ...,
         record: _builtins.str = ...,
+        held_at: _builtins.str = ...,
+        hold_reason: _builtins.str = ...,
+        holds_problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["point", b"point"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["point", b"point", "record", b"record"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_at", b"held_at", "hold_reason", b"hold_reason", "holds_problem", b"holds_problem", "point", b"point", "record", b"record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1664,7 +1688,7 @@ class PruneRequest(_message.Message):
     grace_minutes: _builtins.int
     """absent = a day"""
     seconds_max: _builtins.int
-    """0 = as long as a call may take"""
+    """0 = no limit"""
     moved_bytes_max: _builtins.int
     """0 = no limit"""
     accept_clock: _builtins.bool

@@ -169,10 +169,10 @@ class OperatorsStub:
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.KeyRotation.SerializeToString,
                 response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.KeyChange.FromString,
                 _registered_method=True)
-        self.PruneRepository = channel.unary_unary(
-                '/holdfast.v1.Operators/PruneRepository',
+        self.StartPrune = channel.unary_unary(
+                '/holdfast.v1.Operators/StartPrune',
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.PruneRequest.SerializeToString,
-                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RepositoryChange.FromString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RunStarted.FromString,
                 _registered_method=True)
         self.ForgetPoints = channel.unary_unary(
                 '/holdfast.v1.Operators/ForgetPoints',
@@ -356,7 +356,7 @@ class OperatorsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def PruneRepository(self, request, context):
+    def StartPrune(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -518,10 +518,10 @@ def add_OperatorsServicer_to_server(servicer, server):
                     request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.KeyRotation.FromString,
                     response_serializer=holdfast__common_dot_wire_dot_operator__pb2.KeyChange.SerializeToString,
             ),
-            'PruneRepository': grpc.unary_unary_rpc_method_handler(
-                    servicer.PruneRepository,
+            'StartPrune': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartPrune,
                     request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.PruneRequest.FromString,
-                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.RepositoryChange.SerializeToString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.RunStarted.SerializeToString,
             ),
             'ForgetPoints': grpc.unary_unary_rpc_method_handler(
                     servicer.ForgetPoints,
@@ -1279,7 +1279,7 @@ class Operators:
             _registered_method=True)
 
     @staticmethod
-    def PruneRepository(request,
+    def StartPrune(request,
             target,
             options=(),
             channel_credentials=None,
@@ -1292,9 +1292,9 @@ class Operators:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/holdfast.v1.Operators/PruneRepository',
+            '/holdfast.v1.Operators/StartPrune',
             holdfast__common_dot_wire_dot_operator__pb2.PruneRequest.SerializeToString,
-            holdfast__common_dot_wire_dot_operator__pb2.RepositoryChange.FromString,
+            holdfast__common_dot_wire_dot_operator__pb2.RunStarted.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,7 +58,7 @@ class OperatorsStub:
     AddRecipient: _grpc.UnaryUnaryMultiCallable[_operator_pb2.NewRecipient, _operator_pb2.KeyChange]
     RemoveRecipient: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RecipientRemoval, _operator_pb2.KeyChange]
     RotateKeys: _grpc.UnaryUnaryMultiCallable[_operator_pb2.KeyRotation, _operator_pb2.KeyChange]
-    PruneRepository: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PruneRequest, _operator_pb2.RepositoryChange]
+    StartPrune: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PruneRequest, _operator_pb2.RunStarted]
     ForgetPoints: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ForgetRequest, _operator_pb2.RepositoryChange]
     HoldPoint: _grpc.UnaryUnaryMultiCallable[_operator_pb2.HoldRequest, _operator_pb2.RepositoryChange]
     RebuildCatalogue: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RebuildRequest, _operator_pb2.RepositoryChange]
@@ -93,7 +93,7 @@ class OperatorsAsyncStub(OperatorsStub):
     AddRecipient: _aio.UnaryUnaryMultiCallable[_operator_pb2.NewRecipient, _operator_pb2.KeyChange]  # type: ignore[assignment]
     RemoveRecipient: _aio.UnaryUnaryMultiCallable[_operator_pb2.RecipientRemoval, _operator_pb2.KeyChange]  # type: ignore[assignment]
     RotateKeys: _aio.UnaryUnaryMultiCallable[_operator_pb2.KeyRotation, _operator_pb2.KeyChange]  # type: ignore[assignment]
-    PruneRepository: _aio.UnaryUnaryMultiCallable[_operator_pb2.PruneRequest, _operator_pb2.RepositoryChange]  # type: ignore[assignment]
+    StartPrune: _aio.UnaryUnaryMultiCallable[_operator_pb2.PruneRequest, _operator_pb2.RunStarted]  # type: ignore[assignment]
     ForgetPoints: _aio.UnaryUnaryMultiCallable[_operator_pb2.ForgetRequest, _operator_pb2.RepositoryChange]  # type: ignore[assignment]
     HoldPoint: _aio.UnaryUnaryMultiCallable[_operator_pb2.HoldRequest, _operator_pb2.RepositoryChange]  # type: ignore[assignment]
     RebuildCatalogue: _aio.UnaryUnaryMultiCallable[_operator_pb2.RebuildRequest, _operator_pb2.RepositoryChange]  # type: ignore[assignment]
@@ -289,11 +289,11 @@ class OperatorsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_operator_pb2.KeyChange, _abc.Awaitable[_operator_pb2.KeyChange]]: ...
 
     @_abc_1.abstractmethod
-    def PruneRepository(
+    def StartPrune(
         self,
         request: _operator_pb2.PruneRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_operator_pb2.RepositoryChange, _abc.Awaitable[_operator_pb2.RepositoryChange]]: ...
+    ) -> _typing.Union[_operator_pb2.RunStarted, _abc.Awaitable[_operator_pb2.RunStarted]]: ...
 
     @_abc_1.abstractmethod
     def ForgetPoints(

@@ -63,6 +63,8 @@ def show_finished(detail: operator_pb2.JobDetail, output: Output) -> None:
     output.line(summary_line(detail))
     for disk in detail.disks:
         output.line(f"  {disk_line(job.kind, disk)}")
+    for line in detail.change.plan:
+        output.line(f"  {line}")
     for warning in detail.warnings:
         output.line(f"  warning: {warning.code}: {warning.message}")
     if job.error_code:

@@ -72,6 +72,8 @@ def show(entry: Entry, *, job_id: str, output: Output) -> None:
         output.line(f"  {event.at[:19]}  {event.event}  {event.detail}".rstrip())
     for disk in detail.disks:
         output.line(f"  {disk_line(detail.job.kind, disk)}")
+    for line in detail.change.plan:
+        output.line(f"  {line}")
     for warning in detail.warnings:
         output.line(f"  warning: {warning.code}: {warning.message}")
 
@@ -92,7 +94,7 @@ def follow_run(context: click.Context, entry: Entry, *, run_id: str, output: Out
 @json_option
 @pass_entry
 def cancel(entry: Entry, *, job_id: str, output: Output) -> None:
-    """Stop a job cleanly: its snapshot and disks are given back."""
+    """Stop a job cleanly: its snapshot and disks are given back; what a prune has not done waits for the next."""
     with operators(entry.places) as client:
         detail = client.call(client.stub.CancelJob, operator_pb2.JobName(job_id=job_id))
     if output.as_json:

@@ -10,7 +10,7 @@ from holdfast_common.units import size_text
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.commands.entry import Entry, json_option, pass_entry
 from holdfast_controller.commands.operator_client import operators
-from holdfast_controller.commands.output import Output, plain
+from holdfast_controller.commands.output import Output, note, plain
 from holdfast_controller.commands.repository_change import (
     forget_points,
     show_repository_change,
@@ -35,7 +35,18 @@ def list_points(entry: Entry, *, vm: str, vcenter: str, output: Output) -> None:
         output.document("points", reply)
         return
     output.table(
-        ["POINT", "VM", "TAKEN", "LEVEL", "CONSISTENCY", "SIZE", "CHANGED", "STORED", "TRANSPORT"],
+        [
+            "POINT",
+            "VM",
+            "TAKEN",
+            "LEVEL",
+            "CONSISTENCY",
+            "SIZE",
+            "CHANGED",
+            "STORED",
+            "TRANSPORT",
+            "HELD",
+        ],
         [
             [
                 row.point_id,
@@ -47,10 +58,13 @@ def list_points(entry: Entry, *, vm: str, vcenter: str, output: Output) -> None:
                 size_text(row.changed_bytes),
                 size_text(row.stored_bytes),
                 row.transport,
+                "?" if reply.holds_problem else "held" if row.held else "",
             ]
             for row in reply.points
         ],
     )
+    if reply.holds_problem:
+        note(f"it is not known which are held: {reply.holds_problem}")
 
 
 @point.command()
@@ -63,7 +77,8 @@ def show(entry: Entry, *, point_id: str, output: Output) -> None:
         detail = client.call(client.stub.ShowPoint, operator_pb2.PointName(point_id=point_id))
     record = json.loads(detail.record)
     if output.as_json:
-        output.document("point", {"point": plain(detail.point), "record": record})
+        held = {name: getattr(detail, name) for name in ("held_at", "hold_reason", "holds_problem")}
+        output.document("point", {"point": plain(detail.point), **held, "record": record})
         return
     found = detail.point
     output.line(f"point        {found.point_id}")
@@ -73,6 +88,12 @@ def show(entry: Entry, *, point_id: str, output: Output) -> None:
     output.line(f"level        {found.level}{asked}")
     output.line(f"consistency  {found.consistency}")
     output.line(f"transport    {found.transport}")
+    if detail.holds_problem:
+        output.line(f"held         not known: {detail.holds_problem}")
+    elif found.held:
+        output.line(
+            f"held         since {detail.held_at or '?'}: {detail.hold_reason or 'no reason given'}"
+        )
     for disk in record.get("disks", []):
         output.line(
             f"disk {disk.get('device_key')}    {size_text(int(disk.get('capacity_bytes', 0)))}"

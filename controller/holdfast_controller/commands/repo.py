@@ -12,6 +12,7 @@ from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.repository.scrub import scrub as scrubbed
 from holdfast_common.units import MIB
 from holdfast_common.wire import operator_pb2
+from holdfast_controller.commands.backup import show_started
 from holdfast_controller.commands.check import check
 from holdfast_controller.commands.entry import Entry, json_option, pass_entry
 from holdfast_controller.commands.following import follow
@@ -67,9 +68,12 @@ def repair(
 @click.option("--seconds", type=click.IntRange(min=0), default=0, help="Stop after that time.")
 @click.option("--move-mib", type=click.IntRange(min=0), default=0, help="Move at most so much.")
 @click.option("--accept-clock", is_flag=True, help="You looked: this machine's clock is right.")
+@click.option("--wait/--detach", default=True, help="Wait for the end, or return at once.")
 @json_option
 @pass_entry
+@click.pass_context
 def prune(
+    context: click.Context,
     entry: Entry,
     *,
     dry_run: bool,
@@ -77,11 +81,12 @@ def prune(
     seconds: int,
     move_mib: int,
     accept_clock: bool,
+    wait: bool,
     output: Output,
 ) -> None:
     """Delete what no restore point needs: found dead once, and again after the grace time.
 
-    Backups may go on meanwhile. It may be stopped at any time; the next one goes on.
+    A job: backups may go on meanwhile, and it may be cancelled at any time; the next one goes on.
     """
     request = operator_pb2.PruneRequest(
         dry_run=dry_run,
@@ -91,7 +96,10 @@ def prune(
         accept_clock=accept_clock,
     )
     with operators(entry.places) as client:
-        show_repository_change(client.call(client.stub.PruneRepository, request), output, "pruned")
+        started = client.call(client.stub.StartPrune, request)
+        if wait:
+            context.exit(follow(client, started.run_id, output))
+        show_started(started, output)
 
 
 @repo.command()

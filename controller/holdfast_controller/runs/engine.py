@@ -18,10 +18,13 @@ from holdfast_controller.runs.finished_restores import unless_restored
 from holdfast_controller.runs.inventory_watch import InventoryWatch
 from holdfast_controller.runs.job_threads import JobThreads
 from holdfast_controller.runs.lifecycle import JobWork, bug_report
+from holdfast_controller.runs.prune_repository import PruneRepository
 from holdfast_controller.runs.repair_points import RepairPoints
+from holdfast_controller.runs.repository_care import RepositoryCare
 from holdfast_controller.runs.requests import (
     BackupRequest,
     CheckRequest,
+    PruneRequest,
     RepairRequest,
     RestoreDiskRequest,
     RestoreVmRequest,
@@ -55,6 +58,9 @@ class Engine:
         self._threads = JobThreads(
             threads_max=world.configuration.jobs_at_once_max, carry_out=self._carry_out
         )
+        # a prune may take hours: it takes no thread from backups
+        self._prune_threads = JobThreads(threads_max=1, carry_out=self._carry_out)
+        self.care = RepositoryCare(world, world.prunes)
         self._works: dict[JobId, JobWork] = {}
         self._inventories = InventoryWatch(world)
         self._lock = threading.Lock()
@@ -76,6 +82,7 @@ class Engine:
             for each in held:
                 self._begin_or_hold(each)
         self._threads.begin()
+        self._prune_threads.begin()
 
     def start_backup(self, request: BackupRequest, *, dry_run: bool) -> Started:
         """A VM that cannot be backed up now holds up no other: its job is there, and has failed.
@@ -137,6 +144,12 @@ class Engine:
         work = RepairPoints(self._world, request)
         return self._start("repair", {}, [work.new_job()], [work], work.plan())
 
+    def start_prune(self, request: PruneRequest) -> Started:
+        """Raises: Locked when one has not ended, NoRepository."""
+        self._world.keeper.keys()
+        work = PruneRepository(self._world, self.care, request)
+        return self._start("prune", {}, [work.new_job()], [work], work.plan())
+
     def watch_inventories(self) -> None:
         """Read them every few minutes until the controller stops."""
         self._inventories.run()
@@ -161,6 +174,7 @@ class Engine:
         with self._lock:
             self._closed = True
         self._threads.join()
+        self._prune_threads.join()
 
     def _check_ready(self) -> None:
         self._world.keeper.keys()
@@ -225,7 +239,8 @@ class Engine:
             self._world.attended.leave(job.job_id, _STOPPING)
         else:
             self._works[job.job_id] = job.work
-            self._threads.add(job.job_id)
+            is_prune = isinstance(job.work, PruneRepository)
+            (self._prune_threads if is_prune else self._threads).add(job.job_id)
 
     def _taken_back(self, job_id: JobId) -> bool:
         """Whether a job had not begun, and now never will."""
@@ -233,7 +248,8 @@ class Engine:
             kept = [each for each in self._held if each.job_id != job_id]
             was_held = len(kept) < len(self._held)
             self._held = kept
-            if was_held or self._threads.take_back(job_id):
+            pools = (self._threads, self._prune_threads)
+            if was_held or any(pool.take_back(job_id) for pool in pools):
                 self._works.pop(job_id, None)
                 return True
             return False

@@ -1,30 +1,48 @@
 """What the controller does with its repository itself: prune, forget, hold, and make the catalogue anew.
 
-One at a time. Everything that deletes is in the audit trail and in the table of rounds before it happens.
+Two do not prune at once, and nothing is forgotten meanwhile: whether a point may go depends on the newest
+fence. Points can be held at any time. Everything that deletes is in the audit trail, and a round in the table
+of rounds, before it happens.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
 from holdfast_common.clock import parse_utc, utc_text
-from holdfast_common.errors import HoldfastError, Locked, NotFound
+from holdfast_common.errors import (
+    FormatError,
+    HoldfastError,
+    IntegrityError,
+    Locked,
+    NotFound,
+    ObjectMissing,
+)
 from holdfast_common.identity import JobId, LineageId, PointId
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.fence import load_fences
 from holdfast_common.repository.forget import ForgetPlan, PointName, forget_point, plan_forget
-from holdfast_common.repository.holds import held_points, hold_point, unhold_point
+from holdfast_common.repository.holds import (
+    Hold,
+    held_points,
+    hold_point,
+    read_hold,
+    unhold_point,
+)
+from holdfast_common.repository.layout import hold_name
 from holdfast_common.repository.manifest_record import point_record
+from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.repository.points import Point, PointList, list_points
 from holdfast_common.repository.prune import prune
+from holdfast_common.repository.prune_progress import Tell
 from holdfast_common.repository.prune_report import PruneLimits, PruneReport
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.catalogue import PointRow
-from holdfast_controller.store.prunes import PruneTable
+from holdfast_controller.store.prunes import PruneEnd, PruneTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,25 +54,45 @@ class Rebuilt:
     unusable: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneWatch:
+    """Whose round it is. ``check`` raises when it is to stop; ``tell`` is told how far it is."""
+
+    job_id: JobId
+    check: Callable[[], None]
+    tell: Tell
+
+
 class RepositoryCare:
     """Thread-safe: who comes while another one is at work is told so."""
 
     def __init__(self, world: World, prunes: PruneTable) -> None:
         self._world = world
         self._prunes = prunes
-        self._lock = threading.Lock()
+        self._pruning = threading.Lock()
+        self._changing = threading.Lock()  # which points there are, and which are held
 
-    def prune(self, limits: PruneLimits, *, actor: str) -> PruneReport:
-        """One round. Raises: as `repository.prune.prune`; Locked."""
+    def prune(
+        self,
+        limits: PruneLimits,
+        *,
+        actor: str,
+        watch: PruneWatch,
+        told: Callable[[PruneReport], Sequence[str]],
+    ) -> PruneReport:
+        """One round, or what it would do. ``told``: the same for people, as it is kept.
+
+        Raises: as `repository.prune.prune`; Locked.
+        """
         world = self._world
-        with self._alone() as store:
+        with self._alone(self._pruning) as store:
             seen = self._last_seen()
-            prune_id = 0
             if not limits.dry_run:
                 self._audit(actor, "prune", result="begins")
-                prune_id = self._prunes.begin(at=utc_text(world.clock.now()))
-            problem = ""
-            report = PruneReport()
+            prune_id = self._prunes.begin(
+                at=utc_text(world.clock.now()), job_id=watch.job_id, dry_run=limits.dry_run
+            )
+            end = PruneEnd(counts={})
             try:
                 report = prune(
                     store,
@@ -63,25 +101,21 @@ class RepositoryCare:
                     clock=world.clock,
                     limits=limits,
                     last_seen=seen,
-                    check=self._check_stopping,
+                    check=watch.check,
+                    tell=watch.tell,
                 )
+                end = PruneEnd(counts=counts_of(report), plan=told(report), names=report.names)
             except HoldfastError as error:
-                problem = error.line()
+                end = PruneEnd(counts={}, problem=error.line())
                 raise
             finally:
-                if prune_id:
-                    self._prunes.end(
-                        prune_id,
-                        at=utc_text(world.clock.now()),
-                        counts=counts_of(report),
-                        problem=problem,
-                    )
+                self._prunes.end(prune_id, end, at=utc_text(world.clock.now()))
             return report
 
     def forget(self, point_ids: Sequence[PointId], *, actor: str, dry_run: bool) -> ForgetPlan:
         """Remove the manifests of these points, but those that are held or too young. Raises: NotFound."""
         world = self._world
-        with self._alone() as store:
+        with self._alone(self._pruning, self._changing) as store:
             keys = world.keeper.keys()
             found = {point.point_id: point for point in list_points(store, keys).points}
             chosen = []
@@ -105,7 +139,7 @@ class RepositoryCare:
     def hold(self, point_id: PointId, *, reason: str, actor: str) -> None:
         """Raises: NotFound, RepositoryFull."""
         world = self._world
-        with self._alone() as store:
+        with self._alone(self._changing) as store:
             point = self._point(store, point_id)
             self._audit(actor, "hold a point", what=point_id, result=reason or "no reason given")
             hold_point(
@@ -119,20 +153,40 @@ class RepositoryCare:
 
     def unhold(self, point_id: PointId, *, actor: str) -> bool:
         """Whether it was held. Raises: NotFound."""
-        with self._alone() as store:
+        with self._alone(self._changing) as store:
             point = self._point(store, point_id)
             self._audit(actor, "let go of a point", what=point_id, result="begins")
             return unhold_point(store, point.name)
 
     def held(self) -> frozenset[str]:
-        """Names of manifests that are held."""
-        with DirectoryStore.open(self._world.keeper.folder) as store:
+        """Names of manifests that are held. Raises: NoRepository, TimedOut, RepositoryFailed."""
+        folder = self._world.keeper.folder
+        check_answers(folder)
+        with DirectoryStore.open(folder) as store:
             return held_points(store)
+
+    def hold_of(self, point_name: str) -> Hold | None:
+        """Who held a point, when and why; None: it is not held. A damaged hold holds, and tells only that.
+
+        Raises: NoRepository, TimedOut, RepositoryFailed.
+        """
+        keys = self._world.keeper.keys()
+        with DirectoryStore.open(self._world.keeper.folder) as store:
+            if point_name not in held_points(store):
+                return None
+            try:
+                return read_hold(store, hold_name(point_name), keys.common, keys.writers(store))
+            except ObjectMissing:
+                return None  # somebody let go of it this moment
+            except (IntegrityError, FormatError) as error:
+                return Hold(
+                    point_name=point_name, point_digest=b"", held_at="", reason=f"unknown: {error}"
+                )
 
     def rebuild(self, *, actor: str, dry_run: bool) -> Rebuilt:
         """Make the catalogue's points what the repository's are, from the manifests alone."""
         world = self._world
-        with self._alone() as store:
+        with self._alone(self._changing) as store:
             listed: PointList = list_points(store, world.keeper.keys())
             known = {row.point_id for row in world.catalogue.points()}
             there = {point.point_id: point for point in listed.points}
@@ -173,15 +227,20 @@ class RepositoryCare:
         raise NotFound("the point is not in the repository", point=point_id)
 
     @contextmanager
-    def _alone(self) -> Iterator[DirectoryStore]:
-        if not self._lock.acquire(blocking=False):
-            raise Locked("the repository is being pruned, or points are being forgotten")
-        try:
+    def _alone(self, *locks: threading.Lock) -> Iterator[DirectoryStore]:
+        with ExitStack() as stack:
+            for lock in locks:
+                if not lock.acquire(blocking=False):
+                    raise Locked(
+                        "the repository is being pruned"
+                        if lock is self._pruning
+                        else "points of the repository are being changed",
+                        advice="see `holdfast job list`; try again when that has ended",
+                    )
+                stack.callback(lock.release)
             self._world.keeper.keys()
             with DirectoryStore.open(self._world.keeper.folder) as store:
                 yield store
-        finally:
-            self._lock.release()
 
     def _last_seen(self) -> datetime | None:
         seen = [job.created_at for job in self._world.jobs.latest(limit=1)]
@@ -189,10 +248,6 @@ class RepositoryCare:
         if last is not None:
             seen.append(last.ended_at or last.started_at)
         return max((parse_utc(text) for text in seen), default=None)
-
-    def _check_stopping(self) -> None:
-        if self._world.stopping.is_set():
-            raise Locked("the controller is stopping; the next prune goes on from here")
 
     def _audit(self, actor: str, action: str, *, result: str, what: str = "") -> None:
         self._world.audit.append(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from holdfast_common.identity import JobId, PointId, RunId
 from holdfast_common.job_spec import FileFormat
+from holdfast_common.repository.prune_report import PruneLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,14 @@ class RepairRequest:
 
     source_folder: str = ""
     dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneRequest:
+    """Prune the repository, one round; ``actor``: who asked, for the audit trail."""
+
+    limits: PruneLimits
+    actor: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,7 +62,7 @@ RULES: Final[Mapping[str, frozenset[Role]]] = {
     "/holdfast.v1.Operators/AddRecipient": _OPERATORS,
     "/holdfast.v1.Operators/RemoveRecipient": _OPERATORS,
     "/holdfast.v1.Operators/RotateKeys": _OPERATORS,
-    "/holdfast.v1.Operators/PruneRepository": _OPERATORS,
+    "/holdfast.v1.Operators/StartPrune": _OPERATORS,
     "/holdfast.v1.Operators/ForgetPoints": _OPERATORS,
     "/holdfast.v1.Operators/HoldPoint": _OPERATORS,
     "/holdfast.v1.Operators/RebuildCatalogue": _OPERATORS,

@@ -12,6 +12,7 @@ from holdfast_controller.service.operator_messages import (
     job_message,
 )
 from holdfast_controller.store.jobs import JobRow, JobTable
+from holdfast_controller.store.prunes import PruneTable
 
 _WORST_FIRST = (
     JobState.FAILED,
@@ -30,8 +31,9 @@ _STATUS_OF_STATE = {
 class RunFollower:
     """What is new since the last look. One caller."""
 
-    def __init__(self, jobs: JobTable, run_id: RunId) -> None:
+    def __init__(self, jobs: JobTable, prunes: PruneTable, run_id: RunId) -> None:
         self._jobs = jobs
+        self._prunes = prunes
         self._run_id = run_id
         self._events_seen: dict[JobId, int] = {}
         self._progress_seen: dict[JobId, int] = {}
@@ -83,7 +85,7 @@ class RunFollower:
             found.append(operator_pb2.RunEvent(progress=job_message(row)))
         if row.ended:
             self._finished.add(row.job_id)
-            detail = job_detail_message(row, events)
+            detail = job_detail_message(row, events, self._prunes.of_job(row.job_id))
             found.append(operator_pb2.RunEvent(finished=detail))
         return found
 

@@ -20,7 +20,6 @@ from holdfast_controller.runs.requests import (
     RepairRequest,
     RestoreDiskRequest,
     RestoreVmRequest,
-    Started,
 )
 from holdfast_controller.runs.vcenters import host_and_port
 from holdfast_controller.runs.world import World, lineage_of
@@ -32,14 +31,16 @@ from holdfast_controller.service.operator_messages import (
     debt_message,
     job_detail_message,
     job_message,
-    point_message,
+    started_message,
     vcenter_message,
     vm_message,
 )
+from holdfast_controller.service.point_actions import PointActions
 from holdfast_controller.service.repository_actions import RepositoryActions
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.catalogue import PointRow
 from holdfast_controller.store.inventory import KnownVm
+from holdfast_controller.store.jobs import JobRow
 from holdfast_controller.vsphere.pinning import fetch_certificate
 
 VMS_OF_STATUS_MAX = 10_000
@@ -53,7 +54,8 @@ class OperatorActions:
         self._engine = engine
         self._administration = administration
         self.keys = KeyActions(world)
-        self.repository = RepositoryActions(world)
+        self.points = PointActions(world, engine.care)
+        self.repository = RepositoryActions(world, engine)
 
     @property
     def stopping(self) -> threading.Event:
@@ -262,7 +264,7 @@ class OperatorActions:
             ),
             dry_run=request.dry_run,
         )
-        return self._started(started)
+        return started_message(self._world, started)
 
     def start_restore(self, request: operator_pb2.StartRestoreRequest) -> operator_pb2.RunStarted:
         """Begin (or only plan) a restore."""
@@ -279,9 +281,8 @@ class OperatorActions:
                 format=file_format,
                 agent=request.agent,
             )
-            return self._started(
-                self._engine.start_restore_disk(disk_request, dry_run=request.dry_run)
-            )
+            started = self._engine.start_restore_disk(disk_request, dry_run=request.dry_run)
+            return started_message(self._world, started)
         vm = request.vm
         if bool(vm.name) == vm.in_place:
             raise UsageError("give either a name or in place")
@@ -301,37 +302,33 @@ class OperatorActions:
             transport=request.transport,
             agent=request.agent,
         )
-        return self._started(self._engine.start_restore_vm(vm_request, dry_run=request.dry_run))
+        return started_message(
+            self._world, self._engine.start_restore_vm(vm_request, dry_run=request.dry_run)
+        )
 
     def start_check(self, request: operator_pb2.StartCheckRequest) -> operator_pb2.RunStarted:
         """Begin a check."""
         points = tuple(
             self._world.catalogue.point(point_id).point_id for point_id in request.point_ids
         )
-        return self._started(
+        return started_message(
+            self._world,
             self._engine.start_check(
                 CheckRequest(read_data=request.read_data, point_ids=points, subset=request.subset)
-            )
+            ),
         )
 
     def start_repair(self, request: operator_pb2.StartRepairRequest) -> operator_pb2.RunStarted:
         """Begin a repair."""
         wanted = RepairRequest(source_folder=request.source_folder, dry_run=request.dry_run)
-        return self._started(self._engine.start_repair(wanted))
-
-    def _started(self, started: Started) -> operator_pb2.RunStarted:
-        return operator_pb2.RunStarted(
-            run_id=started.run_id or "",
-            jobs=[job_message(self._world.jobs.job(job_id)) for job_id in started.job_ids],
-            plan=started.plan,
-        )
+        return started_message(self._world, self._engine.start_repair(wanted))
 
     def follower(self, request: operator_pb2.RunName) -> RunFollower:
         """Follow a run, or the run of a job. Raises: NotFound."""
         jobs = self._world.jobs.jobs_of_run(RunId(request.run_id))
         if not jobs:
             jobs = [self._world.jobs.job(JobId(request.run_id))]
-        return RunFollower(self._world.jobs, jobs[0].run_id)
+        return RunFollower(self._world.jobs, self._world.prunes, jobs[0].run_id)
 
     def list_jobs(self, request: operator_pb2.JobQuery) -> operator_pb2.JobList:
         """Newest first, or all of a run. Raises: NotFound."""
@@ -347,30 +344,16 @@ class OperatorActions:
 
     def show_job(self, request: operator_pb2.JobName) -> operator_pb2.JobDetail:
         """One job."""
-        job_id = JobId(request.job_id)
-        return job_detail_message(self._world.jobs.job(job_id), self._world.jobs.events(job_id))
+        job = self._world.jobs.job(JobId(request.job_id))
+        return self._detail(job)
 
     def cancel_job(self, request: operator_pb2.JobName) -> operator_pb2.JobDetail:
         """Ask it to stop."""
-        job = self._engine.cancel(JobId(request.job_id))
-        return job_detail_message(job, self._world.jobs.events(job.job_id))
+        return self._detail(self._engine.cancel(JobId(request.job_id)))
 
-    # -- points ---------------------------------------------------------------------------------
-
-    def list_points(self, request: operator_pb2.PointQuery) -> operator_pb2.PointList:
-        """Newest first."""
-        points = self._world.catalogue.points(vm_name=request.vm)
-        if request.vm and not points:
-            points = self._world.catalogue.points(instance_uuid=request.vm)
-        if request.vcenter:
-            row = self._world.vcenters.table.named(request.vcenter)
-            points = [point for point in points if point.vcenter_id == row.instance_uuid]
-        return operator_pb2.PointList(points=[point_message(point) for point in points])
-
-    def show_point(self, request: operator_pb2.PointName) -> operator_pb2.PointDetail:
-        """One point with its record."""
-        point = self._world.catalogue.point(request.point_id)
-        return operator_pb2.PointDetail(point=point_message(point), record=point.record)
+    def _detail(self, job: JobRow) -> operator_pb2.JobDetail:
+        events = self._world.jobs.events(job.job_id)
+        return job_detail_message(job, events, self._world.prunes.of_job(job.job_id))
 
     def confirm_recovery_sheet(
         self, request: operator_pb2.RecoverySheetProof

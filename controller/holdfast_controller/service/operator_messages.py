@@ -9,10 +9,13 @@ from holdfast_common.wire_codec.results import disk_result_to_message
 from holdfast_controller.facts import DiskFacts, SnapshotNode
 from holdfast_controller.ledger import LedgerEntry
 from holdfast_controller.runs.debts import debt_text
+from holdfast_controller.runs.requests import Started
+from holdfast_controller.runs.world import World
 from holdfast_controller.store.agents import AgentRow
 from holdfast_controller.store.catalogue import PointRow
 from holdfast_controller.store.inventory import KnownVm
 from holdfast_controller.store.jobs import JobEventRow, JobRow
+from holdfast_controller.store.prunes import PruneRow
 from holdfast_controller.store.vcenters import VcenterRow
 
 
@@ -45,9 +48,21 @@ def job_message(job: JobRow) -> operator_pb2.Job:
     return message
 
 
-def job_detail_message(job: JobRow, events: Sequence[JobEventRow]) -> operator_pb2.JobDetail:
-    """One job with its steps."""
+def started_message(world: World, started: Started) -> operator_pb2.RunStarted:
+    """A run that has begun, or would."""
+    return operator_pb2.RunStarted(
+        run_id=started.run_id or "",
+        jobs=[job_message(world.jobs.job(job_id)) for job_id in started.job_ids],
+        plan=started.plan,
+    )
+
+
+def job_detail_message(
+    job: JobRow, events: Sequence[JobEventRow], prune: PruneRow | None
+) -> operator_pb2.JobDetail:
+    """One job with its steps; ``prune``: its round, when it is one that began."""
     return operator_pb2.JobDetail(
+        change=None if prune is None else _round_message(prune),
         job=job_message(job),
         events=[event_message(event) for event in events],
         disks=[disk_result_to_message(disk) for disk in job.disks],
@@ -57,12 +72,21 @@ def job_detail_message(job: JobRow, events: Sequence[JobEventRow]) -> operator_p
     )
 
 
+def _round_message(prune: PruneRow) -> operator_pb2.RepositoryChange:
+    return operator_pb2.RepositoryChange(
+        plan=prune.plan,
+        done=bool(prune.ended_at) and not prune.problem and not prune.dry_run,
+        counts=prune.counts,
+        names=prune.names,
+    )
+
+
 def event_message(event: JobEventRow) -> operator_pb2.JobEvent:
     """One step."""
     return operator_pb2.JobEvent(at=event.at, event=event.event, detail=event.detail)
 
 
-def point_message(point: PointRow) -> operator_pb2.Point:
+def point_message(point: PointRow, *, held: bool) -> operator_pb2.Point:
     """One restore point, from its catalogue record."""
     record = point.decoded()
     return operator_pb2.Point(
@@ -81,6 +105,7 @@ def point_message(point: PointRow) -> operator_pb2.Point:
         changed_bytes=sum(disk.changed_bytes for disk in record.disks),
         stored_bytes=sum(disk.stored_bytes for disk in record.disks),
         transport=record.transport,
+        held=held,
     )
 
 

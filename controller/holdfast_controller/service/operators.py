@@ -159,14 +159,14 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
     async def ListPoints(
         self, request: operator_pb2.PointQuery, context: Context
     ) -> operator_pb2.PointList:
-        """See `OperatorActions.list_points`."""
-        return await self._call(self._actions.list_points, request, context)
+        """See `PointActions.list_points`."""
+        return await self._call(self._actions.points.list_points, request, context)
 
     async def ShowPoint(
         self, request: operator_pb2.PointName, context: Context
     ) -> operator_pb2.PointDetail:
-        """See `OperatorActions.show_point`."""
-        return await self._call(self._actions.show_point, request, context)
+        """See `PointActions.show_point`."""
+        return await self._call(self._actions.points.show_point, request, context)
 
     async def RunDoctor(
         self, request: operator_pb2.Empty, context: Context
@@ -202,11 +202,11 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
         """See `KeyActions.rotate_keys`."""
         return await self._call(self._actions.keys.rotate_keys, request, context)
 
-    async def PruneRepository(
+    async def StartPrune(
         self, request: operator_pb2.PruneRequest, context: Context
-    ) -> operator_pb2.RepositoryChange:
-        """See `RepositoryActions.prune`."""
-        return await self._call(self._actions.repository.prune, request, context)
+    ) -> operator_pb2.RunStarted:
+        """See `RepositoryActions.start_prune`."""
+        return await self._call(self._actions.repository.start_prune, request, context)
 
     async def ForgetPoints(
         self, request: operator_pb2.ForgetRequest, context: Context
@@ -217,8 +217,8 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
     async def HoldPoint(
         self, request: operator_pb2.HoldRequest, context: Context
     ) -> operator_pb2.RepositoryChange:
-        """See `RepositoryActions.hold`."""
-        return await self._call(self._actions.repository.hold, request, context)
+        """See `PointActions.hold`."""
+        return await self._call(self._actions.points.hold, request, context)
 
     async def RebuildCatalogue(
         self, request: operator_pb2.RebuildRequest, context: Context

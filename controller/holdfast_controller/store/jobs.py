@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from holdfast_common.clock import Clock, utc_text
-from holdfast_common.errors import NotFound, Refused
+from holdfast_common.errors import Locked, NotFound, Refused
 from holdfast_common.identity import AgentId, JobId, PointId, RunId, new_ulid
 from holdfast_common.job_result import DiskResult, ErrorReport, Warned
 from holdfast_controller.decide.job_state import ENDED, JobEvent, JobState, next_state
@@ -21,7 +21,8 @@ from holdfast_controller.store.database import Database
 class NewJob:
     """A job about to be planned. ``subject``: the VM's name, or what else it works on.
 
-    ``refused``: why it cannot be begun; it is written down beside others, as failed.
+    ``refused``: why it cannot be begun; it is written down beside others, as failed. ``alone``: it is
+    refused while another one of its kind has not ended.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class NewJob:
     level_asked: str = ""
     transport: str = ""
     refused: ErrorReport | None = None
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,10 +331,24 @@ def refuse_all_refused(jobs: Sequence[NewJob]) -> None:
 
 
 def _refused_as_second(connection: sqlite3.Connection, job: NewJob) -> NewJob:
-    """The job, refused when its VM has one that has not ended."""
-    if not job.instance_uuid or job.refused is not None:
+    """The job, refused when its VM has one that has not ended, or when it is to be alone and is not."""
+    if job.refused is not None:
         return job
     ends = ",".join("?" * len(ENDED))
+    if job.alone:
+        row = connection.execute(
+            f"SELECT job_id FROM jobs WHERE kind = ? AND state NOT IN ({ends})",  # noqa: S608 - only question marks
+            (job.kind, *sorted(ENDED)),
+        ).fetchone()
+        if row is not None:
+            locked = Locked(
+                f"another {job.kind} has not ended",
+                job=row[0],
+                advice=f"wait for it with `holdfast job follow {row[0]}`, or cancel it",
+            )
+            return replace(job, refused=ErrorReport.of(locked))
+    if not job.instance_uuid:
+        return job
     row = connection.execute(
         f"SELECT job_id FROM jobs WHERE vcenter_id = ? AND instance_uuid = ? AND state NOT IN ({ends})",  # noqa: S608 - only question marks
         (job.vcenter_id, job.instance_uuid, *sorted(ENDED)),

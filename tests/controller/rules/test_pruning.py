@@ -9,9 +9,13 @@ import pytest
 
 from holdfast_common.clock import utc_text
 from holdfast_common.errors import NotFound, Refused
+from holdfast_common.identity import JobId
 from holdfast_common.wire import operator_pb2
-from holdfast_controller.runs.requests import CheckRequest
+from holdfast_controller.runs.requests import CheckRequest, Started
+from holdfast_controller.service.point_actions import PointActions
 from holdfast_controller.service.repository_actions import RepositoryActions
+from holdfast_controller.store.jobs import JobRow
+from holdfast_controller.store.prunes import PruneEnd, PruneRow
 from holdfast_lab.server import RunningLab
 from support.one_process import OneProcess, disk_content, disk_truth, guest_writes
 
@@ -22,14 +26,23 @@ def objects(holdfast: OneProcess, kind: str) -> set[Path]:
     return {path for path in (holdfast.folder / "repository" / kind).rglob("*") if path.is_file()}
 
 
-def prune(actions: RepositoryActions, **wish: object) -> operator_pb2.RepositoryChange:
-    return actions.prune(operator_pb2.PruneRequest(grace_minutes=0, **wish))  # type: ignore[arg-type]  # fields
+def prune(
+    holdfast: OneProcess, *, dry_run: bool = False, accept_clock: bool = False
+) -> tuple[JobRow, PruneRow]:
+    wanted = operator_pb2.PruneRequest(grace_minutes=0, dry_run=dry_run, accept_clock=accept_clock)
+    (started,) = RepositoryActions(holdfast.world, holdfast.engine).start_prune(wanted).jobs
+    job_id = JobId(started.job_id)
+    job = holdfast.ended(Started(run_id=None, job_ids=(job_id,), plan=()))
+    row = holdfast.world.prunes.of_job(job_id)
+    assert row is not None
+    return job, row
 
 
 def test_rule_32_what_a_forgotten_point_needed_goes_and_the_rest_is_restored(
     holdfast: OneProcess, lab: RunningLab
 ) -> None:
-    actions = RepositoryActions(holdfast.world)
+    actions = RepositoryActions(holdfast.world, holdfast.engine)
+    points = PointActions(holdfast.world, holdfast.engine.care)
     first = holdfast.back_up("web")
     guest_writes(lab, "web", 3 * UNIT)
     second = holdfast.back_up("web")
@@ -38,21 +51,21 @@ def test_rule_32_what_a_forgotten_point_needed_goes_and_the_rest_is_restored(
     planned = actions.forget(operator_pb2.ForgetRequest(keep_last=1, dry_run=True))
     assert list(planned.names) == [first.point_id]
     assert len(objects(holdfast, "points")) == 2, "a dry run"
-    actions.hold(operator_pb2.HoldRequest(point_id=first.point_id, reason="a court asked"))
+    points.hold(operator_pb2.HoldRequest(point_id=first.point_id, reason="a court asked"))
     assert not actions.forget(operator_pb2.ForgetRequest(point_ids=[first.point_id])).names
-    actions.hold(operator_pb2.HoldRequest(point_id=first.point_id, release=True))
+    points.hold(operator_pb2.HoldRequest(point_id=first.point_id, release=True))
     done = actions.forget(operator_pb2.ForgetRequest(point_ids=[first.point_id]))
     assert list(done.names) == [first.point_id]
     with pytest.raises(NotFound):
         holdfast.world.catalogue.point(first.point_id)
     before = objects(holdfast, "maps") | objects(holdfast, "packs")
-    assert prune(actions, dry_run=True).counts["fence"] == 0
-    rounds = [prune(actions) for _ in range(4)]
+    assert prune(holdfast, dry_run=True)[1].counts["fence"] == 0
+    assert before == objects(holdfast, "maps") | objects(holdfast, "packs")
+    rounds = [prune(holdfast)[1] for _ in range(4)]
     assert sum(each.counts["deleted"] for each in rounds) > 0
     assert not before <= objects(holdfast, "maps") | objects(holdfast, "packs")
-    last = holdfast.world.prunes.latest()
-    assert last is not None
-    assert last.ended_at
+    assert holdfast.world.prunes.latest() == rounds[-1]
+    assert rounds[-1].ended_at
     assert disk_content(holdfast, second) == disk_truth(lab, "web")
     guest_writes(lab, "web", 5 * UNIT)
     third = holdfast.back_up("web")
@@ -63,17 +76,20 @@ def test_rule_32_what_a_forgotten_point_needed_goes_and_the_rest_is_restored(
 
 
 def test_rule_32_a_clock_that_jumped_deletes_nothing(holdfast: OneProcess) -> None:
-    actions = RepositoryActions(holdfast.world)
     holdfast.back_up("web")
     future = utc_text(holdfast.world.clock.now() + timedelta(days=3))
-    holdfast.world.prunes.end(holdfast.world.prunes.begin(at=future), at=future, counts={})
-    with pytest.raises(Refused, match="the clock went back"):
-        prune(actions)
-    assert prune(actions, accept_clock=True).done
+    prunes = holdfast.world.prunes
+    prunes.end(prunes.begin(at=future), PruneEnd(counts={}), at=future)
+    job, row = prune(holdfast)
+    assert job.error is not None
+    assert job.error.code == Refused.code
+    assert "the clock went back" in job.error.message
+    assert "the clock went back" in row.problem
+    assert prune(holdfast, accept_clock=True)[0].error is None
 
 
 def test_the_catalogue_is_made_anew_from_the_repository_alone(holdfast: OneProcess) -> None:
-    actions = RepositoryActions(holdfast.world)
+    actions = RepositoryActions(holdfast.world, holdfast.engine)
     point_id = holdfast.back_up("web").point_id
     assert point_id is not None
     known = holdfast.world.catalogue.point(point_id)

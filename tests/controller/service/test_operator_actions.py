@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def actions(holdfast: OneProcess) -> OperatorActions:
         ("list_jobs", operator_pb2.JobQuery(run_id="nosuch"), NotFound),
         ("show_job", operator_pb2.JobName(job_id="nosuch"), NotFound),
         ("follower", operator_pb2.RunName(run_id="nosuch"), NotFound),
-        ("list_points", operator_pb2.PointQuery(vcenter="nosuch"), NotFound),
+        ("points.list_points", operator_pb2.PointQuery(vcenter="nosuch"), NotFound),
         ("start_check", operator_pb2.StartCheckRequest(point_ids=["nosuch"]), NotFound),
         ("revoke_agent", operator_pb2.AgentName(agent="nosuch"), NotFound),
         ("test_vcenter", operator_pb2.VcenterName(name="nosuch"), NotFound),
@@ -68,7 +69,7 @@ def test_what_does_not_exist_is_told(
     request_message: Message,
     expected: type[HoldfastError],
 ) -> None:
-    method: Callable[[Message], object] = getattr(actions, action)
+    method: Callable[[Message], object] = attrgetter(action)(actions)
     with pytest.raises(expected) as caught:
         method(request_message)
     assert type(caught.value) is expected

@@ -1,0 +1,135 @@
+"""A prune as a job: one round, by the controller itself, beside backups and on a thread of its own.
+
+It may be cancelled, or the controller stopped, at any time: the next one goes on from there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from holdfast_common.clock import utc_text
+from holdfast_common.job_result import JobResult, Outcome, Warned
+from holdfast_common.repository.prune_progress import MOVING, PruneProgress
+from holdfast_common.repository.prune_report import PruneReport
+from holdfast_common.units import size_text
+from holdfast_controller.decide.job_state import JobEvent
+from holdfast_controller.runs.repository_care import PruneWatch, RepositoryCare
+from holdfast_controller.runs.repository_verdict import REPOSITORY
+from holdfast_controller.runs.requests import PruneRequest
+from holdfast_controller.runs.world import World
+from holdfast_controller.store.jobs import JobRow, NewJob
+
+LOOK_SECONDS: Final = 0.5  # how soon it is seen that the job is to stop
+NOTE_SECONDS: Final = 60.0  # how often a step that is not counted in bytes is told
+
+
+class PruneRepository:
+    """The work of one such job."""
+
+    def __init__(self, world: World, care: RepositoryCare, request: PruneRequest) -> None:
+        self._world = world
+        self._care = care
+        self._request = request
+
+    def plan(self) -> list[str]:
+        """For people."""
+        limits = self._request.limits
+        what = "look what a prune would delete" if limits.dry_run else "prune the repository"
+        return [f"{what}, with a grace time of {limits.grace}"]
+
+    def new_job(self) -> NewJob:
+        """The job's row: there is never more than one."""
+        return NewJob(kind="prune", subject=REPOSITORY, alone=True)
+
+    def __call__(self, job: JobRow) -> JobResult:
+        """One round; told in the job's steps and in the table of rounds."""
+        world = self._world
+        watch = _JobWatch(world, job)
+        with world.lifecycle.cleaning(job.job_id):
+            world.jobs.advance(job.job_id, JobEvent.TRANSFER)
+            report = self._care.prune(
+                self._request.limits,
+                actor=self._request.actor,
+                watch=PruneWatch(job_id=job.job_id, check=watch.check, tell=watch.tell),
+                told=partial(prune_lines, dry_run=self._request.limits.dry_run),
+            )
+        return JobResult(outcome=Outcome.DONE, warnings=_warnings(report))
+
+
+@dataclass(slots=True)
+class _JobWatch:
+    """Between a round and its job: may it go on, and how far is it? One thread."""
+
+    world: World
+    job: JobRow
+    step: str = ""
+    looked_at: float = field(default=-LOOK_SECONDS)
+    told_at: float = 0.0
+
+    def check(self) -> None:
+        """Raises: Interrupted, Cancelled."""
+        now = self.world.clock.monotonic_seconds()
+        if now - self.looked_at >= LOOK_SECONDS:
+            self.looked_at = now
+            self.world.lifecycle.check(self.job.job_id)
+
+    def tell(self, progress: PruneProgress) -> None:
+        """Keep it where followers look; not at every object."""
+        now = self.world.clock.monotonic_seconds()
+        is_new = progress.step != self.step
+        in_bytes = progress.step == MOVING
+        pause = LOOK_SECONDS if in_bytes else NOTE_SECONDS
+        if not is_new and now - self.told_at < pause:
+            return
+        self.step, self.told_at = progress.step, now
+        if is_new or not in_bytes:
+            self.world.jobs.note(self.job.job_id, progress.step, _text(progress))
+        if in_bytes:
+            self.world.jobs.set_progress(
+                self.job.job_id, done_bytes=progress.done, total_bytes=progress.total
+            )
+
+
+def prune_lines(report: PruneReport, *, dry_run: bool) -> list[str]:
+    """What a round did, or would do, for people."""
+    verb = "would be" if dry_run else "were"
+    lines = [
+        f"{report.deleted} objects {verb} deleted, {size_text(report.deleted_bytes)}",
+        f"{report.doomed} objects {verb} found dead, {size_text(report.doomed_bytes)}:"
+        " they go after the grace time",
+        f"{report.repacked} packs {verb} repacked, {size_text(report.moved_bytes)} moved",
+    ]
+    if report.kept_for_later:
+        lines.append(f"{report.kept_for_later} packs wait for a later round")
+    if report.waiting is not None and report.waiting.until is not None:
+        lines.append(f"waiting for the grace time, until {utc_text(report.waiting.until)[:19]}Z")
+    if report.waiting is not None and report.waiting.writers:
+        jobs = ", ".join(
+            writer.record.job_id if writer.record is not None else "an unreadable lease"
+            for writer in report.waiting.writers
+        )
+        lines.append(f"waiting for writers at work: {jobs}")
+    if report.out_of_time:
+        lines.append("the time was over: the next round goes on from here")
+    if report.was_full:
+        lines.append("the repository was full: nothing was repacked; prune again")
+    if dry_run:
+        lines.append("nothing was changed: this was a dry run")
+    return lines
+
+
+def _warnings(report: PruneReport) -> tuple[Warned, ...]:
+    if not report.missing_chunks:
+        return ()
+    message = f"{report.missing_chunks} chunks that points need are missing: run `holdfast check`"
+    return (Warned(code="missing", message=message),)
+
+
+def _text(progress: PruneProgress) -> str:
+    if not progress.total:
+        return ""
+    if progress.step == MOVING:
+        return size_text(progress.total)
+    return f"{progress.done} of {progress.total}"

@@ -1,0 +1,73 @@
+"""What operators can do with restore points: message in, message out.
+
+Points are listed from the catalogue, also while the repository cannot be reached; holds are only there.
+"""
+
+from __future__ import annotations
+
+from holdfast_common.errors import HoldfastError
+from holdfast_common.repository.derivation import lineage_tag
+from holdfast_common.repository.layout import manifest_name
+from holdfast_common.wire import operator_pb2
+from holdfast_controller.runs.repository_care import RepositoryCare
+from holdfast_controller.runs.world import World
+from holdfast_controller.service.access_rules import current_actor
+from holdfast_controller.service.operator_messages import point_message
+
+
+class PointActions:
+    """Thread-safe."""
+
+    def __init__(self, world: World, care: RepositoryCare) -> None:
+        self._world = world
+        self._care = care
+
+    def list_points(self, request: operator_pb2.PointQuery) -> operator_pb2.PointList:
+        """Newest first."""
+        points = self._world.catalogue.points(vm_name=request.vm)
+        if request.vm and not points:
+            points = self._world.catalogue.points(instance_uuid=request.vm)
+        if request.vcenter:
+            row = self._world.vcenters.table.named(request.vcenter)
+            points = [point for point in points if point.vcenter_id == row.instance_uuid]
+        held: frozenset[str] = frozenset()
+        problem = ""
+        try:
+            held = self._care.held() if points else held
+        except HoldfastError as error:
+            problem = error.line()
+        # one job makes one point: the last part of its name is unique by itself
+        ids = {name.rpartition("/")[2] for name in held}
+        return operator_pb2.PointList(
+            points=[point_message(point, held=point.job_id in ids) for point in points],
+            holds_problem=problem,
+        )
+
+    def show_point(self, request: operator_pb2.PointName) -> operator_pb2.PointDetail:
+        """One point with its record, and who holds it. Raises: NotFound."""
+        point = self._world.catalogue.point(request.point_id)
+        hold = None
+        problem = ""
+        try:
+            tag = lineage_tag(self._world.keeper.keys().common.id_key, point.lineage_id)
+            hold = self._care.hold_of(manifest_name(tag, point.job_id))
+        except HoldfastError as error:
+            problem = error.line()
+        return operator_pb2.PointDetail(
+            point=point_message(point, held=hold is not None),
+            record=point.record,
+            held_at="" if hold is None else hold.held_at,
+            hold_reason="" if hold is None else hold.reason,
+            holds_problem=problem,
+        )
+
+    def hold(self, request: operator_pb2.HoldRequest) -> operator_pb2.RepositoryChange:
+        """Hold a point, or let go of it. Raises: NotFound."""
+        point_id = self._world.catalogue.point(request.point_id).point_id
+        if request.release:
+            was_held = self._care.unhold(point_id, actor=current_actor())
+            line = f"{point_id} is no longer held" if was_held else f"{point_id} was not held"
+        else:
+            self._care.hold(point_id, reason=request.reason, actor=current_actor())
+            line = f"{point_id} is held: it is never forgotten before `holdfast point unhold`"
+        return operator_pb2.RepositoryChange(plan=[line], done=True, names=[point_id])

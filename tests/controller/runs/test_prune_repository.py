@@ -1,0 +1,158 @@
+"""A prune is a job of the controller: seen, followed, cancelled, beside backups, one at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from holdfast_common.clock import SystemClock
+from holdfast_common.errors import Locked
+from holdfast_common.identity import PointId
+from holdfast_common.repository.prune_progress import DELETING, MARKING
+from holdfast_common.repository.prune_report import PruneLimits
+from holdfast_common.wire import operator_pb2
+from holdfast_controller.commands import following
+from holdfast_controller.commands.output import Output
+from holdfast_controller.decide.job_state import JobState
+from holdfast_controller.runs.engine import Engine
+from holdfast_controller.runs.requests import PruneRequest, Started
+from holdfast_controller.service.follower import RunFollower
+from holdfast_controller.service.point_actions import PointActions
+from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
+from holdfast_lab.server import RunningLab, running_lab
+from support.one_process import OneProcess, guest_writes, one_process
+
+SECONDS = 30.0
+NOW = PruneLimits().grace * 0
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
+    web = MachinePlan(
+        name="web",
+        datastore="nfs1",
+        change_tracking=True,
+        disks=(DiskPlan(size_bytes=1 << 20, content="random", content_bytes=1 << 19, seed=1),),
+    )
+    proxy = MachinePlan(name="proxy", datastore="vmfs1", disks=())
+    plan = InventoryPlan(machines=(web, proxy))
+    with running_lab(tmp_path_factory.mktemp("lab"), inventory=plan) as running:
+        yield running
+
+
+@pytest.fixture
+def holdfast(tmp_path: Path, lab: RunningLab) -> Iterator[OneProcess]:
+    with one_process(tmp_path / "holdfast", lab) as ready:
+        yield ready
+
+
+class HeldClock(SystemClock):
+    """Holds whoever asks it for the time that passed, until it is let go."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.go = threading.Event()
+
+    def monotonic_seconds(self) -> float:
+        self.asked.set()
+        assert self.go.wait(SECONDS), "the clock was never let go"
+        return super().monotonic_seconds()
+
+
+def start(engine: Engine, *, dry_run: bool = False) -> Started:
+    limits = PruneLimits(grace=NOW, dry_run=dry_run)
+    return engine.start_prune(PruneRequest(limits=limits, actor="somebody"))
+
+
+def forgotten_point(holdfast: OneProcess, lab: RunningLab) -> PointId:
+    """A point that was forgotten, with one beside it that was not."""
+    first = holdfast.back_up("web").point_id
+    guest_writes(lab, "web", 0, length=1 << 17)
+    holdfast.back_up("web")
+    assert first is not None
+    holdfast.engine.care.forget([PointId(first)], actor="somebody", dry_run=False)
+    return PointId(first)
+
+
+def test_a_prune_is_followed_to_its_result_and_a_dry_run_is_the_same_job(
+    holdfast: OneProcess, lab: RunningLab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forgotten_point(holdfast, lab)
+    world = holdfast.world
+    looked = holdfast.ended(start(holdfast.engine, dry_run=True))
+    planned = world.prunes.of_job(looked.job_id)
+    assert planned is not None
+    assert planned.counts["doomed"] > 0
+    assert planned.dry_run
+    assert world.prunes.latest_change() is None
+    holdfast.ended(start(holdfast.engine))
+    job = holdfast.ended(start(holdfast.engine))
+    steps = [event.event for event in world.jobs.events(job.job_id)]
+    assert (MARKING in steps, DELETING in steps) == (True, True), steps
+    events = RunFollower(world.jobs, world.prunes, job.run_id).next_events()
+    (finished,) = (event.finished for event in events if event.WhichOneof("event") == "finished")
+    assert finished.change.done
+    assert finished.change.counts["deleted"] >= planned.counts["doomed"]
+    assert finished.change.names
+    following.show_finished(finished, Output(as_json=False))
+    assert f"{finished.change.counts['deleted']} objects were deleted" in capsys.readouterr().out
+    last = world.prunes.latest_change()
+    assert last is not None
+    assert (last.job_id, last.problem, bool(last.ended_at)) == (job.job_id, "", True)
+
+
+def test_beside_a_prune_backups_and_holds_go_on_a_second_is_refused_and_cancelling_loses_nothing(
+    holdfast: OneProcess, lab: RunningLab
+) -> None:
+    gone = forgotten_point(holdfast, lab)
+    world = holdfast.world
+    clock = HeldClock()
+    engine = Engine(replace(world, clock=clock))
+    engine.reconciled()
+    points = PointActions(world, engine.care)
+    first = start(engine)
+    try:
+        assert clock.asked.wait(SECONDS)
+        with pytest.raises(Locked, match="another prune has not ended"):
+            start(holdfast.engine, dry_run=True)
+        beside = holdfast.back_up("web")
+        assert beside.state is JobState.DONE
+        assert beside.point_id is not None
+        points.hold(operator_pb2.HoldRequest(point_id=beside.point_id, reason="a court asked"))
+        with pytest.raises(Locked, match="being pruned"):
+            engine.care.forget([PointId(beside.point_id)], actor="somebody", dry_run=False)
+        engine.cancel(first.job_ids[0])
+    finally:
+        clock.go.set()
+    assert holdfast.ended(first).state is JobState.CANCELLED
+    cut = world.prunes.of_job(first.job_ids[0])
+    assert cut is not None
+    assert cut.problem.startswith("cancelled: ")
+    for _ in range(2):
+        assert holdfast.ended(start(holdfast.engine)).error is None
+    last = world.prunes.latest_change()
+    assert last is not None
+    assert last.counts["deleted"] > 0
+    listed = points.list_points(operator_pb2.PointQuery()).points
+    assert [point.held for point in listed] == [True, False]
+    assert gone not in {point.point_id for point in listed}
+    shown = points.show_point(operator_pb2.PointName(point_id=beside.point_id))
+    assert (shown.point.held, shown.hold_reason) == (True, "a court asked")
+
+
+def test_points_are_listed_while_nobody_can_say_which_are_held(
+    holdfast: OneProcess,
+) -> None:
+    holdfast.back_up("web")
+    repository = holdfast.folder / "repository"
+    repository.rename(holdfast.folder / "elsewhere")
+    points = PointActions(holdfast.world, holdfast.engine.care)
+    listed = points.list_points(operator_pb2.PointQuery())
+    assert [point.held for point in listed.points] == [False]
+    assert listed.holds_problem.startswith("no_repository: ")
+    shown = points.show_point(operator_pb2.PointName(point_id=listed.points[0].point_id))
+    assert shown.holds_problem.startswith("no_repository: ")
