@@ -17,6 +17,7 @@ from holdfast_common.repository import rescue
 
 # cryptography, and what it needs itself
 _PACKAGES = ("cryptography", "cffi", "pycparser")
+_MEASURED = "COVERAGE_PROCESS_CONFIG"
 RESCUE = Path(rescue.__file__)
 
 
@@ -32,7 +33,15 @@ def bare_python() -> Path:
             link = packages / top
             if top != ".." and not link.exists():
                 link.symlink_to(Path(str(distribution(name).locate_file(top))))
+    if _MEASURED in os.environ:  # `make coverage` starts itself in every Python that it finds
+        _add_coverage(packages)
     return folder / "bin" / "python"
+
+
+def _add_coverage(packages: Path) -> None:
+    """What measures, beside what is measured."""
+    for name in ("coverage", "a1_coverage.pth"):
+        (packages / name).symlink_to(Path(str(distribution("coverage").locate_file(name))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ CALLS_MAX = 5000
 NAMES = sorted(WORKLOADS)
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("kind", FaultKind, ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_call_that_fails_harms_nothing(name: str, kind: FaultKind) -> None:

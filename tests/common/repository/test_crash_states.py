@@ -26,6 +26,7 @@ def test_there_is_a_share_for_every_workload_and_enough_of_them() -> None:
     assert sum(IMAGES.values()) >= 5000
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("name", sorted(WORKLOADS))
 def test_whatever_a_crash_leaves_can_be_opened_restored_and_gone_on_with(
     name: str, record_property: Callable[[str, object], None]

@@ -71,6 +71,7 @@ def test_a_whole_repository_is_clean_and_restores(world: object) -> None:
     assert found.opens(found.store)
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_damage_is_found_and_its_loss_said_exactly(
     kind: str, request: pytest.FixtureRequest

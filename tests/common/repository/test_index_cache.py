@@ -198,6 +198,7 @@ def test_backups_and_restores_through_the_cache(tmp_path: Path) -> None:
     assert repository.restored(point) == image
 
 
+@pytest.mark.repeats
 def test_a_million_chunks_open_at_once_and_are_looked_up_fast(tmp_path: Path) -> None:
     """The small form of `make bench-index`; speed fails only at three times its goal."""
     figures = measured(1_000_000, tmp_path)

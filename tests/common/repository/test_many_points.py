@@ -10,6 +10,7 @@ from benchmarks.many_points import History, measured
 from holdfast_common.units import GIB, TIB
 
 
+@pytest.mark.repeats
 def test_the_three_hundredth_incremental_costs_what_the_tenth_did(tmp_path: Path) -> None:
     """On a sparse 64 TiB disk. Ten thousand are measured by `make bench-index`."""
     history = History(tmp_path, 64 * TIB, places=6, leaves=64)

@@ -79,6 +79,7 @@ def faults(made: Scene) -> Iterator[Fault]:
         yield Fault(call, FULL)
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("rounds", [0, 1, 2])
 def test_a_prune_that_ends_anywhere_loses_nothing_and_the_next_one_goes_on(rounds: int) -> None:
     made = scene(rounds)

@@ -19,6 +19,7 @@ def assert_eventful(counts: Counter[str], schedules: int) -> None:
     assert counts["unpublished"] > schedules / 50, counts
 
 
+@pytest.mark.repeats
 def test_no_schedule_of_prunes_backups_crashes_and_clocks_loses_what_a_point_needs() -> None:
     counts = run_schedules(range(SHORT))
     print(f"{SHORT} schedules: {dict(counts)}")
