@@ -492,7 +492,7 @@ def _huffman_table(data: bytes) -> tuple[int, list[tuple[int, int]], int]:
         if len(weights) < count:
             raise DamagedError("zstd: a Huffman table is cut off")
     total = sum(1 << (weight - 1) for weight in weights if weight)
-    if used > len(data) or not total or max(weights) > 11:
+    if used > len(data) or not total or max(weights) > 11 or len(weights) > 255:
         raise DamagedError("zstd: a Huffman table does not add up")
     bits_max = total.bit_length()
     left = (1 << bits_max) - total
@@ -1393,25 +1393,31 @@ def _authorities(head: dict[str, Any]) -> tuple[Authority, ...]:
 
 
 def read_generations(folder: Folder, findings: Findings) -> list[Generation]:
-    """Every key generation that is whole, the newest first."""
+    """Every key generation that is whole, the newest first; two of one number if its copies differ."""
     names = folder.names("keys")
     if not names:
         raise RescueError(
             f"{folder.root} holds no key generation (no files keys/0000000001 ...): it is no repository, or they were "
             "lost. Without one of them nothing can be read by anybody; look for a copy of the folder keys/."
         )
-    generations: dict[int, Generation] = {}
+    generations: list[Generation] = []
     for name in names:
         try:
             found = Generation.parse(name, folder.read(name, KEYS_BYTES_MAX))
-            generations.setdefault(found.number, found)
         except DamagedError as error:
             findings.add(name, str(error))
+            continue
+        if all((found.bound, found.sealed) != (each.bound, each.sealed) for each in generations):
+            generations.append(found)
     if not generations:
         raise RescueError(
             "Every key generation is damaged: nothing can be read. Look for a copy of the folder keys/."
         )
-    return [generations[number] for number in sorted(generations, reverse=True)]
+    newest = f"keys/{max(found.number for found in generations):010}"
+    for name in (newest, f"{newest}-copy"):
+        if not folder.exists(name):
+            findings.add(name, "it is missing (the other copy is there)")
+    return sorted(generations, key=lambda found: -found.number)
 
 
 def open_keys(generations: list[Generation], secret: Secret, findings: Findings) -> Keys:
@@ -1425,11 +1431,14 @@ def open_keys(generations: list[Generation], secret: Secret, findings: Findings)
         except (DamagedError, ValueError, KeyError, TypeError) as error:
             findings.add(generation.name, f"it cannot be used: {error}")
             continue
-        if generation is not generations[0]:
+        if generation.number != generations[0].number:
             findings.add(
                 generations[0].name,
                 f"this key opens only the older generation {generation.number}: points of later key epochs cannot be read",
             )
+        for other in generations:
+            if other.number == generation.number and other is not generation:
+                findings.add(other.name, "it is whole, but another one than its other copy")
         return keys
     lines = [
         f"  {entry['kind']}: {entry['label']} (since {entry['created_at']})"
