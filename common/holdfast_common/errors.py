@@ -66,9 +66,7 @@ class NoRepository(HoldfastError):
 
     code = "no_repository"
     exit_status = 10
-    default_advice = (
-        "check that the repository's file system is mounted; only `holdfast init` creates one"
-    )
+    default_advice = "check that the repository's file system is mounted; only `holdfast init` and `repo init` make one"
 
 
 class Locked(HoldfastError):

@@ -1840,3 +1840,373 @@ class RepositoryChange(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RepositoryChange: _TypeAlias = RepositoryChange  # noqa: Y015
+
+@_typing.final
+class Repository(_message.Message):
+    """What a repository is and holds. Times are UTC ISO text, sizes bytes; "" and 0 where nothing is known."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REPOSITORY_ID_FIELD_NUMBER: _builtins.int
+    FOLDER_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    USED_BYTES_FIELD_NUMBER: _builtins.int
+    USED_IS_WHOLE_FIELD_NUMBER: _builtins.int
+    FREE_BYTES_FIELD_NUMBER: _builtins.int
+    CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    VMS_FIELD_NUMBER: _builtins.int
+    LAST_PRUNE_AT_FIELD_NUMBER: _builtins.int
+    LAST_PRUNE_FIELD_NUMBER: _builtins.int
+    LAST_CHECK_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    repository_id: _builtins.str
+    folder: _builtins.str
+    """as the controller sees it"""
+    format: _builtins.int
+    created_at: _builtins.str
+    used_bytes: _builtins.int
+    used_is_whole: _builtins.bool
+    """false: counting took too long, or nothing could be counted; it is at least that"""
+    free_bytes: _builtins.int
+    """of its file system"""
+    capacity_bytes: _builtins.int
+    points: _builtins.int
+    vms: _builtins.int
+    last_prune_at: _builtins.str
+    """"" = never"""
+    last_prune: _builtins.str
+    """what came of it"""
+    last_check: _builtins.str
+    """of all of it: when, and by which job; "" = never"""
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        repository_id: _builtins.str = ...,
+        folder: _builtins.str = ...,
+        format: _builtins.int = ...,
+        created_at: _builtins.str = ...,
+        used_bytes: _builtins.int = ...,
+        used_is_whole: _builtins.bool = ...,
+        free_bytes: _builtins.int = ...,
+        capacity_bytes: _builtins.int = ...,
+        points: _builtins.int = ...,
+        vms: _builtins.int = ...,
+        last_prune_at: _builtins.str = ...,
+        last_prune: _builtins.str = ...,
+        last_check: _builtins.str = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "created_at", b"created_at", "folder", b"folder", "format", b"format", "free_bytes", b"free_bytes", "last_check", b"last_check", "last_prune", b"last_prune", "last_prune_at", b"last_prune_at", "name", b"name", "points", b"points", "problems", b"problems", "repository_id", b"repository_id", "used_bytes", b"used_bytes", "used_is_whole", b"used_is_whole", "vms", b"vms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Repository: _TypeAlias = Repository  # noqa: Y015
+
+@_typing.final
+class RepositoryList(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPOSITORIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def repositories(self) -> _containers.RepeatedCompositeFieldContainer[Global___Repository]: ...
+    def __init__(
+        self,
+        *,
+        repositories: _abc.Iterable[Global___Repository] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["repositories", b"repositories"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepositoryList: _TypeAlias = RepositoryList  # noqa: Y015
+
+@_typing.final
+class RepositoryName(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPOSITORY_FIELD_NUMBER: _builtins.int
+    repository: _builtins.str
+    """name, id or folder; "" = the only one"""
+    def __init__(
+        self,
+        *,
+        repository: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["repository", b"repository"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepositoryName: _TypeAlias = RepositoryName  # noqa: Y015
+
+@_typing.final
+class ObjectCount(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    OBJECTS_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    objects: _builtins.int
+    stored_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        objects: _builtins.int = ...,
+        stored_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "objects", b"objects", "stored_bytes", b"stored_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ObjectCount: _TypeAlias = ObjectCount  # noqa: Y015
+
+@_typing.final
+class RepositoryWriter(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    HOST_NAME_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    ADDED_AT_FIELD_NUMBER: _builtins.int
+    REVOKED_AT_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    host_name: _builtins.str
+    added_at: _builtins.str
+    revoked_at: _builtins.str
+    """"" = it may sign"""
+    public_key: _builtins.str
+    """hex"""
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        host_name: _builtins.str = ...,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
+        added_at: _builtins.str = ...,
+        revoked_at: _builtins.str = ...,
+        public_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_at", b"added_at", "agent_id", b"agent_id", "host_name", b"host_name", "public_key", b"public_key", "revoked_at", b"revoked_at", "roles", b"roles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepositoryWriter: _TypeAlias = RepositoryWriter  # noqa: Y015
+
+@_typing.final
+class AnnouncedWriter(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    RENEWED_AT_FIELD_NUMBER: _builtins.int
+    AT_WORK_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    epoch: _builtins.int
+    renewed_at: _builtins.str
+    at_work: _builtins.bool
+    """prune waits for it"""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        renewed_at: _builtins.str = ...,
+        at_work: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_work", b"at_work", "epoch", b"epoch", "job_id", b"job_id", "renewed_at", b"renewed_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnnouncedWriter: _TypeAlias = AnnouncedWriter  # noqa: Y015
+
+@_typing.final
+class HeldPoint(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINT_ID_FIELD_NUMBER: _builtins.int
+    VM_FIELD_NUMBER: _builtins.int
+    HELD_AT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    point_id: _builtins.str
+    vm: _builtins.str
+    """"" = not in the catalogue"""
+    held_at: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        point_id: _builtins.str = ...,
+        vm: _builtins.str = ...,
+        held_at: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_at", b"held_at", "point_id", b"point_id", "reason", b"reason", "vm", b"vm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldPoint: _TypeAlias = HeldPoint  # noqa: Y015
+
+@_typing.final
+class VmInRepository(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VM_FIELD_NUMBER: _builtins.int
+    INSTANCE_UUID_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    OLDEST_AT_FIELD_NUMBER: _builtins.int
+    NEWEST_AT_FIELD_NUMBER: _builtins.int
+    CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    vm: _builtins.str
+    instance_uuid: _builtins.str
+    points: _builtins.int
+    oldest_at: _builtins.str
+    newest_at: _builtins.str
+    capacity_bytes: _builtins.int
+    """of the newest point's disks"""
+    stored_bytes: _builtins.int
+    """what its points added when they were made"""
+    def __init__(
+        self,
+        *,
+        vm: _builtins.str = ...,
+        instance_uuid: _builtins.str = ...,
+        points: _builtins.int = ...,
+        oldest_at: _builtins.str = ...,
+        newest_at: _builtins.str = ...,
+        capacity_bytes: _builtins.int = ...,
+        stored_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "instance_uuid", b"instance_uuid", "newest_at", b"newest_at", "oldest_at", b"oldest_at", "points", b"points", "stored_bytes", b"stored_bytes", "vm", b"vm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VmInRepository: _TypeAlias = VmInRepository  # noqa: Y015
+
+@_typing.final
+class RepositoryDetail(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LastPruneCountsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REPOSITORY_FIELD_NUMBER: _builtins.int
+    KEY_GENERATION_FIELD_NUMBER: _builtins.int
+    KEY_EPOCH_FIELD_NUMBER: _builtins.int
+    RECIPIENTS_FIELD_NUMBER: _builtins.int
+    SHEET_CONFIRMED_AT_FIELD_NUMBER: _builtins.int
+    WRITERS_FIELD_NUMBER: _builtins.int
+    WRITER_EPOCH_FIELD_NUMBER: _builtins.int
+    DECIDED_EPOCH_FIELD_NUMBER: _builtins.int
+    LAST_FENCE_AT_FIELD_NUMBER: _builtins.int
+    DOOMED_FIELD_NUMBER: _builtins.int
+    ANNOUNCED_FIELD_NUMBER: _builtins.int
+    OBJECTS_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    RESERVE_BYTES_FIELD_NUMBER: _builtins.int
+    VMS_FIELD_NUMBER: _builtins.int
+    LAST_PRUNE_COUNTS_FIELD_NUMBER: _builtins.int
+    DAMAGED_PACKS_FIELD_NUMBER: _builtins.int
+    key_generation: _builtins.int
+    key_epoch: _builtins.int
+    sheet_confirmed_at: _builtins.str
+    """"" = never: no backup starts"""
+    writer_epoch: _builtins.int
+    """that a writer which begins now belongs to"""
+    decided_epoch: _builtins.int
+    """manifests up to it count only if they were counted"""
+    last_fence_at: _builtins.str
+    doomed: _builtins.int
+    """objects that the newest fence calls dead"""
+    reserve_bytes: _builtins.int
+    """for the fence of a prune of a full repository"""
+    damaged_packs: _builtins.int
+    """that checks found: no new point is built on them"""
+    @_builtins.property
+    def repository(self) -> Global___Repository: ...
+    @_builtins.property
+    def recipients(self) -> _containers.RepeatedCompositeFieldContainer[Global___Recipient]: ...
+    @_builtins.property
+    def writers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RepositoryWriter]: ...
+    @_builtins.property
+    def announced(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnnouncedWriter]: ...
+    @_builtins.property
+    def objects(self) -> _containers.RepeatedCompositeFieldContainer[Global___ObjectCount]: ...
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldPoint]: ...
+    @_builtins.property
+    def vms(self) -> _containers.RepeatedCompositeFieldContainer[Global___VmInRepository]: ...
+    @_builtins.property
+    def last_prune_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        repository: Global___Repository | None = ...,
+        key_generation: _builtins.int = ...,
+        key_epoch: _builtins.int = ...,
+        recipients: _abc.Iterable[Global___Recipient] | None = ...,
+        sheet_confirmed_at: _builtins.str = ...,
+        writers: _abc.Iterable[Global___RepositoryWriter] | None = ...,
+        writer_epoch: _builtins.int = ...,
+        decided_epoch: _builtins.int = ...,
+        last_fence_at: _builtins.str = ...,
+        doomed: _builtins.int = ...,
+        announced: _abc.Iterable[Global___AnnouncedWriter] | None = ...,
+        objects: _abc.Iterable[Global___ObjectCount] | None = ...,
+        held: _abc.Iterable[Global___HeldPoint] | None = ...,
+        reserve_bytes: _builtins.int = ...,
+        vms: _abc.Iterable[Global___VmInRepository] | None = ...,
+        last_prune_counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        damaged_packs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["repository", b"repository"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "damaged_packs", b"damaged_packs", "decided_epoch", b"decided_epoch", "doomed", b"doomed", "held", b"held", "key_epoch", b"key_epoch", "key_generation", b"key_generation", "last_fence_at", b"last_fence_at", "last_prune_counts", b"last_prune_counts", "objects", b"objects", "recipients", b"recipients", "repository", b"repository", "reserve_bytes", b"reserve_bytes", "sheet_confirmed_at", b"sheet_confirmed_at", "vms", b"vms", "writer_epoch", b"writer_epoch", "writers", b"writers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepositoryDetail: _TypeAlias = RepositoryDetail  # noqa: Y015

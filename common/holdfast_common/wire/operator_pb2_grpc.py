@@ -174,6 +174,16 @@ class OperatorsStub:
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.PruneRequest.SerializeToString,
                 response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RunStarted.FromString,
                 _registered_method=True)
+        self.ListRepositories = channel.unary_unary(
+                '/holdfast.v1.Operators/ListRepositories',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.Empty.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RepositoryList.FromString,
+                _registered_method=True)
+        self.ShowRepository = channel.unary_unary(
+                '/holdfast.v1.Operators/ShowRepository',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.RepositoryName.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RepositoryDetail.FromString,
+                _registered_method=True)
         self.ForgetPoints = channel.unary_unary(
                 '/holdfast.v1.Operators/ForgetPoints',
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.ForgetRequest.SerializeToString,
@@ -362,6 +372,18 @@ class OperatorsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRepositories(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShowRepository(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ForgetPoints(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -522,6 +544,16 @@ def add_OperatorsServicer_to_server(servicer, server):
                     servicer.StartPrune,
                     request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.PruneRequest.FromString,
                     response_serializer=holdfast__common_dot_wire_dot_operator__pb2.RunStarted.SerializeToString,
+            ),
+            'ListRepositories': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRepositories,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.Empty.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.RepositoryList.SerializeToString,
+            ),
+            'ShowRepository': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowRepository,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RepositoryName.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.RepositoryDetail.SerializeToString,
             ),
             'ForgetPoints': grpc.unary_unary_rpc_method_handler(
                     servicer.ForgetPoints,
@@ -1295,6 +1327,60 @@ class Operators:
             '/holdfast.v1.Operators/StartPrune',
             holdfast__common_dot_wire_dot_operator__pb2.PruneRequest.SerializeToString,
             holdfast__common_dot_wire_dot_operator__pb2.RunStarted.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRepositories(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/ListRepositories',
+            holdfast__common_dot_wire_dot_operator__pb2.Empty.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.RepositoryList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowRepository(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/ShowRepository',
+            holdfast__common_dot_wire_dot_operator__pb2.RepositoryName.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.RepositoryDetail.FromString,
             options,
             channel_credentials,
             insecure,

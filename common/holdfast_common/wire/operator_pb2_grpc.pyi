@@ -59,6 +59,8 @@ class OperatorsStub:
     RemoveRecipient: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RecipientRemoval, _operator_pb2.KeyChange]
     RotateKeys: _grpc.UnaryUnaryMultiCallable[_operator_pb2.KeyRotation, _operator_pb2.KeyChange]
     StartPrune: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PruneRequest, _operator_pb2.RunStarted]
+    ListRepositories: _grpc.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.RepositoryList]
+    ShowRepository: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RepositoryName, _operator_pb2.RepositoryDetail]
     ForgetPoints: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ForgetRequest, _operator_pb2.RepositoryChange]
     HoldPoint: _grpc.UnaryUnaryMultiCallable[_operator_pb2.HoldRequest, _operator_pb2.RepositoryChange]
     RebuildCatalogue: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RebuildRequest, _operator_pb2.RepositoryChange]
@@ -94,6 +96,8 @@ class OperatorsAsyncStub(OperatorsStub):
     RemoveRecipient: _aio.UnaryUnaryMultiCallable[_operator_pb2.RecipientRemoval, _operator_pb2.KeyChange]  # type: ignore[assignment]
     RotateKeys: _aio.UnaryUnaryMultiCallable[_operator_pb2.KeyRotation, _operator_pb2.KeyChange]  # type: ignore[assignment]
     StartPrune: _aio.UnaryUnaryMultiCallable[_operator_pb2.PruneRequest, _operator_pb2.RunStarted]  # type: ignore[assignment]
+    ListRepositories: _aio.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.RepositoryList]  # type: ignore[assignment]
+    ShowRepository: _aio.UnaryUnaryMultiCallable[_operator_pb2.RepositoryName, _operator_pb2.RepositoryDetail]  # type: ignore[assignment]
     ForgetPoints: _aio.UnaryUnaryMultiCallable[_operator_pb2.ForgetRequest, _operator_pb2.RepositoryChange]  # type: ignore[assignment]
     HoldPoint: _aio.UnaryUnaryMultiCallable[_operator_pb2.HoldRequest, _operator_pb2.RepositoryChange]  # type: ignore[assignment]
     RebuildCatalogue: _aio.UnaryUnaryMultiCallable[_operator_pb2.RebuildRequest, _operator_pb2.RepositoryChange]  # type: ignore[assignment]
@@ -294,6 +298,20 @@ class OperatorsServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_pb2.PruneRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.RunStarted, _abc.Awaitable[_operator_pb2.RunStarted]]: ...
+
+    @_abc_1.abstractmethod
+    def ListRepositories(
+        self,
+        request: _operator_pb2.Empty,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.RepositoryList, _abc.Awaitable[_operator_pb2.RepositoryList]]: ...
+
+    @_abc_1.abstractmethod
+    def ShowRepository(
+        self,
+        request: _operator_pb2.RepositoryName,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.RepositoryDetail, _abc.Awaitable[_operator_pb2.RepositoryDetail]]: ...
 
     @_abc_1.abstractmethod
     def ForgetPoints(

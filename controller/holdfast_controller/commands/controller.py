@@ -38,7 +38,7 @@ def run(entry: Entry, *, ready_file: Path | None) -> None:
     from holdfast_controller.service.listeners import BoundPorts, only_controller
 
     configuration = read_configuration(entry.places.controller_configuration)
-    _check_database(entry.places.database)
+    check_database(entry.places.database)
     log_to_stderr()
 
     def ready(ports: BoundPorts) -> None:
@@ -63,7 +63,7 @@ def run(entry: Entry, *, ready_file: Path | None) -> None:
         asyncio.run(main())
 
 
-def _check_database(file: Path) -> None:
+def check_database(file: Path) -> None:
     """A new, empty one would know of no debt, no point and no key. Raises: ConfigurationError."""
     try:
         lost = file.stat().st_size == 0

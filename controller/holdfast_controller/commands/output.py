@@ -8,12 +8,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import click
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
 
 SCHEMA = 1
+_LARGE = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +64,18 @@ def _numbers(content: dict[str, object], message: Message) -> None:
         value = content.get(field.name)
         if value is None:
             continue
-        if field.message_type is not None and not field.message_type.GetOptions().map_entry:
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            of_values = field.message_type.fields_by_name["value"].cpp_type
+            if of_values in _LARGE and isinstance(value, dict):
+                content[field.name] = {name: int(text) for name, text in value.items()}
+        elif field.message_type is not None:
             inner = getattr(message, field.name)
             if isinstance(value, list):
                 for item, part in zip(value, inner, strict=True):
                     _numbers(item, part)
             elif isinstance(value, dict):
                 _numbers(value, inner)
-        elif field.cpp_type in (field.CPPTYPE_INT64, field.CPPTYPE_UINT64):
+        elif field.cpp_type in _LARGE:
             content[field.name] = (
                 [int(item) for item in value] if isinstance(value, list) else int(str(value))
             )

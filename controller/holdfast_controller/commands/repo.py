@@ -1,4 +1,4 @@
-"""`holdfast repo check|repair|scrub|prune|forget|rebuild-catalogue`: the repository itself."""
+"""`holdfast repo init|list|show|check|repair|scrub|prune|forget|rebuild-catalogue`: the repository itself."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from holdfast_controller.commands.entry import Entry, json_option, pass_entry
 from holdfast_controller.commands.following import follow
 from holdfast_controller.commands.operator_client import operators
 from holdfast_controller.commands.output import Output
+from holdfast_controller.commands.repo_init import init_repository
+from holdfast_controller.commands.repo_list import list_repositories
+from holdfast_controller.commands.repo_show import show
 from holdfast_controller.commands.repository_change import (
     forget_points,
     show_repository_change,
@@ -29,6 +32,9 @@ def repo() -> None:
     """The repository."""
 
 
+repo.add_command(init_repository)
+repo.add_command(list_repositories)
+repo.add_command(show)
 repo.add_command(check)  # the same as `holdfast check`
 
 

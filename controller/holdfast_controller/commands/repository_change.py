@@ -7,7 +7,7 @@ import click
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.commands.entry import Entry
 from holdfast_controller.commands.operator_client import operators
-from holdfast_controller.commands.output import Output, note, plain
+from holdfast_controller.commands.output import Output, note
 
 
 def forget_points(
@@ -38,9 +38,7 @@ def show_repository_change(
 ) -> None:
     """What was done, or would be."""
     if output.as_json:
-        facts = plain(changed)
-        facts["counts"] = dict(changed.counts)
-        output.document(document, facts)
+        output.document(document, changed)
         return
     for line in changed.plan:
         output.line(line)

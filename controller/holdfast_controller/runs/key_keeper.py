@@ -64,10 +64,12 @@ class KeyKeeper:
 
     @property
     def repository_id(self) -> RepositoryId:
-        """Raises: NoRepository before `holdfast init`."""
+        """Raises: NoRepository before one was made."""
         found = self._settings.get(names.REPOSITORY_ID)
         if not found:
-            raise NoRepository("no repository was made yet", advice="run `holdfast init`")
+            raise NoRepository(
+                "no repository was made yet", advice="make one with `holdfast repo init DIRECTORY`"
+            )
         return RepositoryId(found)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 
+from holdfast_common.errors import NoRepository
 from holdfast_common.repository.recovery_sheet import SheetChallenge
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.settings import Settings
@@ -32,8 +33,14 @@ def challenge_from_text(text: str) -> SheetChallenge:
 
 
 def confirm_recovery_sheet(settings: Settings, typed: str) -> bool:
-    """Whether ``typed`` holds, in order, the groups that were asked for."""
-    challenge = challenge_from_text(settings.get(names.SHEET_CHALLENGE))
+    """Whether ``typed`` holds, in order, the groups that were asked for. Raises: NoRepository."""
+    text = settings.get(names.SHEET_CHALLENGE)
+    if not text:
+        raise NoRepository(
+            "no repository was made yet, so there is no recovery sheet",
+            advice="make one with `holdfast repo init DIRECTORY`",
+        )
+    challenge = challenge_from_text(text)
     groups = typed.replace(",", " ").split()
     if len(groups) != len(challenge.numbers):
         return False

@@ -63,6 +63,8 @@ RULES: Final[Mapping[str, frozenset[Role]]] = {
     "/holdfast.v1.Operators/RemoveRecipient": _OPERATORS,
     "/holdfast.v1.Operators/RotateKeys": _OPERATORS,
     "/holdfast.v1.Operators/StartPrune": _OPERATORS,
+    "/holdfast.v1.Operators/ListRepositories": _OPERATORS,
+    "/holdfast.v1.Operators/ShowRepository": _OPERATORS,
     "/holdfast.v1.Operators/ForgetPoints": _OPERATORS,
     "/holdfast.v1.Operators/HoldPoint": _OPERATORS,
     "/holdfast.v1.Operators/RebuildCatalogue": _OPERATORS,

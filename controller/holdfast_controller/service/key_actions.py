@@ -60,7 +60,7 @@ class KeyActions:
             generation=stored.head.generation,
             epoch=keys.secrets.current.epoch,
             authority=keys.authority_public.hex(),
-            recipients=[_message(entry, own) for entry in stored.head.recipients],
+            recipients=[recipient_message(entry, own) for entry in stored.head.recipients],
             key_object=stored.encoded,
         )
 
@@ -187,7 +187,7 @@ class KeyActions:
             done=done,
             generation=keys.generation,
             epoch=keys.secrets.current.epoch,
-            recipient=None if recipient is None else _message(recipient, own),
+            recipient=None if recipient is None else recipient_message(recipient, own),
             plan=plan,
             running_jobs=self._running(),
         )
@@ -217,7 +217,8 @@ def _recipient(request: operator_pb2.NewRecipient) -> NewRecipient:
     return replace(checked, kind=PASSPHRASE, argon2_salt=request.argon2_salt, argon2=cost)
 
 
-def _message(entry: RecipientEntry, own: KeyFileUnlock) -> operator_pb2.Recipient:
+def recipient_message(entry: RecipientEntry, own: KeyFileUnlock) -> operator_pb2.Recipient:
+    """One who can open the repository; ``own``: what the controller opens it with."""
     return operator_pb2.Recipient(
         recipient_id=entry.recipient_id.hex(),
         kind=entry.kind,

@@ -37,6 +37,7 @@ from holdfast_controller.service.operator_messages import (
 )
 from holdfast_controller.service.point_actions import PointActions
 from holdfast_controller.service.repository_actions import RepositoryActions
+from holdfast_controller.service.repository_listing import RepositoryListing
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.catalogue import PointRow
 from holdfast_controller.store.inventory import KnownVm
@@ -56,6 +57,7 @@ class OperatorActions:
         self.keys = KeyActions(world)
         self.points = PointActions(world, engine.care)
         self.repository = RepositoryActions(world, engine)
+        self.repositories = RepositoryListing(world)
 
     @property
     def stopping(self) -> threading.Event:
@@ -67,11 +69,12 @@ class OperatorActions:
     def status(self, _: operator_pb2.Empty) -> operator_pb2.Status:
         """One screen."""
         world = self._world
+        repository_id = world.settings.get(names.REPOSITORY_ID)
         verdict = repository_verdict(world)
         problem = world.keeper.problem() or verdict.damage
         vms = [self._vm_status(known) for known in world.vcenters.inventory.vms()]
         warnings = [f"{verdict.doubt}: run `holdfast check`"] if verdict.doubt else []
-        if not world.settings.get(names.SHEET_CONFIRMED_AT):
+        if repository_id and not world.settings.get(names.SHEET_CONFIRMED_AT):
             warnings.append("the recovery sheet was never confirmed: no backup will start")
         for row in world.vcenters.table.all():
             if row.last_error:
@@ -86,7 +89,7 @@ class OperatorActions:
             agents=list(self.list_agents(operator_pb2.Empty()).agents),
             vcenters=list(self.list_vcenters(operator_pb2.Empty()).vcenters),
             warnings=warnings,
-            repository_id=world.settings.get(names.REPOSITORY_ID),
+            repository_id=repository_id,
             repository_problem=problem,
         )
 
@@ -358,7 +361,7 @@ class OperatorActions:
     def confirm_recovery_sheet(
         self, request: operator_pb2.RecoverySheetProof
     ) -> operator_pb2.Empty:
-        """Part of the sheet, typed back. Raises: WrongKey."""
+        """Part of the sheet, typed back. Raises: WrongKey, NoRepository."""
         if not confirm_recovery_sheet(self._world.settings, request.typed):
             raise WrongKey(
                 "that is not what the recovery sheet says",

@@ -208,6 +208,18 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
         """See `RepositoryActions.start_prune`."""
         return await self._call(self._actions.repository.start_prune, request, context)
 
+    async def ListRepositories(
+        self, request: operator_pb2.Empty, context: Context
+    ) -> operator_pb2.RepositoryList:
+        """See `RepositoryListing.list_repositories`."""
+        return await self._call(self._actions.repositories.list_repositories, request, context)
+
+    async def ShowRepository(
+        self, request: operator_pb2.RepositoryName, context: Context
+    ) -> operator_pb2.RepositoryDetail:
+        """See `RepositoryListing.show_repository`."""
+        return await self._call(self._actions.repositories.show_repository, request, context)
+
     async def ForgetPoints(
         self, request: operator_pb2.ForgetRequest, context: Context
     ) -> operator_pb2.RepositoryChange:

@@ -11,6 +11,7 @@ MIGRATIONS = Migrations("settings")
 
 REPOSITORY_ID = "repository.id"
 REPOSITORY_FOLDER = "repository.folder"
+REPOSITORY_CREATED_AT = "repository.created_at"  # of older homes: as they were set up
 REPOSITORY_GENERATION = "repository.generation"  # the highest key generation seen
 REPOSITORY_AUTHORITY = "repository.authority"  # public key that signed it, as hex
 WRITERS_NUMBER = "repository.writers_number"  # the highest list of writers seen

@@ -110,7 +110,7 @@ def test_every_command_that_is_named_exists() -> None:
     "text",
     [
         "run `holdfast repo mount`",
-        "only `repo init` creates one",
+        "only `repo frobnicate` creates one",
         "see `holdfast agent dance`",
         "holdfast-agent configure --colour",
         "use `holdfast restore POINT vm --nowhere`",

@@ -54,6 +54,8 @@ def test_a_folder_that_is_no_repository_is_told(
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["repo", "list"],
+        ["repo", "show"],
         ["repo", "check"],
         ["repo", "prune", "--dry-run"],
         ["repo", "forget", "--keep-last", "3"],
