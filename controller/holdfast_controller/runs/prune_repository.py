@@ -5,11 +5,15 @@ It may be cancelled, or the controller stopped, at any time: the next one goes o
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 from holdfast_common.clock import utc_text
+from holdfast_common.errors import Locked, StoreFailed
 from holdfast_common.job_result import JobResult, Outcome, Warned
 from holdfast_common.repository.prune_progress import MOVING, PruneProgress
 from holdfast_common.repository.prune_report import PruneReport
@@ -20,6 +24,8 @@ from holdfast_controller.runs.repository_verdict import REPOSITORY
 from holdfast_controller.runs.requests import PruneRequest
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.jobs import JobRow, NewJob
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 0.5  # how soon it is seen that the job is to stop
 NOTE_SECONDS: Final = 60.0  # how often a step that is not counted in bytes is told
@@ -73,7 +79,8 @@ class _JobWatch:
         now = self.world.clock.monotonic_seconds()
         if now - self.looked_at >= LOOK_SECONDS:
             self.looked_at = now
-            self.world.lifecycle.check(self.job.job_id)
+            with _though_the_database_fails(self.job):
+                self.world.lifecycle.check(self.job.job_id)
 
     def tell(self, progress: PruneProgress) -> None:
         """Keep it where followers look; not at every object."""
@@ -84,12 +91,25 @@ class _JobWatch:
         if not is_new and now - self.told_at < pause:
             return
         self.step, self.told_at = progress.step, now
-        if is_new or not in_bytes:
-            self.world.jobs.note(self.job.job_id, progress.step, _text(progress))
-        if in_bytes:
-            self.world.jobs.set_progress(
-                self.job.job_id, done_bytes=progress.done, total_bytes=progress.total
-            )
+        with _though_the_database_fails(self.job):
+            if is_new or not in_bytes:
+                self.world.jobs.note(self.job.job_id, progress.step, _text(progress))
+            if in_bytes:
+                self.world.jobs.set_progress(
+                    self.job.job_id, done_bytes=progress.done, total_bytes=progress.total
+                )
+
+
+@contextmanager
+def _though_the_database_fails(job: JobRow) -> Iterator[None]:
+    """Hours of work do not end because nobody can be told of them just now."""
+    try:
+        yield
+    except (Locked, StoreFailed) as error:
+        log.warning(
+            "a prune's progress could not be told",
+            extra={"job_id": job.job_id, "error": error.line()},
+        )
 
 
 def prune_lines(report: PruneReport, *, dry_run: bool) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from holdfast_common.clock import parse_utc, utc_text
 from holdfast_common.errors import (
@@ -43,6 +44,8 @@ from holdfast_common.repository.prune_report import PruneLimits, PruneReport
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.catalogue import PointRow
 from holdfast_controller.store.prunes import PruneEnd, PruneTable
+
+HELD_ANSWER_SECONDS: Final = 5.0  # points are listed all the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +95,7 @@ class RepositoryCare:
             prune_id = self._prunes.begin(
                 at=utc_text(world.clock.now()), job_id=watch.job_id, dry_run=limits.dry_run
             )
-            end = PruneEnd(counts={})
+            end = PruneEnd(counts={}, problem="it ended by a bug: see the controller's log")
             try:
                 report = prune(
                     store,
@@ -161,7 +164,7 @@ class RepositoryCare:
     def held(self) -> frozenset[str]:
         """Names of manifests that are held. Raises: NoRepository, TimedOut, RepositoryFailed."""
         folder = self._world.keeper.folder
-        check_answers(folder)
+        check_answers(folder, seconds=HELD_ANSWER_SECONDS)
         with DirectoryStore.open(folder) as store:
             return held_points(store)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_common.clock import SystemClock
-from holdfast_common.errors import Locked
+from holdfast_common.errors import Locked, StoreFailed
 from holdfast_common.identity import PointId
 from holdfast_common.repository.prune_progress import DELETING, MARKING
 from holdfast_common.repository.prune_report import PruneLimits
@@ -22,6 +22,7 @@ from holdfast_controller.runs.engine import Engine
 from holdfast_controller.runs.requests import PruneRequest, Started
 from holdfast_controller.service.follower import RunFollower
 from holdfast_controller.service.point_actions import PointActions
+from holdfast_controller.store.jobs import JobTable
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab
 from support.one_process import OneProcess, guest_writes, one_process
@@ -79,11 +80,21 @@ def forgotten_point(holdfast: OneProcess, lab: RunningLab) -> PointId:
 
 
 def test_a_prune_is_followed_to_its_result_and_a_dry_run_is_the_same_job(
-    holdfast: OneProcess, lab: RunningLab, capsys: pytest.CaptureFixture[str]
+    holdfast: OneProcess,
+    lab: RunningLab,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     forgotten_point(holdfast, lab)
     world = holdfast.world
-    looked = holdfast.ended(start(holdfast.engine, dry_run=True))
+
+    def failing(*_: object) -> None:
+        raise StoreFailed("the disk fails")
+
+    with monkeypatch.context() as broken:  # its steps cannot be written down: that ends no prune
+        broken.setattr(JobTable, "note", failing)
+        looked = holdfast.ended(start(holdfast.engine, dry_run=True))
+    assert looked.state is JobState.DONE
     planned = world.prunes.of_job(looked.job_id)
     assert planned is not None
     assert planned.counts["doomed"] > 0
