@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
+from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from holdfast_common.repository import key_changes, key_generation, key_sets, keys, sealed_object
 
 _REMEMBERED = 20_000
+_right: set[bytes] = set()  # digests of key, signature and message: messages may be megabytes
 
 
 class _PublicKey:
@@ -36,9 +38,14 @@ class _PrivateKey:
     from_private_bytes = staticmethod(lru_cache(_REMEMBERED)(Ed25519PrivateKey.from_private_bytes))
 
 
-@lru_cache(_REMEMBERED)
 def _verify(public: bytes, signature: bytes, message: bytes) -> None:
+    digest = blake3(public).update(signature).update(message).digest()
+    if digest in _right:
+        return
     Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+    if len(_right) >= _REMEMBERED:
+        _right.clear()
+    _right.add(digest)
 
 
 @contextmanager
