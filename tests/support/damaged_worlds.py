@@ -26,6 +26,8 @@ from holdfast_common.repository.proof import store_proof
 from holdfast_common.repository.recipients import RecoveryUnlock
 from holdfast_common.repository.reference_check import stored_packs
 from holdfast_common.repository.repair import repair_repository
+from holdfast_common.repository.repository_index import RepositoryIndex
+from support.hollow_frames import hollow_out
 from support.memory_store import MemoryStore
 from support.pruning import Pruner, forget
 from support.repositories import (
@@ -133,6 +135,7 @@ class World:
             keys,
             segment_keys=keys,
             signing_key=self.repository.signing_key,
+            clock=self.repository.clock,
             sources=[whole],
             workers=1,
             randomness=self.repository.randomness,
@@ -157,10 +160,12 @@ class World:
         """The oracle's word. No wrong byte may come back, whatever was damaged."""
         blocks: set[tuple[str, int]] = set()
         blobs: set[tuple[str, str]] = set()
+        index: RepositoryIndex | None = None
         for lineage in dict.fromkeys(each.lineage for each in self.originals):
             mine = [each for each in self.originals if each.lineage == lineage]
             try:
-                with self.repository.reader(lineage, store=store) as reader:
+                with self.repository.reader(lineage, store=store, index=index) as reader:
+                    index = reader.index
                     for original in mine:
                         name = original.point.name
                         try:
@@ -213,10 +218,10 @@ def _blocks(image: bytes) -> range:
 
 
 def _lost_blocks(source: PointDiskSource, image: bytes) -> Iterator[int]:
-    """What is zero is read a window at a time, everything else block by block."""
+    """A window that comes back whole is its blocks; of any other each block is read by itself."""
     for start in range(0, len(image), FRAME_BYTES):
         window = image[start : start + FRAME_BYTES]
-        if window == bytes(len(window)) and _matches(source, start, window):
+        if _matches(source, start, window):
             continue
         for offset in range(start, start + len(window), BLOCK):
             if not _matches(source, offset, image[offset : offset + BLOCK]):
@@ -320,4 +325,28 @@ def third_world() -> World:
     return world
 
 
-WORLDS = (first_world, second_world, third_world)
+@cache
+def fourth_world() -> World:
+    """Pruned and then repacked block by block: frames without their dead blocks, and a backup on them."""
+    store = MemoryStore()
+    world = World(new_repository(store, seed="fourth world"), store)
+    store.now = world.repository.clock.now
+    pruner = Pruner.of(world.repository)
+    rng = random.Random(10)
+    image = bytearray(rng.randbytes(19 * BLOCK + 512))
+    world.back_up(image, blobs={"vmx": b"fourth"})
+    for changed in ([1, 2, 3, 9, 12, 17], [2, 4, 5, 19]):
+        for number in changed:
+            length = min(BLOCK, len(image) - number * BLOCK)
+            image[number * BLOCK : number * BLOCK + length] = rng.randbytes(length)
+        world.back_up(image, changed=changed, blobs={"vmx": b"fourth"})
+    forget(world.repository, world.originals.pop(0).point)
+    pruner.until_done()
+    assert hollow_out(world.repository, pruner) >= 2
+    image[:BLOCK] = rng.randbytes(BLOCK)
+    point = world.back_up(image, changed=[0], blobs={"vmx": b"behind"})
+    world.prove(point)
+    return world
+
+
+WORLDS = (first_world, second_world, third_world, fourth_world)

@@ -182,13 +182,18 @@ class Repository:
             return reader.load_point(point_id)
 
     def reader(
-        self, lineage: str = LINEAGE, *, store: ObjectStore | None = None
+        self,
+        lineage: str = LINEAGE,
+        *,
+        store: ObjectStore | None = None,
+        index: RepositoryIndex | None = None,
     ) -> RepositoryReader:
         return RepositoryReader(
             store if store is not None else self.store,
             self.keys.reader_keys(lineage),
             segment_keys=self.keys,
             workers=self.workers,
+            index=index,
         )
 
     def restored(

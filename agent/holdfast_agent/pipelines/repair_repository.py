@@ -11,6 +11,7 @@ from holdfast_agent.pipelines.context import JobContext
 from holdfast_agent.pipelines.list_points import reader_keys
 from holdfast_agent.pipelines.repository_access import WORKERS, ControllerOpensKeys, opened_store
 from holdfast_agent.pipelines.stoppable_store import StoppableStore
+from holdfast_common.clock import SystemClock
 from holdfast_common.errors import IntegrityError, NoRepository, Refused
 from holdfast_common.identity import PointId
 from holdfast_common.job_result import ErrorReport, JobResult, Outcome
@@ -41,6 +42,8 @@ def repair_repository(spec: JobSpec, context: JobContext) -> JobResult:
             ring,
             segment_keys=ControllerOpensKeys(context),
             signing_key=context.signing_key,
+            clock=SystemClock(),
+            job_id=context.attempt.job_id,
             sources=sources,
             expected_points=_names(sources, work.expected_point_ids),
             dry_run=work.dry_run,

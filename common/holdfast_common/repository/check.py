@@ -123,7 +123,9 @@ class RepositoryCheck:
         self._decoded_bytes = 0
         self._points: PointList = list_points(store, ring)
         self._missing_points: list[str] = []
-        self.lost_chunks: set[bytes] = set()  # that points need, after `report`
+        self._looked_up: tuple[bytes, list[ChunkLocation]] = (b"", [])
+        # that points need, after `report`: of frames a bit per lost block, of other chunks 1
+        self.lost_chunks: dict[bytes, int] = {}
 
     @property
     def writers(self) -> WriterList:
@@ -171,8 +173,12 @@ class RepositoryCheck:
         *,
         workers: int,
         proven: Callable[[Sequence[bytes]], None] | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        """Every blob of the packs. Raises: Refused, ControllerUnreachable, RepositoryFailed; what ``proven`` does."""
+        """Every blob of the packs. ``check``: called between packs.
+
+        Raises: Refused, ControllerUnreachable, RepositoryFailed; what ``proven`` and ``check`` do.
+        """
         frames = FrameReader(
             self._store, self._ring.common, index=self.index, segment_keys=segment_keys
         )
@@ -194,6 +200,7 @@ class RepositoryCheck:
                 lambda item: packs.decode(item[0], self._present[item[0]], item[1]), chosen
             )
             for (digest, places), found in zip(chosen, results, strict=True):
+                check()
                 self._decoded.append(digest)
                 self._decoded_bytes += sum(place.plain_length for place in places)
                 self._bad_places |= {(digest, place.offset) for place in found.bad}
@@ -209,6 +216,7 @@ class RepositoryCheck:
 
     def report(self) -> CheckReport:
         """What all of that comes to. Raises: RepositoryFailed."""
+        self._looked_up = (b"", [])
         lost_ranges: list[LostRange] = []
         lost_blobs: list[LostBlob] = []
         finders: dict[bytes, LossFinder] = {}
@@ -249,13 +257,15 @@ class RepositoryCheck:
 
     def _is_lost(self, chunk_id: bytes, block: int | None) -> bool:
         """``block``: which one of a disk's frame is needed; of others than frames everything is."""
+        if self._looked_up[0] != chunk_id:  # one frame is asked for block after block
+            self._looked_up = (chunk_id, self.index.find_all(chunk_id))
         good = [
             place
-            for place in self.index.find_all(chunk_id)
+            for place in self._looked_up[1]
             if self.is_good(place) and (block is None or place.presence >> block & 1)
         ]
         if not good:
-            self.lost_chunks.add(chunk_id)
+            self.lost_chunks[chunk_id] = self.lost_chunks.get(chunk_id, 0) | 1 << (block or 0)
         elif not self._damaged_indexes() and all(
             self.index.object_of(place) is None for place in good
         ):

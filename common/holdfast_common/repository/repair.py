@@ -2,21 +2,28 @@
 
 A chunk is taken only after it was opened and its id found true. It is stored anew, proven there, and named
 by an index object before anything damaged leaves its place; and that is set aside, not deleted.
+
+A repair is a writer: it announces itself by a lease. So a prune beside it deletes nothing that it wrote, and
+nothing that it looked at but what was called dead before it began, on which it relies in nothing.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from holdfast_common.clock import Clock
 from holdfast_common.errors import FormatError, IntegrityError, Refused, RepositoryFailed
 from holdfast_common.repository.check import CheckReport, RepositoryCheck, check_data
+from holdfast_common.repository.fence import tombstoned_packs
 from holdfast_common.repository.frame_reader import FrameReader
 from holdfast_common.repository.key_objects import newest_generations
 from holdfast_common.repository.key_sets import KeyRing, SegmentKeyOpener
+from holdfast_common.repository.lease import WriterLease, acquire_writer_lease
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
 from holdfast_common.repository.repair_objects import (
@@ -26,7 +33,12 @@ from holdfast_common.repository.repair_objects import (
     put_replacement,
     set_aside,
 )
-from holdfast_common.repository.repair_packs import GoodBlob, store_blobs
+from holdfast_common.repository.repair_packs import (
+    GoodBlob,
+    held_blocks,
+    richest_first,
+    store_blobs,
+)
 from holdfast_common.repository.repository_index import RepositoryIndex
 from holdfast_common.repository.writers import load_writers
 
@@ -53,6 +65,8 @@ def repair_repository(
     *,
     segment_keys: SegmentKeyOpener,
     signing_key: Ed25519PrivateKey,
+    clock: Clock,
+    job_id: str = "repair",
     sources: Sequence[ObjectStore] = (),
     expected_points: Collection[str] = (),
     dry_run: bool = False,
@@ -62,33 +76,46 @@ def repair_repository(
     """Check all data, mend what can be, check again.
 
     ``sources``: other copies of this repository, good in parts; they are only read. Objects are mended first,
-    because without an index or a key much looks lost that is not.
-    Raises: RepositoryFull, RepositoryFailed; what ``segment_keys`` raises. What was done until then holds.
+    because without an index or a key much looks lost that is not. ``job_id``: for the lease.
+    Raises: LeaseExpired (it stood still for too long), Locked, RepositoryFull, RepositoryFailed; what
+    ``segment_keys`` raises. What was done until then holds.
     """
     for source in sources:
         _check_source(source, ring)
-    before = check_data(
-        store, ring, segment_keys=segment_keys, workers=workers, expected_points=expected_points
-    )
-    names = [
-        item.name
-        for item in before.damaged
-        if not item.name.startswith("packs/") and not item.name.endswith("/")
-    ]
-    replacements = found_replacements(
-        store, ring, names, sources=sources, expected_points=expected_points
-    )
-    aside = [] if dry_run else _replace_objects(store, names, replacements)
-    mending = _DataRepair(store, ring, segment_keys, sources)
-    mending.look(expected_points, workers=workers)
-    new_packs: list[bytes] = []
-    after = before
-    if not dry_run:
-        new_packs = mending.mend(signing_key, randomness)
-        aside += mending.tidy_up()
-        after = check_data(
-            store, ring, segment_keys=segment_keys, workers=workers, expected_points=expected_points
+
+    def checked() -> CheckReport:
+        return check_data(
+            store,
+            ring,
+            segment_keys=segment_keys,
+            workers=workers,
+            expected_points=expected_points,
         )
+
+    before = after = checked()
+    if before.is_clean:
+        return RepairReport(before=before, after=after)
+    announcing = _Announcing(store, ring, signing_key, clock, job_id, randomness)
+    aside: list[str] = []
+    new_packs: list[bytes] = []
+    if dry_run:
+        replacements = _found(store, ring, before, sources, expected_points)
+        mending = _DataRepair(store, ring, segment_keys, sources)
+        mending.look(expected_points, workers=workers)
+    else:
+        with announcing.announced() as lease:
+            replacements = _found(store, ring, before, sources, expected_points)
+            announcing.check(lease)
+            aside += _replace_objects(store, _objects(before), replacements)
+        # Announced anew: a fence may be back, and with it another epoch.
+        with announcing.announced() as lease:
+            mending = _DataRepair(store, ring, segment_keys, sources)
+            mending.look(expected_points, workers=workers, lease=lease)
+            announcing.check(lease)
+            new_packs = mending.mend(signing_key, randomness)
+            announcing.check(lease)
+            aside += mending.tidy_up(lease.renew_when_due)
+        after = checked()
     return RepairReport(
         before=before,
         after=after,
@@ -98,6 +125,62 @@ def repair_repository(
         chunks_found=len(mending.found),
         bytes_found=sum(blob.place.stored_length for blob in mending.found),
         new_packs=tuple(new_packs),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Announcing:
+    """How this repair says that it writes."""
+
+    store: ObjectStore
+    ring: KeyRing
+    signing_key: Ed25519PrivateKey
+    clock: Clock
+    job_id: str
+    randomness: Randomness
+
+    @contextmanager
+    def announced(self) -> Iterator[WriterLease]:
+        """Raises: Locked, RepositoryFull, RepositoryFailed."""
+        lease = acquire_writer_lease(
+            self.store,
+            self.ring.common,
+            writers=load_writers(self.store, self.ring.common),
+            signing_key=self.signing_key,
+            job_id=self.job_id,
+            attempt=1,
+            clock=self.clock,
+            randomness=self.randomness,
+        )
+        try:
+            yield lease
+        finally:
+            lease.release_quietly()
+
+    def check(self, lease: WriterLease) -> None:
+        """Before anything is written: prune still waits for this repair. Raises: LeaseExpired."""
+        lease.renew_when_due()
+        lease.check_epoch(load_writers(self.store, self.ring.common))
+
+
+def _objects(report: CheckReport) -> list[str]:
+    """Damaged ones that stand only under their own name."""
+    return [
+        item.name
+        for item in report.damaged
+        if not item.name.startswith("packs/") and not item.name.endswith("/")
+    ]
+
+
+def _found(
+    store: ObjectStore,
+    ring: KeyRing,
+    report: CheckReport,
+    sources: Sequence[ObjectStore],
+    expected_points: Collection[str],
+) -> dict[str, bytes]:
+    return found_replacements(
+        store, ring, _objects(report), sources=sources, expected_points=expected_points
     )
 
 
@@ -150,28 +233,51 @@ class _DataRepair:
         self._salvaged: list[GoodBlob] = []  # good ones in those packs, that no whole pack has
         self.found: list[GoodBlob] = []  # lost ones, in a source
 
-    def look(self, expected_points: Collection[str], *, workers: int) -> None:
-        """Read everything once more, now that the objects are mended, and then the sources."""
+    def look(
+        self,
+        expected_points: Collection[str],
+        *,
+        workers: int,
+        lease: WriterLease | None = None,
+    ) -> None:
+        """Read everything once more, now that the objects are mended, and then the sources.
+
+        ``lease``: of this repair; None: nothing will be written.
+        """
+        go_on = (lambda: None) if lease is None else lease.renew_when_due
         self._check.check_objects(expected_points)
-        self._check.decode(self._segment_keys, None, workers=workers)
+        self._check.decode(self._segment_keys, None, workers=workers, check=go_on)
         report = self._report = self._check.report()
-        lost = set(self._check.lost_chunks)
+        lost = dict(self._check.lost_chunks)
         for source in self._sources:
-            lost -= self._take(source, lost)
+            self._take(source, lost, go_on)
         names = [item.name for item in report.damaged if item.name.startswith("packs/")]
         damaged = {bytes.fromhex(name.rpartition("/")[2]): name for name in names}
+        leaving = set(damaged)
+        if lease is not None:  # a prune under way may delete these, whatever is announced now
+            leaving |= tombstoned_packs(lease.fences)
         contents = self._check.index.by_pack()
         kept: set[bytes] = set()
         for digest, name in damaged.items():
             chunks = {place.chunk_id for place in contents.get(digest, ())}
-            if chunks & lost or (lost and not chunks):
+            if chunks & lost.keys() or (lost and not chunks):
                 continue
             self._mendable.append(name)
             for chunk_id in chunks - kept:
-                good = [p for p in self._check.index.find_all(chunk_id) if self._check.is_good(p)]
-                if good and all(place.origin.pack.digest in damaged for place in good):
-                    kept.add(chunk_id)
-                    self._salvaged.append(GoodBlob(self._store, self._check.index, good[0]))
+                kept.add(chunk_id)
+                self._salvage(chunk_id, leaving)
+
+    def _salvage(self, chunk_id: bytes, leaving: Collection[bytes]) -> None:
+        """Every block of a chunk that is good only in packs which leave."""
+        good = [p for p in self._check.index.find_all(chunk_id) if self._check.is_good(p)]
+        held = 0
+        for place in good:
+            if place.origin.pack.digest not in leaving:
+                held |= held_blocks(place)
+        for place in richest_first(good):
+            if held_blocks(place) & ~held:
+                held |= held_blocks(place)
+                self._salvaged.append(GoodBlob(self._store, self._check.index, place))
 
     def mend(self, signing_key: Ed25519PrivateKey, randomness: Randomness) -> list[bytes]:
         """Store anew what was found, and index what no index object names; the new packs."""
@@ -186,13 +292,14 @@ class _DataRepair:
             randomness=randomness,
         )
 
-    def tidy_up(self) -> list[str]:
-        """Take out of the way what is replaced now; what of it is kept aside."""
+    def tidy_up(self, go_on: Callable[[], None]) -> list[str]:
+        """Take out of the way what is replaced now; what of it is kept aside. Raises: what ``go_on`` does."""
         assert self._report is not None
         aside = []
         indexes = [i.name for i in self._report.damaged if i.name.startswith("index/")]
         indexes = [name for name in indexes if name != "index/"]  # whose name nobody knows
         for name in [*self._mendable, *indexes]:
+            go_on()
             if set_aside(self._store, name):
                 aside.append(name)
             elif self._store.head(name) is None:
@@ -210,11 +317,10 @@ class _DataRepair:
             if all(index.object_of(place) is None for place in contents[digest])
         ]
 
-    def _take(self, source: ObjectStore, lost: Collection[bytes]) -> set[bytes]:
-        """What a source has of these chunks, each opened and found true."""
-        taken: set[bytes] = set()
+    def _take(self, source: ObjectStore, lost: dict[bytes, int], go_on: Callable[[], None]) -> None:
+        """What a source has of these chunks, each opened and found true; what stays lost is left in ``lost``."""
         if not lost:
-            return taken
+            return
         keys = self._ring.common
         index = RepositoryIndex(source, keys)
         try:
@@ -222,18 +328,22 @@ class _DataRepair:
             index.recover(source)
         except (IntegrityError, FormatError, RepositoryFailed) as error:
             log.warning("a source cannot be read", extra={"reason": str(error)})
-            return taken
+            return
         frames = FrameReader(source, keys, index=index, segment_keys=self._segment_keys)
-        for chunk_id in lost:
-            for place in index.find_all(chunk_id):
+        for chunk_id in list(lost):
+            go_on()
+            for place in richest_first(index.find_all(chunk_id)):
+                if not held_blocks(place) & lost[chunk_id]:
+                    continue
                 try:
                     frames.read_at(place)
                 except (IntegrityError, FormatError, RepositoryFailed):
                     continue
                 self.found.append(GoodBlob(source, index, place))
-                taken.add(chunk_id)
-                break
-        return taken
+                lost[chunk_id] &= ~held_blocks(place)
+                if not lost[chunk_id]:
+                    del lost[chunk_id]
+                    break
 
 
 def describe(report: RepairReport) -> list[str]:

@@ -17,7 +17,7 @@ from holdfast_common.repository.chunk_codec import SegmentHeader
 from holdfast_common.repository.frame_reader import FrameReader
 from holdfast_common.repository.index import IndexBuilder
 from holdfast_common.repository.key_sets import ReaderKeys, SegmentKeyOpener
-from holdfast_common.repository.layout import ObjectKind, index_name, pack_name
+from holdfast_common.repository.layout import BlobKind, ObjectKind, index_name, pack_name
 from holdfast_common.repository.object_store import ObjectStore, get_range
 from holdfast_common.repository.pack import (
     PackBlob,
@@ -42,6 +42,16 @@ class GoodBlob:
     store: ObjectStore
     index: RepositoryIndex
     place: ChunkLocation
+
+
+def held_blocks(place: ChunkLocation) -> int:
+    """Bit per block of a frame that is stored there; 1 for a chunk that is no frame."""
+    return place.presence if place.kind is BlobKind.DISK_FRAME else 1
+
+
+def richest_first(places: Iterable[ChunkLocation]) -> list[ChunkLocation]:
+    """Copies of one chunk, those with most of its blocks first."""
+    return sorted(places, key=lambda place: -held_blocks(place).bit_count())
 
 
 def store_blobs(

@@ -27,6 +27,7 @@ def repaired(
         keys,
         segment_keys=keys,
         signing_key=world.repository.signing_key,
+        clock=world.repository.clock,
         sources=sources,
         expected_points=[each.point.name for each in world.originals],
         dry_run=dry_run,
