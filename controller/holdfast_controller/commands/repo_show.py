@@ -76,7 +76,9 @@ def _show_writing(detail: operator_pb2.RepositoryDetail, output: Output) -> None
         )
     )
     if detail.doomed:
-        output.line(f"doomed       {detail.doomed} objects, by the last fence")
+        output.line(
+            f"called dead  {detail.doomed} objects, by the last fence: they go when the next one agrees"
+        )
     for lease in detail.announced:
         if lease.at_work:
             output.line(f"at work      job {lease.job_id or '?'}, since epoch {lease.epoch}")

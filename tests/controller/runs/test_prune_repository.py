@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_common.clock import SystemClock
+from holdfast_common.clock import SystemClock, utc_text
 from holdfast_common.errors import Locked, StoreFailed
 from holdfast_common.identity import PointId
 from holdfast_common.repository.prune_progress import DELETING, MARKING
@@ -17,15 +17,16 @@ from holdfast_common.repository.prune_report import PruneLimits
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.commands import following
 from holdfast_controller.commands.output import Output
-from holdfast_controller.decide.job_state import JobState
+from holdfast_controller.decide.job_state import JobEvent, JobState
 from holdfast_controller.runs.engine import Engine
+from holdfast_controller.runs.reconcile import Orphans, Reconciler
 from holdfast_controller.runs.requests import PruneRequest, Started
 from holdfast_controller.service.follower import RunFollower
 from holdfast_controller.service.point_actions import PointActions
-from holdfast_controller.store.jobs import JobTable
+from holdfast_controller.store.jobs import JobTable, NewJob
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab
-from support.one_process import OneProcess, guest_writes, one_process
+from support.one_process import OneProcess, guest_writes, one_process, one_round
 
 SECONDS = 30.0
 NOW = PruneLimits().grace * 0
@@ -153,6 +154,23 @@ def test_beside_a_prune_backups_and_holds_go_on_a_second_is_refused_and_cancelli
     assert gone not in {point.point_id for point in listed}
     shown = points.show_point(operator_pb2.PointName(point_id=beside.point_id))
     assert (shown.point.held, shown.hold_reason) == (True, "a court asked")
+
+
+def test_a_prune_that_a_crash_cut_off_ends_as_interrupted_and_another_one_may_begin(
+    holdfast: OneProcess,
+) -> None:
+    world = holdfast.world
+    prune = NewJob(kind="prune", subject="repository", alone=True)
+    run_id = world.jobs.create_run(kind="prune", request={}, jobs=[prune])
+    (left,) = world.jobs.jobs_of_run(run_id)
+    for event in (JobEvent.QUEUE, JobEvent.START, JobEvent.TRANSFER):
+        world.jobs.advance(left.job_id, event)
+    world.prunes.begin(at=utc_text(world.clock.now()), job_id=left.job_id)
+    with pytest.raises(Locked):
+        start(holdfast.engine)
+    one_round(Reconciler(world, Orphans()))
+    assert world.jobs.job(left.job_id).state is JobState.INTERRUPTED
+    assert holdfast.ended(start(holdfast.engine)).error is None
 
 
 def test_points_are_listed_while_nobody_can_say_which_are_held(
