@@ -46,11 +46,6 @@ class WantedChunk:
     blocks: int = 0
     target: memoryview | None = None
 
-    @property
-    def is_held(self) -> bool:
-        """Whether all that is wanted is stored there: dead blocks may have been taken out."""
-        return holds(self.place, self.blocks)
-
 
 class FrameReader:
     """Reads and checks chunks. Safe for several threads, which share its segment keys."""

@@ -60,11 +60,6 @@ class OpenSegment:
             self.digests_offset = source.digests_offset
 
     @property
-    def chunk_count(self) -> int:
-        """Rows in its table."""
-        return len(self._source.prefixes)
-
-    @property
     def mapped(self) -> CachedSegment | None:
         """The file, if it is asked in place; None: its rows belong into memory."""
         source = self._source
@@ -103,11 +98,6 @@ class OpenSegment:
                 self._origins = {}
             self._origins[number] = found
         return found
-
-    def verify(self) -> None:
-        """Raises: IntegrityError (a damaged file)."""
-        if isinstance(self._source, CachedSegment):
-            self._source.verify()
 
     def _read_origin(self, number: int) -> IndexedOrigin:
         source = self._source

@@ -68,7 +68,6 @@ from holdfast_common.repository.writers import (
     store_writers,
 )
 
-_EPOCH_SIGNED = b"holdfast 1 controller epoch\x00"
 _WRITERS_ATTEMPTS = 8  # two controllers at once are a mistake, not a load
 
 
@@ -102,7 +101,7 @@ class RepositoryKeys:
 
     @property
     def authority_public(self) -> bytes:
-        """The public key that vouches for writers, grants and controller epochs."""
+        """The public key that vouches for writers and grants."""
         return self._authority().public_key().public_bytes_raw()
 
     @property
@@ -146,13 +145,6 @@ class RepositoryKeys:
                 )
             )
         return keys
-
-    def sign_epoch(self, controller_epoch: int) -> bytes:
-        """The authority's signature under a controller epoch, for tickets and job leases."""
-        message = (
-            _EPOCH_SIGNED + self.secrets.repository_id + controller_epoch.to_bytes(8, "little")
-        )
-        return self._authority().sign(message)
 
     def commit_grant(
         self,

@@ -15,7 +15,7 @@ from typing import Final
 from blake3 import blake3
 
 from holdfast_common.errors import IntegrityError
-from holdfast_common.repository.chunk_codec import SEGMENT_HEADER, BlobBinding, SegmentHeader
+from holdfast_common.repository.chunk_codec import SEGMENT_HEADER, SegmentHeader
 from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import (
     BLOCK_DIGEST_BYTES,
@@ -61,16 +61,6 @@ class PackBlob:
     presence: int  # which of the blocks are there; all, unless dead ones were taken out
     plain_length: int
     digests: bytes  # 16 bytes per block
-
-    def binding(self, header: SegmentHeader) -> BlobBinding:
-        """What its associated data holds."""
-        return BlobBinding(
-            kind=self.kind,
-            origin_id=header.origin_id,
-            number=self.number,
-            chunk_id=self.chunk_id,
-            plain_length=self.plain_length,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,10 +102,6 @@ class RepositoryReader:
         )
         return PointDiskSource(disk, disk_map=disk_map, frames=self.frames, pool=self._pool)
 
-    def digests(self, point: Point, device_key: int, extent: Extent) -> tuple[bytes | None, ...]:
-        """As `PointDiskSource.digests`, for a single question."""
-        return self.open_disk(point, device_key).digests(extent)
-
 
 def verify_extents(
     expected: PointDiskSource,
