@@ -16,9 +16,10 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from holdfast_common.clock import parse_utc
 from holdfast_common.errors import FormatError, IntegrityError, RepositoryFailed
 from holdfast_common.repository.key_sets import ReaderKeys
-from holdfast_common.repository.layout import ObjectKind, fence_name, numbered
+from holdfast_common.repository.layout import UNREADABLE, ObjectKind, fence_name, numbered
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
 from holdfast_common.repository.writers import ROLE_PRUNE, WriterList
@@ -152,6 +153,7 @@ def _to_json(fence: Fence) -> bytes:
 def _from_json(body: bytes) -> Fence:
     try:
         document = json.loads(body)
+        parse_utc(document["closed_at"])
         return Fence(
             closed_epoch=int(document["closed_epoch"]),
             closed_at=str(document["closed_at"]),
@@ -162,5 +164,5 @@ def _from_json(body: bytes) -> Fence:
             decided_epoch=int(document.get("decided_epoch", document["closed_epoch"])),
             first_kept=int(document.get("first_kept", 1)),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         raise IntegrityError("a fence cannot be read") from error

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_common.errors import IntegrityError, ObjectExists, ObjectMissing
 from holdfast_common.repository.key_sets import ReaderKeys
-from holdfast_common.repository.layout import METADATA_BYTES_MAX, ObjectKind, hold_name
+from holdfast_common.repository.layout import METADATA_BYTES_MAX, UNREADABLE, ObjectKind, hold_name
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.points import Point
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
@@ -80,7 +80,7 @@ def read_hold(store: ObjectStore, name: str, keys: ReaderKeys, writers: WriterLi
             held_at=str(document["held_at"]),
             reason=str(document["reason"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise IntegrityError("a hold cannot be read") from error
     if hold_name(hold.point_name) != name:
         raise IntegrityError("a hold stands under another name", name=name)

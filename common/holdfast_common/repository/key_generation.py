@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from holdfast_common.errors import FormatError, IntegrityError
 from holdfast_common.repository.derivation import derived_key
-from holdfast_common.repository.layout import FORMAT_VERSION, ID_BYTES, KEY_BYTES
+from holdfast_common.repository.layout import FORMAT_VERSION, ID_BYTES, KEY_BYTES, UNREADABLE
 from holdfast_common.repository.recipients import KINDS, Argon2Cost, RecipientEntry
 
 KEYS_BYTES_MAX: Final = 1 << 20
@@ -303,7 +303,7 @@ def _head_from_json(data: bytes) -> KeyGenerationHead:
                 for each in document.get("earlier_authorities", [])
             ),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise IntegrityError("a key generation's head cannot be read") from error
     if len(head.repository_id) != ID_BYTES or len(head.domain_id) != ID_BYTES or not content:
         raise IntegrityError("a key generation's head cannot be read")
@@ -388,7 +388,7 @@ def _secrets_from_json(data: bytes) -> KeySecrets:
                 bytes.fromhex(key) for key in document.get("earlier_authorities", [])
             ),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         raise IntegrityError("a key generation's secrets cannot be read") from error
     if not epochs or len(secrets.id_key) != KEY_BYTES:
         raise IntegrityError("a key generation's secrets cannot be read")

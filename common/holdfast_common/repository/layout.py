@@ -34,6 +34,16 @@ WRAPPED_KEY_BYTES: Final = 80  # HPKE: 32 encapsulated key, 32 key, 16 tag
 TAG_BYTES: Final = 16
 NO_LINEAGE: Final = bytes(ID_BYTES)
 
+# What reading a document of any shape may raise: a listed writer can sign whatever he likes.
+UNREADABLE: Final = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+
 
 class ObjectKind(IntEnum):
     """What a sealed object is; bound into its key and its associated data."""

@@ -26,7 +26,7 @@ from holdfast_common.errors import (
 )
 from holdfast_common.repository.fence import Fences, load_fences
 from holdfast_common.repository.key_sets import ReaderKeys
-from holdfast_common.repository.layout import ObjectKind, lease_name
+from holdfast_common.repository.layout import UNREADABLE, ObjectKind, lease_name
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
 from holdfast_common.repository.writers import ROLE_WRITE, WriterList
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 LEASE_SECONDS: Final = 1800  # prune waits for it; a writer renews at a third
 LEASE_BYTES_MAX: Final = 1 << 16
+_VALID_SECONDS_MAX: Final = 86_400
 _ANNOUNCEMENTS_MAX: Final = 8  # fences are hours apart; a second one in this moment is rare already
 
 
@@ -256,6 +257,9 @@ def _to_json(record: LeaseRecord) -> bytes:
 def _from_json(body: bytes) -> LeaseRecord:
     try:
         document = json.loads(body)
+        parse_utc(document["written_at"])
+        if not 0 <= int(document["valid_seconds"]) <= _VALID_SECONDS_MAX:
+            raise ValueError("nobody waits for a writer that long")
         return LeaseRecord(
             lease_id=bytes.fromhex(document["lease_id"]),
             sequence=int(document["sequence"]),
@@ -266,5 +270,5 @@ def _from_json(body: bytes) -> LeaseRecord:
             valid_seconds=int(document["valid_seconds"]),
             released=bool(document["released"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise IntegrityError("a lease cannot be read") from error

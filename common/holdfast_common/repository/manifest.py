@@ -14,9 +14,15 @@ from typing import Any, Final
 from holdfast_common.errors import FormatError, IntegrityError
 from holdfast_common.identity import PointId
 from holdfast_common.repository.disk_map import PageReference
-from holdfast_common.repository.layout import CAPACITY_BYTES_MAX, CHUNK_ID_BYTES
+from holdfast_common.repository.layout import CAPACITY_BYTES_MAX, CHUNK_ID_BYTES, UNREADABLE
 
 MANIFEST_BYTES_MAX: Final = 64 << 20
+_JSON_TYPES: Final = {
+    "str": str,
+    "int": int,
+    "Mapping[str, str]": dict,
+    "Mapping[str, Json]": dict,
+}
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
 
@@ -175,6 +181,7 @@ class Manifest:
         """The inverse of `encode`. Raises: FormatError."""
         try:
             document = json.loads(body)
+            _check_named(document)
             return cls(
                 point_id=PointId(str(document["point_id"])),
                 job_id=str(document["job_id"]),
@@ -191,8 +198,16 @@ class Manifest:
                 maps=tuple(_object_from_json(item) for item in document["maps"]),
                 used=_used_from_json(document.get("used")),
             )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise IntegrityError("a manifest cannot be read") from error
+
+
+def _check_named(document: Mapping[str, Any]) -> None:
+    """What names and numbers are made from. Raises: ValueError, TypeError, KeyError."""
+    for name in ("point_id", "job_id", "lineage_id"):
+        str(document[name]).encode()
+    if not 0 <= int(document["attempt"]) < 1 << 32:
+        raise ValueError("an attempt is counted by 32 bits")
 
 
 def _disk_to_json(disk: DiskSummary) -> dict[str, Any]:  # JSON has no better type
@@ -286,5 +301,12 @@ def _object_from_json(document: dict[str, Any]) -> ObjectReference:
 
 
 def _known(cls: type[Any], document: Mapping[str, Any]) -> Any:  # one for all dataclasses  # noqa: ANN401 - JSON
-    names = {item.name for item in fields(cls)}
-    return cls(**{name: value for name, value in document.items() if name in names})
+    """The fields that this release knows, each of its own type. Raises: TypeError."""
+    known = {item.name: item for item in fields(cls)}
+    for name, value in document.items():
+        kind = _JSON_TYPES.get(str(known[name].type)) if name in known else None
+        if kind is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise TypeError(name)
+        if isinstance(value, str):
+            value.encode()  # half a surrogate pair is no text
+    return cls(**{name: value for name, value in document.items() if name in known})

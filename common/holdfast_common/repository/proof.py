@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_common.errors import FormatError, IntegrityError, RepositoryFailed
 from holdfast_common.repository.key_sets import ReaderKeys
-from holdfast_common.repository.layout import METADATA_BYTES_MAX, ObjectKind, proof_name
+from holdfast_common.repository.layout import METADATA_BYTES_MAX, UNREADABLE, ObjectKind, proof_name
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
 from holdfast_common.repository.sealed_object import ObjectHeader
@@ -99,5 +99,5 @@ def _from_json(body: bytes) -> Proof:
             proven_at=str(document["proven_at"]),
             packs=frozenset(bytes.fromhex(digest) for digest in document["packs"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise IntegrityError("a proof cannot be read") from error

@@ -1594,10 +1594,22 @@ class SealedObject:
         return public, bytes(hasher.digest())
 
 
+# what reading a document of any shape may raise: a listed writer can sign whatever he likes
+_UNREADABLE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    struct.error,
+)
+
+
 def parsed(name: str, body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedError(f"{name}: its JSON cannot be parsed") from error
     if not isinstance(value, dict):
         raise DamagedError(f"{name}: its JSON is no object")
@@ -1658,7 +1670,7 @@ def read_writers(folder: Folder, keys: Keys, findings: Findings) -> Writers:
                 ):
                     raise DamagedError(f"{name}: it is another list than its name says")
                 chosen = chosen or Writers(number, tuple(body["writers"]))
-            except (DamagedError, KeyError, TypeError) as error:
+            except (DamagedError, *_UNREADABLE) as error:
                 findings.add(name, str(error))
         if chosen:
             return chosen
@@ -1726,7 +1738,7 @@ def read_fences(folder: Folder, keys: Keys, writers: Writers, findings: Findings
             ):
                 raise DamagedError(f"{name}: it is another fence than its name says")
             fences.append(Fence(closed, int(decided), int(first_kept), body["census"]))
-        except (DamagedError, KeyError, TypeError, ValueError) as error:
+        except (DamagedError, *_UNREADABLE) as error:
             findings.add(name, f"{error} (the other fences decide)")
     fences.sort(key=lambda fence: fence.closed_epoch, reverse=True)
     there = {int(name[7:]) for name in names}
@@ -1805,7 +1817,7 @@ def read_point(folder: Folder, name: str, keys: Keys, rules: tuple[Writers, Fenc
         _check_shape(body)
         if keys.lineage_tag(body["lineage_id"]) != tag or body["job_id"] != job_id:
             raise DamagedError(f"{name}: it is another point than its name says")
-    except (KeyError, TypeError, ValueError, struct.error, AttributeError) as error:
+    except _UNREADABLE as error:
         raise DamagedError(f"{name}: its JSON lacks or mistypes a field: {error}") from error
     writers, fences = rules
     refusal = writers.refusal(public, "write", digest)
@@ -1841,7 +1853,8 @@ def _check_shape(body: dict[str, Any]) -> None:
             ):
                 raise ValueError("root")
     for blob in body["blobs"]:
-        str(blob["kind"]), int(blob["length"])
+        if not isinstance(blob["kind"], str) or int(blob["length"]) < 0:
+            raise ValueError("blob")
         for chunk_id, length in blob["chunks"]:
             bytes.fromhex(chunk_id), int(length)
 

@@ -25,7 +25,13 @@ from holdfast_common.errors import (
     RevokedWriter,
 )
 from holdfast_common.repository.key_sets import GRANT_BYTES, ReaderKeys
-from holdfast_common.repository.layout import ObjectKind, copy_name, numbered, writers_name
+from holdfast_common.repository.layout import (
+    UNREADABLE,
+    ObjectKind,
+    copy_name,
+    numbered,
+    writers_name,
+)
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import Randomness
 from holdfast_common.repository.sealed_object import OpenedObject, signer_of
@@ -183,7 +189,7 @@ def read_list(store: ObjectStore, name: str, keys: ReaderKeys) -> WriterList:
             number=int(document["number"]),
             writers=tuple(_writer_from_json(entry) for entry in document["writers"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise IntegrityError("the list of writers cannot be read", name=name) from error
     if listed.number != numbered(name) or not listed.number:
         raise IntegrityError("a list of writers stands under another number", name=name)
