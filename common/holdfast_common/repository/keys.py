@@ -55,7 +55,6 @@ from holdfast_common.repository.recipients import (
 )
 from holdfast_common.repository.recovery_sheet import RecoverySheet, new_recovery_sheet
 from holdfast_common.repository.writers import (
-    ROLE_PRUNE,
     ROLE_VERIFY,
     ROLE_WRITE,
     ROLES,
@@ -181,9 +180,11 @@ class RepositoryKeys:
         *,
         agent_id: str,
         clock: Clock,
-        roles: Sequence[str] = (ROLE_WRITE, ROLE_VERIFY, ROLE_PRUNE),
+        roles: Sequence[str] = (ROLE_WRITE, ROLE_VERIFY),
     ) -> WriterList:
-        """List an agent's Ed25519 public key; harmless when it is listed already.
+        """List an agent's Ed25519 public key; harmless when it is listed already in these roles.
+
+        Not in the role `prune`: a stolen proxy must not be able to close an epoch.
 
         Raises: Refused when that key was revoked; UsageError, RepositoryFull, RepositoryFailed.
         """

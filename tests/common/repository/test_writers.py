@@ -49,6 +49,22 @@ def test_authorising_twice_changes_nothing(repository: Repository) -> None:
     assert repository.keys.writers(repository.store) == before
 
 
+def test_a_proxy_may_not_close_an_epoch_also_one_that_was_listed_with_every_role(
+    repository: Repository,
+) -> None:
+    key = public(repository.signing_key)
+    before = repository.keys.writers(repository.store).of(key)
+    assert before is not None
+    assert "prune" in before.roles
+    listed = repository.keys.authorise_writer(
+        repository.store, key, agent_id="proxy-1", clock=repository.clock
+    )
+    after = listed.of(key)
+    assert after is not None
+    assert after.roles == ("verify", "write")
+    assert [writer.public_key for writer in listed.writers] == [key]
+
+
 def test_a_writer_that_is_not_listed_cannot_begin(repository: Repository) -> None:
     with pytest.raises(Refused):
         repository.writer(signing_key=Ed25519PrivateKey.generate())
