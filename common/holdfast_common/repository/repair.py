@@ -10,7 +10,7 @@ nothing that it looked at but what was called dead before it began, on which it 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,28 +18,21 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_common.clock import Clock
 from holdfast_common.errors import FormatError, IntegrityError, Refused, RepositoryFailed
-from holdfast_common.repository.check import CheckReport, RepositoryCheck, check_data
-from holdfast_common.repository.fence import tombstoned_packs
-from holdfast_common.repository.frame_reader import FrameReader
+from holdfast_common.repository.check import CheckReport, check_data
 from holdfast_common.repository.key_objects import newest_generations
-from holdfast_common.repository.key_sets import KeyRing, SegmentKeyOpener
+from holdfast_common.repository.key_sets import KeyRing, SegmentKeyOpener, WriterKeys
 from holdfast_common.repository.lease import WriterLease, acquire_writer_lease
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
+from holdfast_common.repository.repair_content import OtherRepository
+from holdfast_common.repository.repair_data import DataRepair
 from holdfast_common.repository.repair_objects import (
     found_replacements,
     is_needed,
-    note_gone,
     put_replacement,
     set_aside,
 )
-from holdfast_common.repository.repair_packs import (
-    GoodBlob,
-    held_blocks,
-    richest_first,
-    store_blobs,
-)
-from holdfast_common.repository.repository_index import RepositoryIndex
+from holdfast_common.repository.repair_packs import ContentPacks
 from holdfast_common.repository.writers import load_writers
 
 log = logging.getLogger(__name__)
@@ -68,6 +61,8 @@ def repair_repository(
     clock: Clock,
     job_id: str = "repair",
     sources: Sequence[ObjectStore] = (),
+    others: Sequence[OtherRepository] = (),
+    content_keys: WriterKeys | None = None,
     expected_points: Collection[str] = (),
     dry_run: bool = False,
     workers: int = 2,
@@ -76,10 +71,12 @@ def repair_repository(
     """Check all data, mend what can be, check again.
 
     ``sources``: other copies of this repository, good in parts; they are only read. Objects are mended first,
-    because without an index or a key much looks lost that is not. ``job_id``: for the lease.
+    because without an index or a key much looks lost that is not. ``others``: repositories with other keys
+    that back the same disks up; what comes from them is sealed with ``content_keys``. ``job_id``: for the lease.
     Raises: LeaseExpired (it stood still for too long), Locked, RepositoryFull, RepositoryFailed; what
     ``segment_keys`` raises. What was done until then holds.
     """
+    assert content_keys is not None or not others, "what is found there must be sealed"
     for source in sources:
         _check_source(source, ring)
 
@@ -100,7 +97,7 @@ def repair_repository(
     new_packs: list[bytes] = []
     if dry_run:
         replacements = _found(store, ring, before, sources, expected_points)
-        mending = _DataRepair(store, ring, segment_keys, sources)
+        mending = DataRepair(store, ring, segment_keys, sources, others)
         mending.look(expected_points, workers=workers)
     else:
         with announcing.announced() as lease:
@@ -109,7 +106,9 @@ def repair_repository(
             aside += _replace_objects(store, _objects(before), replacements)
         # Announced anew: a fence may be back, and with it another epoch.
         with announcing.announced() as lease:
-            mending = _DataRepair(store, ring, segment_keys, sources)
+            mending = DataRepair(store, ring, segment_keys, sources, others)
+            if content_keys is not None:
+                mending.content = ContentPacks(store, content_keys, randomness=randomness)
             mending.look(expected_points, workers=workers, lease=lease)
             announcing.check(lease)
             new_packs = mending.mend(signing_key, randomness)
@@ -122,8 +121,8 @@ def repair_repository(
         replaced=tuple(sorted(replacements)),
         set_aside=tuple(sorted(aside)),
         left=tuple(item.name for item in after.damaged),
-        chunks_found=len(mending.found),
-        bytes_found=sum(blob.place.stored_length for blob in mending.found),
+        chunks_found=len(mending.found) + mending.content_chunks,
+        bytes_found=sum(blob.place.stored_length for blob in mending.found) + mending.content_bytes,
         new_packs=tuple(new_packs),
     )
 
@@ -211,139 +210,6 @@ def _replace_objects(
         elif not is_needed(name):
             aside += [name] if set_aside(store, name) else []
     return aside
-
-
-class _DataRepair:
-    """Which chunks that points need are lost, which of them a source has, and which are good, but badly kept."""
-
-    def __init__(
-        self,
-        store: ObjectStore,
-        ring: KeyRing,
-        segment_keys: SegmentKeyOpener,
-        sources: Sequence[ObjectStore],
-    ) -> None:
-        self._store = store
-        self._ring = ring
-        self._segment_keys = segment_keys
-        self._sources = sources
-        self._check = RepositoryCheck(store, ring)
-        self._report: CheckReport | None = None
-        self._mendable: list[str] = []  # packs of which nothing stays lost
-        self._salvaged: list[GoodBlob] = []  # good ones in those packs, that no whole pack has
-        self.found: list[GoodBlob] = []  # lost ones, in a source
-
-    def look(
-        self,
-        expected_points: Collection[str],
-        *,
-        workers: int,
-        lease: WriterLease | None = None,
-    ) -> None:
-        """Read everything once more, now that the objects are mended, and then the sources.
-
-        ``lease``: of this repair; None: nothing will be written.
-        """
-        go_on = (lambda: None) if lease is None else lease.renew_when_due
-        self._check.check_objects(expected_points)
-        self._check.decode(self._segment_keys, None, workers=workers, check=go_on)
-        report = self._report = self._check.report()
-        lost = dict(self._check.lost_chunks)
-        for source in self._sources:
-            self._take(source, lost, go_on)
-        names = [item.name for item in report.damaged if item.name.startswith("packs/")]
-        damaged = {bytes.fromhex(name.rpartition("/")[2]): name for name in names}
-        leaving = set(damaged)
-        if lease is not None:  # a prune under way may delete these, whatever is announced now
-            leaving |= tombstoned_packs(lease.fences)
-        contents = self._check.index.by_pack()
-        kept: set[bytes] = set()
-        for digest, name in damaged.items():
-            chunks = {place.chunk_id for place in contents.get(digest, ())}
-            if chunks & lost.keys() or (lost and not chunks):
-                continue
-            self._mendable.append(name)
-            for chunk_id in chunks - kept:
-                kept.add(chunk_id)
-                self._salvage(chunk_id, leaving)
-
-    def _salvage(self, chunk_id: bytes, leaving: Collection[bytes]) -> None:
-        """Every block of a chunk that is good only in packs which leave."""
-        good = [p for p in self._check.index.find_all(chunk_id) if self._check.is_good(p)]
-        held = 0
-        for place in good:
-            if place.origin.pack.digest not in leaving:
-                held |= held_blocks(place)
-        for place in richest_first(good):
-            if held_blocks(place) & ~held:
-                held |= held_blocks(place)
-                self._salvaged.append(GoodBlob(self._store, self._check.index, place))
-
-    def mend(self, signing_key: Ed25519PrivateKey, randomness: Randomness) -> list[bytes]:
-        """Store anew what was found, and index what no index object names; the new packs."""
-        return store_blobs(
-            self._store,
-            self._ring.common,
-            [*self.found, *self._salvaged],
-            unindexed=self._unindexed(),
-            segment_keys=self._segment_keys,
-            writers=self._check.writers,
-            signing_key=signing_key,
-            randomness=randomness,
-        )
-
-    def tidy_up(self, go_on: Callable[[], None]) -> list[str]:
-        """Take out of the way what is replaced now; what of it is kept aside. Raises: what ``go_on`` does."""
-        assert self._report is not None
-        aside = []
-        indexes = [i.name for i in self._report.damaged if i.name.startswith("index/")]
-        indexes = [name for name in indexes if name != "index/"]  # whose name nobody knows
-        for name in [*self._mendable, *indexes]:
-            go_on()
-            if set_aside(self._store, name):
-                aside.append(name)
-            elif self._store.head(name) is None:
-                note_gone(self._store, name)
-        return aside
-
-    def _unindexed(self) -> list[bytes]:
-        """Packs that are proven and that no index object names: the one that did is damaged."""
-        assert self._report is not None
-        index = self._check.index
-        contents = index.by_pack()
-        return [
-            digest
-            for digest in self._report.proven_packs
-            if all(index.object_of(place) is None for place in contents[digest])
-        ]
-
-    def _take(self, source: ObjectStore, lost: dict[bytes, int], go_on: Callable[[], None]) -> None:
-        """What a source has of these chunks, each opened and found true; what stays lost is left in ``lost``."""
-        if not lost:
-            return
-        keys = self._ring.common
-        index = RepositoryIndex(source, keys)
-        try:
-            index.refresh(load_writers(source, keys))
-            index.recover(source)
-        except (IntegrityError, FormatError, RepositoryFailed) as error:
-            log.warning("a source cannot be read", extra={"reason": str(error)})
-            return
-        frames = FrameReader(source, keys, index=index, segment_keys=self._segment_keys)
-        for chunk_id in list(lost):
-            go_on()
-            for place in richest_first(index.find_all(chunk_id)):
-                if not held_blocks(place) & lost[chunk_id]:
-                    continue
-                try:
-                    frames.read_at(place)
-                except (IntegrityError, FormatError, RepositoryFailed):
-                    continue
-                self.found.append(GoodBlob(source, index, place))
-                lost[chunk_id] &= ~held_blocks(place)
-                if not lost[chunk_id]:
-                    del lost[chunk_id]
-                    break
 
 
 def describe(report: RepairReport) -> list[str]:

@@ -13,11 +13,11 @@ from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_common.errors import IntegrityError
-from holdfast_common.repository.chunk_codec import SegmentHeader
+from holdfast_common.repository.chunk_codec import Compressor, SegmentHeader
 from holdfast_common.repository.frame_reader import FrameReader
 from holdfast_common.repository.index import IndexBuilder
-from holdfast_common.repository.key_sets import ReaderKeys, SegmentKeyOpener
-from holdfast_common.repository.layout import BlobKind, ObjectKind, index_name, pack_name
+from holdfast_common.repository.key_sets import ReaderKeys, SegmentKeyOpener, WriterKeys
+from holdfast_common.repository.layout import TAG_BYTES, BlobKind, ObjectKind, index_name, pack_name
 from holdfast_common.repository.object_store import ObjectStore, get_range
 from holdfast_common.repository.pack import (
     PackBlob,
@@ -26,12 +26,15 @@ from holdfast_common.repository.pack import (
     encoded_footers,
     read_contents,
 )
+from holdfast_common.repository.pack_writer import PackWriter
 from holdfast_common.repository.randomness import Randomness
+from holdfast_common.repository.repair_content import FoundChunk
 from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
 from holdfast_common.repository.sealed_object import ObjectHeader
 from holdfast_common.repository.writers import WriterList
 from holdfast_common.units import MIB
 
+COMPRESSION_LEVEL = 3
 PACK_BYTES = 32 * MIB  # one is held in memory
 
 
@@ -60,6 +63,7 @@ def store_blobs(
     blobs: Sequence[GoodBlob],
     *,
     unindexed: Sequence[bytes] = (),
+    sealed: Sequence[PackContents] = (),
     segment_keys: SegmentKeyOpener,
     writers: WriterList,
     signing_key: Ed25519PrivateKey,
@@ -67,16 +71,18 @@ def store_blobs(
 ) -> list[bytes]:
     """Put new packs with these blobs and an index object over them; the packs' digests.
 
-    ``unindexed``: packs that the index object names too; the caller has proven them.
+    ``unindexed``: packs that the index object names too; the caller has proven them. ``sealed``: such as
+    `ContentPacks` has stored; they are proven here.
     Raises: IntegrityError (what was written is not what was read), RepositoryFull, RepositoryFailed, and what
     ``segment_keys`` raises.
     """
     builder = IndexBuilder()
-    packs = []
+    new = list(sealed)
     for group in _packs_full(blobs):
-        contents = _store_pack(store, keys, group, randomness=randomness)
+        new.append(_store_pack(store, keys, group, randomness=randomness))
+    for contents in new:
         builder.add(contents)
-        packs.append(contents.digest)
+    packs = [contents.digest for contents in new]
     for digest in unindexed:
         info = store.head(pack_name(digest))
         if info is not None:
@@ -86,20 +92,78 @@ def store_blobs(
     body = builder.encode(writer=signing_key.public_key().public_bytes_raw())
     data = keys.seal(ObjectKind.INDEX, body, signing_key=signing_key, randomness=randomness)
     # Proven before anybody can see it: an index object that is found wrong is never put.
-    fresh = RepositoryIndex(store, keys)
+    fresh = _UnseenIndex(store, keys, new)
     name = index_name(ObjectHeader.decode(data).object_id)
     fresh.load(data, name, writers)
     frames = FrameReader(store, keys, index=fresh, segment_keys=segment_keys)
     wanted = {blob.place.chunk_id for blob in blobs}
+    wanted |= {blob.chunk_id for contents in sealed for blob in contents.blobs}
     for digest, places in fresh.by_pack().items():
         for place in places if digest in packs else ():
-            if not place.is_hollow:  # its digests can be asked for only when the index is there
-                frames.read_at(place)
+            frames.read_at(place)
             wanted.discard(place.chunk_id)
     if wanted:
         raise IntegrityError("a new index lacks chunks that were copied", chunks=len(wanted))
     store.put(name, data)
     return packs
+
+
+class ContentPacks:
+    """Content that came as plain bytes, sealed into new packs as a backup's. One thread; leave it by `abort`."""
+
+    def __init__(self, store: ObjectStore, keys: WriterKeys, *, randomness: Randomness) -> None:
+        self.complete: list[PackContents] = []  # durable, and in no index yet
+        self._compressor = Compressor(COMPRESSION_LEVEL)
+        self._packs = PackWriter(
+            store,
+            keys,
+            randomness=randomness,
+            finished=lambda pack: self.complete.append(pack.commit()),
+        )
+
+    def add(self, found: FoundChunk) -> int:
+        """How many bytes are stored for it. Raises: RepositoryFull, RepositoryFailed."""
+        payload = self._compressor.payload(found.plain)
+        stored_length = len(payload) + TAG_BYTES
+        sealer = self._packs.sealer(stored_length)
+        binding = sealer.next_binding(
+            kind=found.kind, chunk_id=found.chunk_id, plain_length=len(found.plain)
+        )
+        sealer.cipher.seal_into(payload, binding, self._packs.room(stored_length))
+        self._packs.append(
+            number=binding.number,
+            stored_length=stored_length,
+            chunk_id=found.chunk_id,
+            kind=found.kind,
+            plain_length=len(found.plain),
+            digests=found.digests,
+            presence=found.presence if found.kind is BlobKind.DISK_FRAME else None,
+        )
+        return stored_length
+
+    def close(self) -> None:
+        """Make the open pack durable. Raises: RepositoryFull, RepositoryFailed."""
+        self._packs.close()
+
+    def abort(self) -> None:
+        """Discard the open pack. Twice is harmless."""
+        self._packs.abort()
+
+
+class _UnseenIndex(RepositoryIndex):
+    """Of an index object that is not stored yet: the digests of its frames are those of the packs' footers."""
+
+    def __init__(self, store: ObjectStore, keys: ReaderKeys, packs: Iterable[PackContents]) -> None:
+        super().__init__(store, keys)
+        self._of_blobs = {
+            (contents.digest, blob.offset): blob.digests
+            for contents in packs
+            for blob in contents.blobs
+        }
+
+    def digests(self, location: ChunkLocation) -> bytes:
+        """As the index, once it is stored."""
+        return self._of_blobs[location.origin.pack.digest, location.offset]
 
 
 def _packs_full(blobs: Iterable[GoodBlob]) -> Iterator[list[GoodBlob]]:
