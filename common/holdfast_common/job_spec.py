@@ -211,13 +211,16 @@ class CheckRepository:
 class RepairRepository:
     """Mend what can be, from a copy of the repository in ``source_folder`` (empty: from its own means).
 
-    ``keys``: one per lineage. ``dry_run``: look, and change nothing.
+    ``keys``: one per lineage. ``dry_run``: look, and change nothing. ``other_keys``: of the lineages of another
+    repository, which ``source_folder`` is then; ``content_keys``: a writer's, that seal here what comes from it.
     """
 
     keys: tuple[Secret, ...]
     expected_point_ids: tuple[PointId, ...] = ()
     source_folder: str = ""
     dry_run: bool = False
+    other_keys: tuple[Secret, ...] = ()
+    content_keys: Secret | None = None  # None: nothing comes from another repository
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,7 +120,12 @@ WORKS: list[Work] = [
     CheckRepository(read_data=True, point_ids=(), keys=(), subset="3/30"),
     RepairRepository(keys=(Secret(b"k"),)),
     RepairRepository(
-        keys=(), expected_point_ids=(PointId("a"),), source_folder="/mnt/copy", dry_run=True
+        keys=(),
+        expected_point_ids=(PointId("a"),),
+        source_folder="/mnt/copy",
+        dry_run=True,
+        other_keys=(Secret(b"o"),),
+        content_keys=Secret(b"c"),
     ),
     ListPoints(keys=(Secret(b"k"),), job_id=JobId(new_ulid())),
     ListPoints(keys=()),

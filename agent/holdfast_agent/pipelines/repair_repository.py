@@ -12,15 +12,16 @@ from holdfast_agent.pipelines.list_points import reader_keys
 from holdfast_agent.pipelines.repository_access import WORKERS, ControllerOpensKeys, opened_store
 from holdfast_agent.pipelines.stoppable_store import StoppableStore
 from holdfast_common.clock import SystemClock
-from holdfast_common.errors import IntegrityError, NoRepository, Refused
+from holdfast_common.errors import IntegrityError, NoRepository, Refused, UsageError
 from holdfast_common.identity import PointId
 from holdfast_common.job_result import ErrorReport, JobResult, Outcome
 from holdfast_common.job_spec import JobSpec, RepairRepository
 from holdfast_common.repository import repair
 from holdfast_common.repository.directory_store import DirectoryStore
-from holdfast_common.repository.key_sets import LineageKeyRing
+from holdfast_common.repository.key_sets import LineageKeyRing, WriterKeys
 from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.repair_content import OtherRepository
 
 LINES_MAX = 200  # a result is one message
 
@@ -37,6 +38,7 @@ def repair_repository(spec: JobSpec, context: JobContext) -> JobResult:
         opened_store(context, spec.repository_id) as directory,
         _opened_source(work.source_folder, context) as sources,
     ):
+        others, content_keys = _others(work, sources, context)
         report = repair.repair_repository(
             StoppableStore(directory, check=context.check),
             ring,
@@ -44,8 +46,10 @@ def repair_repository(spec: JobSpec, context: JobContext) -> JobResult:
             signing_key=context.signing_key,
             clock=SystemClock(),
             job_id=context.attempt.job_id,
-            sources=sources,
-            expected_points=_names(sources, work.expected_point_ids),
+            sources=() if others else sources,
+            others=others,
+            content_keys=content_keys,
+            expected_points=_names(() if others else sources, work.expected_point_ids),
             dry_run=work.dry_run,
             workers=WORKERS,
         )
@@ -71,6 +75,20 @@ def repair_repository(spec: JobSpec, context: JobContext) -> JobResult:
         damages=tuple(damages[:DAMAGES_MAX]),
         objects_checked=report.after.objects_checked,
     )
+
+
+def _others(
+    work: RepairRepository, sources: Sequence[ObjectStore], context: JobContext
+) -> tuple[list[OtherRepository], WriterKeys | None]:
+    """The folder as another repository, if the job has keys of it. Raises: UsageError, FormatError."""
+    if not work.other_keys:
+        return [], None
+    if work.content_keys is None:
+        raise UsageError("a repair from another repository needs keys to seal what it finds")
+    ring = LineageKeyRing(reader_keys(work.other_keys))
+    opener = ControllerOpensKeys(context)
+    others = [OtherRepository(store=source, ring=ring, segment_keys=opener) for source in sources]
+    return others, WriterKeys.from_bytes(work.content_keys.reveal())
 
 
 def _names(sources: Sequence[ObjectStore], points: Collection[PointId]) -> list[str]:

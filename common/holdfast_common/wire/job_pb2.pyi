@@ -599,6 +599,8 @@ class RepairRepository(_message.Message):
     EXPECTED_POINT_IDS_FIELD_NUMBER: _builtins.int
     SOURCE_FOLDER_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    OTHER_KEYS_FIELD_NUMBER: _builtins.int
+    CONTENT_KEYS_FIELD_NUMBER: _builtins.int
     source_folder: _builtins.str
     """a copy, as the agent sees it; "": only the repository's own means"""
     dry_run: _builtins.bool
@@ -608,6 +610,14 @@ class RepairRepository(_message.Message):
 
     @_builtins.property
     def expected_point_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def other_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReaderKeys]:
+        """one per lineage: source_folder is another repository, which these open"""
+
+    @_builtins.property
+    def content_keys(self) -> Global___WriterKeys:
+        """what its content is sealed with here; only with other_keys"""
+
     def __init__(
         self,
         *,
@@ -615,10 +625,12 @@ class RepairRepository(_message.Message):
         expected_point_ids: _abc.Iterable[_builtins.str] | None = ...,
         source_folder: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
+        other_keys: _abc.Iterable[Global___ReaderKeys] | None = ...,
+        content_keys: Global___WriterKeys | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content_keys", b"content_keys"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "expected_point_ids", b"expected_point_ids", "keys", b"keys", "source_folder", b"source_folder"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_keys", b"content_keys", "dry_run", b"dry_run", "expected_point_ids", b"expected_point_ids", "keys", b"keys", "other_keys", b"other_keys", "source_folder", b"source_folder"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -953,19 +953,23 @@ class StartRepairRequest(_message.Message):
 
     SOURCE_FOLDER_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    OTHER_KEY_FIELD_NUMBER: _builtins.int
     source_folder: _builtins.str
     """a copy of the repository, as the proxy sees it; "": none"""
     dry_run: _builtins.bool
     """look, and change nothing"""
+    other_key: _builtins.bytes
+    """secret: key file or recovery sheet; source_folder is another repository, which it opens"""
     def __init__(
         self,
         *,
         source_folder: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
+        other_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "source_folder", b"source_folder"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "other_key", b"other_key", "source_folder", b"source_folder"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -76,6 +76,9 @@ def job_spec_to_message(spec: JobSpec) -> job_pb2.JobSpec:
             message.repair_repository.expected_point_ids.extend(work.expected_point_ids)
             message.repair_repository.source_folder = work.source_folder
             message.repair_repository.dry_run = work.dry_run
+            message.repair_repository.other_keys.extend(_reader_keys(work.other_keys))
+            if work.content_keys is not None:
+                message.repair_repository.content_keys.encoded = work.content_keys.reveal()
         case ListPoints() as work:
             message.list_points.keys.extend(_reader_keys(work.keys))
             message.list_points.job_id = work.job_id or ""
@@ -135,6 +138,10 @@ def _work_from_message(message: job_pb2.JobSpec) -> Work:
                 expected_point_ids=tuple(PointId(text) for text in repair.expected_point_ids),
                 source_folder=repair.source_folder,
                 dry_run=repair.dry_run,
+                other_keys=tuple(Secret(key.encoded) for key in repair.other_keys),
+                content_keys=Secret(repair.content_keys.encoded)
+                if repair.HasField("content_keys")
+                else None,
             )
         case "list_points":
             job_id = message.list_points.job_id

@@ -46,18 +46,39 @@ repo.add_command(check)  # the same as `holdfast check`
     metavar="FOLDER",
     help="A copy of this repository, as the proxy sees it; it is only read.",
 )
+@click.option(
+    "--from-key",
+    "key_file",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="FOLDER is another repository that backs the same VMs up: a key file that opens it, or a file with"
+    " its recovery sheet. The controller and the proxy must reach FOLDER under the same path.",
+)
 @click.option("--dry-run", is_flag=True, help="Tell what could be mended, and change nothing.")
 @json_option
 @pass_entry
 @click.pass_context
 def repair(
-    context: click.Context, entry: Entry, *, source_folder: str, dry_run: bool, output: Output
+    context: click.Context,
+    entry: Entry,
+    *,
+    source_folder: str,
+    key_file: Path | None,
+    dry_run: bool,
+    output: Output,
 ) -> None:
     """Mend what can be, and say exactly what stays lost; exits with 13 when something does.
 
     Nothing damaged leaves its place before its replacement was stored and proven, and it is kept under aside/.
     """
-    request = operator_pb2.StartRepairRequest(source_folder=source_folder, dry_run=dry_run)
+    if key_file is not None and not source_folder:
+        raise UsageError("--from-key opens what --from names; name it")
+    request = operator_pb2.StartRepairRequest(
+        source_folder=source_folder,
+        dry_run=dry_run,
+        other_key=b"" if key_file is None else key_file.read_bytes(),
+    )
     with operators(entry.places) as client:
         started = client.call(client.stub.StartRepair, request)
         context.exit(follow(client, started.run_id, output))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from holdfast_common.errors import HoldfastError
+from holdfast_common.errors import HoldfastError, WrongKey
 from holdfast_common.identity import AgentId, JobId, RunId, new_ulid
 from holdfast_common.job_result import JobResult, Outcome, ProgressReport
 from holdfast_common.job_spec import Attempt, DiskTicket, JobSpec, Work
 from holdfast_controller.runs.attempt import AttemptAnswers, run_attempt
+from holdfast_controller.runs.other_repository import OtherRepositoryKeys
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.jobs import JobRow
 
@@ -40,16 +41,22 @@ def read_with_agent(
     work: Work,
     renew_ticket: Callable[[int], DiskTicket] | None = None,
     stopped: Callable[[], bool] | None = None,
+    other: OtherRepositoryKeys | None = None,
 ) -> JobResult:
     """A restore, read-back, check or listing: it may open old data, and commits nothing.
 
-    ``stopped`` None: it is cancelled with its job.
+    ``stopped`` None: it is cancelled with its job. ``other``: keys of another repository that it reads too.
     Raises: the agent's error when it did not end as done; LeaseExpired, Refused, TimedOut.
     """
     attempt = next_attempt(world, job)
 
     def open_keys(headers: Sequence[bytes]) -> list[bytes]:
-        return world.keeper.open_segment_keys(attempt, headers)
+        try:
+            return world.keeper.open_segment_keys(attempt, headers)
+        except WrongKey:
+            if other is None:
+                raise
+            return other.open_segment_keys(attempt, headers)
 
     spec = JobSpec(run_id=job.run_id, repository_id=world.keeper.repository_id, work=work)
     answers = AttemptAnswers(

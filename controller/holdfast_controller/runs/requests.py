@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from holdfast_common.identity import JobId, PointId, RunId
 from holdfast_common.job_spec import FileFormat
+from holdfast_common.logs import Secret
 from holdfast_common.repository.prune_report import PruneLimits
 
 
@@ -64,10 +65,15 @@ class CheckRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepairRequest:
-    """Mend the repository. ``source_folder``: a copy of it, as the proxy sees it; empty: none."""
+    """Mend the repository. ``source_folder``: a copy of it, as the proxy sees it; empty: none.
+
+    ``other_key``: what opens another repository, a key file's content or a recovery sheet's; that one is at
+    ``source_folder`` then, for this controller and for the proxy.
+    """
 
     source_folder: str = ""
     dry_run: bool = False
+    other_key: Secret | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -323,7 +323,11 @@ class OperatorActions:
 
     def start_repair(self, request: operator_pb2.StartRepairRequest) -> operator_pb2.RunStarted:
         """Begin a repair."""
-        wanted = RepairRequest(source_folder=request.source_folder, dry_run=request.dry_run)
+        wanted = RepairRequest(
+            source_folder=request.source_folder,
+            dry_run=request.dry_run,
+            other_key=Secret(request.other_key) if request.other_key else None,
+        )
         return started_message(self._world, self._engine.start_repair(wanted))
 
     def follower(self, request: operator_pb2.RunName) -> RunFollower:

@@ -10,10 +10,16 @@ import pytest
 from holdfast_common.errors import RepositoryFailed
 from holdfast_common.identity import PointId
 from holdfast_common.job_spec import JobSpec
+from holdfast_common.logs import Secret
+from holdfast_common.repository.directory_store import DirectoryStore
+from holdfast_common.repository.points import list_points
+from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS
+from holdfast_common.repository.recovery_sheet import new_recovery_sheet
 from holdfast_controller.runs.requests import CheckRequest, RepairRequest
 from holdfast_controller.store.jobs import JobRow
 from holdfast_lab.server import RunningLab
 from support.one_process import OneProcess, disk_content, disk_truth, guest_writes
+from support.repositories import new_repository
 
 UNIT = 64 * 1024
 
@@ -188,3 +194,41 @@ def test_a_repair_from_a_copy_makes_the_repository_whole_again(
     after = holdfast.back_up("web")
     assert (str(after.state), after.level) == ("done", "incremental")
     assert disk_content(holdfast, after) == disk_truth(lab, "web")
+
+
+def test_a_repair_from_another_repository_of_the_same_vm_takes_its_true_bytes(
+    holdfast: OneProcess, lab: RunningLab
+) -> None:
+    """Another repository with keys of its own; its recovery sheet goes to the controller and no further."""
+    point = holdfast.back_up("web")
+    with DirectoryStore.open(holdfast.folder / "repository") as store:
+        ours = list_points(store, holdfast.world.keeper.keys()).points[0]
+    folder = holdfast.folder / "copies" / "other"
+    folder.parent.mkdir(exist_ok=True)
+    lab.lab.machine("web").disks()[0].disk.truth(holdfast.folder / "truth", None)
+    with DirectoryStore.create(folder) as store:
+        other = new_repository(store)
+        image = (holdfast.folder / "truth").read_bytes()
+        other.backup(image, lineage=ours.manifest.lineage_id)
+    damage(largest(objects(holdfast, "packs")), "a byte differs")
+    assert checked(holdfast, read_data=True).error is not None
+
+    def repaired(key: str, *, dry_run: bool = False) -> JobRow:
+        request = RepairRequest(
+            source_folder=str(folder), dry_run=dry_run, other_key=Secret(key.encode())
+        )
+        return holdfast.ended(holdfast.engine.start_repair(request))
+
+    refused = repaired(
+        new_recovery_sheet(repository_id="", randomness=SYSTEM_RANDOMNESS).key_text()
+    )
+    assert refused.error is not None
+    assert refused.error.code == "wrong_key"
+    assert repaired(other.sheet.key_text(), dry_run=True).error is not None
+    assert told(holdfast)[0] == "failed"
+    assert repaired(other.sheet.key_text()).error is None
+    assert told(holdfast)[0] == "ok"
+    assert disk_content(holdfast, point) == disk_truth(lab, "web")
+    done = [(row.action, row.object) for row in holdfast.world.audit.entries()]
+    assert ("open another repository", str(folder)) in done
+    assert ("open segment keys", other.keys.repository_id) in done
