@@ -152,7 +152,7 @@ def one_import(lab: RunningLab, ledger: JobLedger, gate: CountingGate) -> tuple[
 def test_whichever_call_fails_or_loses_its_reply_the_vm_is_whole_or_gone(
     lab: RunningLab, tmp_path: Path, how: str, stride: int
 ) -> None:
-    lab.lab.lease_timeout_seconds = 4.0
+    lab.lab.lease_timeout_seconds = 10.0 if stride == 1 else 4.0
     counted = CountingGate()
     ended, before = one_import(lab, job_ledger(tmp_path), counted)
     assert ended == ""

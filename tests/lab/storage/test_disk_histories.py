@@ -192,7 +192,7 @@ TestDiskHistory = DiskHistory.TestCase
 TestDiskHistory.settings = settings(
     max_examples=40, stateful_step_count=12, deadline=None, suppress_health_check=SUPPRESSED
 )
-TestLongDiskHistory = pytest.mark.long(LongDiskHistory.TestCase)
+TestLongDiskHistory = pytest.mark.timeout(1200)(pytest.mark.long(LongDiskHistory.TestCase))
 TestLongDiskHistory.settings = settings(
     max_examples=300, stateful_step_count=30, deadline=None, suppress_health_check=SUPPRESSED
 )
