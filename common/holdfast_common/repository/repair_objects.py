@@ -12,7 +12,13 @@ from typing import Final, Protocol
 
 from blake3 import blake3
 
-from holdfast_common.errors import HoldfastError, IntegrityError, ObjectExists, ObjectMissing
+from holdfast_common.errors import (
+    HoldfastError,
+    IntegrityError,
+    ObjectExists,
+    ObjectMissing,
+    RepositoryFailed,
+)
 from holdfast_common.repository.check import check_structure
 from holdfast_common.repository.key_sets import KeyRing
 from holdfast_common.repository.layout import METADATA_BYTES_MAX, aside_name, copy_name
@@ -21,6 +27,7 @@ from holdfast_common.repository.object_store import ObjectInfo, ObjectStore, Upl
 _COPIED_TWICE: Final = ("keys/", "writers/")
 _NOBODY_NEEDS: Final = ("leases/", "proofs/")  # of these a damaged one is worth as much as none
 _PIECE_BYTES: Final = 4096
+_STEP_BYTES: Final = 1 << 20
 
 
 def found_replacements(
@@ -81,18 +88,27 @@ def set_aside(store: ObjectStore, name: str, *, unreadable_too: bool = False) ->
     info = store.head(name)
     if info is None:
         return False
-    data, whole = _readable(store, info)
-    if not whole and not unreadable_too:
-        return False
     for number in range(1, 100):
         target = aside_name(name) + (f".{number}" if number > 1 else "")
+        there = store.head(target)
+        if there is not None and there.length != info.length:
+            continue
+        upload = store.begin(bulk=True) if there is None else None
         try:
-            store.put(target, data)
-        except ObjectExists:
-            if store.get(target, length_max=max(len(data), 1 << 30)) != data:
-                continue
-        store.delete(name)
-        return True
+            digest, whole = _read_through(store, info, upload)
+            if not whole and not unreadable_too:
+                return False
+            if upload is not None:
+                upload.commit(target)
+        finally:
+            if upload is not None:
+                upload.abort()
+        kept, kept_whole = _read_through(store, ObjectInfo(name=target, length=info.length), None)
+        if kept == digest and kept_whole:
+            store.delete(name)
+            return True
+        if upload is not None:
+            raise IntegrityError("a damaged object was not kept as it is", name=name)
     raise IntegrityError("too many damaged objects of one name were kept", name=name)
 
 
@@ -111,18 +127,39 @@ def _staged_name(name: str) -> str:
     return aside_name(f"replacements/{blake3(name.encode()).hexdigest()[:32]}")
 
 
-def _readable(store: ObjectStore, info: ObjectInfo) -> tuple[bytes, bool]:
+def _read_through(
+    store: ObjectStore, info: ObjectInfo, upload: Upload | None
+) -> tuple[bytes, bool]:
+    """The digest of an object, and whether all of it can be read; zeros stand for what cannot.
+
+    It is copied to ``upload`` on the way. A MiB of it is in memory at a time.
+    """
+    whole = True
+    hashed = blake3()
+    for start in range(0, info.length, _STEP_BYTES):
+        length = min(_STEP_BYTES, info.length - start)
+        piece = _read(store, info.name, start, length)
+        if piece is None:
+            whole = False
+            parts = [
+                (offset, min(_PIECE_BYTES, start + length - offset))
+                for offset in range(start, start + length, _PIECE_BYTES)
+            ]
+            piece = b"".join(
+                _read(store, info.name, offset, count) or bytes(count) for offset, count in parts
+            )
+        hashed.update(piece)
+        if upload is not None:
+            upload.write(piece)
+    return hashed.digest(), whole
+
+
+def _read(store: ObjectStore, name: str, offset: int, length: int) -> bytes | None:
+    """None: it cannot be read."""
     try:
-        return store.get(info.name, length_max=info.length), True
-    except HoldfastError:
-        pieces = []
-        for offset in range(0, info.length, _PIECE_BYTES):
-            length = min(_PIECE_BYTES, info.length - offset)
-            try:
-                pieces.append(get_range(store, info.name, offset=offset, length=length))
-            except HoldfastError:
-                pieces.append(bytes(length))
-        return b"".join(pieces), False
+        return get_range(store, name, offset=offset, length=length)
+    except (IntegrityError, RepositoryFailed):  # and nothing else: who is told to stop stops
+        return None
 
 
 class _Source(Protocol):

@@ -11,6 +11,7 @@ from holdfast_common.repository.pack import read_plain_footer
 from holdfast_common.repository.reference_check import stored_packs
 from holdfast_common.repository.repair import RepairReport, repair_repository
 from holdfast_common.repository.repair_content import OtherRepository
+from holdfast_common.repository.repair_objects import set_aside
 from support.damaged_worlds import Lost, World
 from support.memory_store import MemoryStore
 from support.repositories import BLOCK, LINEAGE, new_repository
@@ -140,6 +141,29 @@ def test_another_repository_that_is_damaged_itself_does_no_harm(rotten: str) -> 
     report = repaired(ours, theirs)
     assert ours.reported(report.after) == ours.lost(ours.store)
     assert ours.lost(ours.store).blocks <= lost.blocks
+
+
+class CountingStore(MemoryStore):
+    """Knows the longest piece of a pack that was read at once."""
+
+    longest = 0
+
+    def get(self, name: str, *, length_max: int) -> bytes:
+        assert not name.startswith(("packs/", "aside/packs/")), "a pack is never read as a whole"
+        return super().get(name, length_max=length_max)
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+        self.longest = max(self.longest, buffer.nbytes)
+        super().read_into(name, offset, buffer)
+
+
+def test_a_damaged_pack_is_set_aside_piece_by_piece() -> None:
+    store = CountingStore()
+    whole = random.Random(1).randbytes(5 * 1024 * 1024 + 3)
+    store.put(pack_name(bytes(32)), whole)
+    assert set_aside(store, pack_name(bytes(32)))
+    assert store.objects == {aside_name(pack_name(bytes(32))): whole}
+    assert store.longest == 1 << 20
 
 
 def test_the_vm_s_next_run_heals_what_has_the_same_ids() -> None:
