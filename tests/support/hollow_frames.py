@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from holdfast_common.repository.chunk_location import ChunkLocation
 from holdfast_common.repository.disk_map import DiskMap, PageStore
 from holdfast_common.repository.frame_reader import FrameReader
 from holdfast_common.repository.layout import (
@@ -20,7 +21,7 @@ from holdfast_common.repository.pack_writer import CompletePack, PackWriter
 from holdfast_common.repository.points import list_points
 from holdfast_common.repository.prune_plan import IndexPlan
 from holdfast_common.repository.prune_writing import rewrite_indexes
-from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
+from holdfast_common.repository.repository_index import RepositoryIndex
 from holdfast_common.repository.writers import load_writers
 from support.pruning import Pruner
 from support.repositories import LINEAGE, Repository

@@ -100,7 +100,8 @@ def trace_agent(tracer: Tracer) -> None:
     from holdfast_agent.daemon import AgentDaemon, DaemonTiming
     from holdfast_agent.ledger import AgentLedger
     from holdfast_agent.session import AgentTiming
-    from holdfast_common.repository.directory_store import DirectoryStore, FileUpload
+    from holdfast_common.repository.directory_store import DirectoryStore
+    from holdfast_common.repository.file_upload import FileUpload
 
     defaults = AgentDaemon.__init__.__kwdefaults__
     assert defaults is not None

@@ -20,6 +20,7 @@ from holdfast_common.errors import (
     RepositoryFailed,
     RevokedWriter,
 )
+from holdfast_common.repository.chunk_location import ChunkLocation
 from holdfast_common.repository.frame_reader import FrameReader
 from holdfast_common.repository.key_sets import KeyRing, SegmentKeyOpener
 from holdfast_common.repository.layout import (
@@ -37,7 +38,7 @@ from holdfast_common.repository.pack_decoder import PackDecoder
 from holdfast_common.repository.points import PointList, list_points
 from holdfast_common.repository.proof import load_proof_times
 from holdfast_common.repository.reference_check import stored_packs
-from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
+from holdfast_common.repository.repository_index import RepositoryIndex
 from holdfast_common.repository.subset import Share, Subset, chosen_packs
 from holdfast_common.repository.writers import WriterList, load_writers
 

@@ -14,31 +14,27 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from holdfast_common.direct_writes import DirectWrites
 from holdfast_common.errors import (
     HoldfastError,
     IntegrityError,
     NoRepository,
-    ObjectExists,
-    ObjectMissing,
     Refused,
-    RepositoryFailed,
     RepositoryFull,
 )
 from holdfast_common.repository.directory_stamps import directory_stamps
 from holdfast_common.repository.file_system import SYSTEM_FILES, FileSystem
+from holdfast_common.repository.file_upload import TEMPORARY_DIRECTORY, FileUpload
 from holdfast_common.repository.object_store import ObjectInfo, checked_name, checked_prefix
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
+from holdfast_common.repository.storage_errors import STORAGE_FULL, translated
 from holdfast_common.units import MIB
 
-TEMPORARY_DIRECTORY: Final = "tmp"
 TOP_DIRECTORIES: Final = (
     "keys", "writers", "packs", "index", "maps", "points", "fences", "leases", "proofs", "about", TEMPORARY_DIRECTORY,
 )  # fmt: skip
 TEMPORARY_AGE_MAX: Final = timedelta(hours=96)  # no attempt lives longer
 RESERVE_BYTES_MAX: Final = 192 * MIB  # a pack, its index and 64 MiB: enough to finish a commit
 RESERVE_SHARE: Final = 10  # but never more than a tenth of a small file system
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_RENAMEAT2: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP})
 
 
@@ -88,7 +84,7 @@ class DirectoryStore:
             finally:
                 files.close(parent)
         except OSError as error:
-            raise _translated(error, name=str(root)) from error
+            raise translated(error, name=str(root)) from error
         return cls.open(root, files=files, randomness=randomness)
 
     @classmethod
@@ -105,7 +101,7 @@ class DirectoryStore:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NoRepository("there is no such directory", path=str(root)) from error
         except OSError as error:
-            raise _translated(error, name=str(root)) from error
+            raise translated(error, name=str(root)) from error
         store = cls(root, root_descriptor=descriptor, files=files, randomness=randomness)
         try:
             for name in ("keys", "packs", "points", TEMPORARY_DIRECTORY):
@@ -118,7 +114,7 @@ class DirectoryStore:
             ) from error
         except OSError as error:
             store.close()
-            raise _translated(error, name=str(root)) from error
+            raise translated(error, name=str(root)) from error
         except HoldfastError:
             store.close()
             raise
@@ -165,7 +161,7 @@ class DirectoryStore:
             _read_fully(self.files, descriptor, 0, memoryview(buffer), name=name)
             return bytes(buffer)
         except OSError as error:
-            raise _translated(error, name=name) from error
+            raise translated(error, name=name) from error
         finally:
             self.files.close(descriptor)
 
@@ -175,7 +171,7 @@ class DirectoryStore:
         try:
             _read_fully(self.files, descriptor, offset, buffer, name=name)
         except OSError as error:
-            raise _translated(error, name=name) from error
+            raise translated(error, name=name) from error
         finally:
             self.files.close(descriptor)
 
@@ -186,7 +182,7 @@ class DirectoryStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise _translated(error, name=name) from error
+            raise translated(error, name=name) from error
         return ObjectInfo(name=name, length=status.length) if status.is_file else None
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -202,7 +198,7 @@ class DirectoryStore:
         try:
             return directory_stamps(self.files, directory, at=self.descriptor)
         except OSError as error:
-            raise _translated(error, name=directory) from error
+            raise translated(error, name=directory) from error
 
     def delete(self, name: str) -> None:
         """Remove an object. Raises: ObjectMissing, RepositoryFailed."""
@@ -210,7 +206,7 @@ class DirectoryStore:
             self.files.unlink(checked_name(name), at=self.descriptor)
             self._sync_directory(_parent(name))
         except OSError as error:
-            raise _translated(error, name=name) from error
+            raise translated(error, name=name) from error
 
     def storage_time(self) -> datetime | None:
         """The file system's clock: of a new file; None when no file can be made. Raises: RepositoryFailed."""
@@ -220,9 +216,9 @@ class DirectoryStore:
             found = self.files.status(path, at=self.descriptor).modified_seconds
             self.files.unlink(path, at=self.descriptor)
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno in STORAGE_FULL:
                 return None
-            raise _translated(error, name=path) from error
+            raise translated(error, name=path) from error
         return datetime.fromtimestamp(found, UTC)
 
     def stored_at(self, name: str) -> datetime | None:
@@ -232,7 +228,7 @@ class DirectoryStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise _translated(error, name=name) from error
+            raise translated(error, name=name) from error
         return datetime.fromtimestamp(status.modified_seconds, UTC)
 
     def sweep_temporary(self, *, now: datetime) -> int:
@@ -248,14 +244,14 @@ class DirectoryStore:
                         self.files.unlink(path, at=self.descriptor)
                         removed += 1
         except OSError as error:
-            raise _translated(error, name=TEMPORARY_DIRECTORY) from error
+            raise translated(error, name=TEMPORARY_DIRECTORY) from error
         return removed
 
     def _keep_reserve(self) -> None:
         try:
             space = self.files.space(self.descriptor)
         except OSError as error:
-            raise _translated(error, name=str(self.root)) from error
+            raise translated(error, name=str(self.root)) from error
         reserve = min(RESERVE_BYTES_MAX, space.capacity // RESERVE_SHARE)
         free = space.free
         if free < reserve:
@@ -276,7 +272,7 @@ class DirectoryStore:
                     if status.is_file:
                         yield ObjectInfo(name=path, length=status.length)
         except OSError as error:
-            raise _translated(error, name=directory) from error
+            raise translated(error, name=directory) from error
 
     def _names(self, directory: str) -> Sequence[tuple[str, bool]]:
         try:
@@ -292,7 +288,7 @@ class DirectoryStore:
         try:
             return self.files.open_file(checked_name(name), at=self.descriptor)
         except OSError as error:
-            raise _translated(error, name=name) from error
+            raise translated(error, name=name) from error
 
     def _make_parents(self, name: str) -> None:
         parts = name.split("/")[:-1]
@@ -328,63 +324,6 @@ class DirectoryStore:
         self._sync_directory(_parent(name))
 
 
-class FileUpload:
-    """A temporary file on its way to become an object. ``bulk``: written past the page cache."""
-
-    def __init__(self, store: DirectoryStore, *, bulk: bool = False) -> None:
-        self._store = store
-        self._files = store.files
-        self._temporary = f"{TEMPORARY_DIRECTORY}/{store.randomness.draw(16).hex()}"
-        try:
-            self._descriptor = self._files.create_file(self._temporary, at=store.descriptor)
-        except OSError as error:
-            raise _translated(error, name=self._temporary) from error
-        self._exists = True
-        self._length = 0
-        self._direct = DirectWrites(self._descriptor, self._files) if bulk else None
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append. Raises: RepositoryFull, RepositoryFailed."""
-        remaining = memoryview(data)
-        try:
-            if self._direct is not None:
-                self._direct.write(self._length, remaining)
-                self._length += remaining.nbytes
-                return
-            while remaining.nbytes:
-                remaining = remaining[self._files.write(self._descriptor, remaining) :]
-        except OSError as error:
-            raise _translated(error, name=self._temporary) from error
-
-    def commit(self, name: str) -> None:
-        """Sync, close, rename, sync the directory. Raises: ObjectExists, RepositoryFull, RepositoryFailed."""
-        checked_name(name)
-        descriptor, self._descriptor = self._descriptor, -1
-        assert descriptor >= 0, "an upload is committed once"
-        try:
-            try:
-                # after a failed fsync the kernel calls the lost pages clean: never a second try here
-                self._files.sync(descriptor)
-            finally:
-                self._files.close(descriptor)
-            self._store.publish(self._temporary, name)
-            self._exists = False
-        except OSError as error:
-            raise _translated(error, name=name) from error
-
-    def abort(self) -> None:
-        """Discard it. Harmless after `commit` and when called twice."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            self._files.close(descriptor)
-        if self._exists:
-            self._exists = False
-            try:
-                self._files.unlink(self._temporary, at=self._store.descriptor)
-            except OSError:
-                return  # `sweep_temporary` removes it later
-
-
 def _read_fully(
     files: FileSystem, descriptor: int, offset: int, buffer: memoryview, *, name: str
 ) -> None:
@@ -400,13 +339,3 @@ def _read_fully(
 
 def _parent(name: str) -> str:
     return name.rpartition("/")[0]
-
-
-def _translated(error: OSError, *, name: str) -> HoldfastError:
-    if error.errno in _FULL:
-        return RepositoryFull("the repository has no room left", name=name)
-    if error.errno == errno.EEXIST:
-        return ObjectExists("an object of this name is already stored", name=name)
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return ObjectMissing("there is no such object", name=name)
-    return RepositoryFailed("the repository's storage failed", name=name, cause=error.strerror)

@@ -13,6 +13,7 @@ from typing import Final
 from holdfast_common.blocks.wanted import told_apart
 from holdfast_common.errors import IntegrityError
 from holdfast_common.extents import Extent, split
+from holdfast_common.repository.chunk_location import ChunkLocation
 from holdfast_common.repository.disk_map import DiskMap, Leaf
 from holdfast_common.repository.frame_reader import (
     FrameReader,
@@ -25,7 +26,6 @@ from holdfast_common.repository.layout import (
     BLOCKS_PER_LEAF,
     LEAF_BYTES,
 )
-from holdfast_common.repository.repository_index import ChunkLocation
 from holdfast_common.units import MIB
 
 PIECE_BYTES: Final = 4 * MIB  # what is decoded and written at once

@@ -17,6 +17,7 @@ from holdfast_common.repository.chunk_codec import (
     SegmentCipher,
     payload_length,
 )
+from holdfast_common.repository.chunk_location import ChunkLocation
 from holdfast_common.repository.derivation import Hasher
 from holdfast_common.repository.frame_worker import frame_id_of
 from holdfast_common.repository.layout import (
@@ -25,7 +26,6 @@ from holdfast_common.repository.layout import (
     FRAME_BYTES,
     BlobKind,
 )
-from holdfast_common.repository.repository_index import ChunkLocation
 from holdfast_common.units import MIB
 
 STORED_BYTES: Final = 2 * MIB  # of neighbours in a pack, read at once

@@ -13,6 +13,7 @@ from typing import Final
 from holdfast_common.direct_writes import page_aligned
 from holdfast_common.errors import IntegrityError
 from holdfast_common.repository.chunk_codec import Compressor, Decompressor
+from holdfast_common.repository.chunk_location import ChunkLocation
 from holdfast_common.repository.derivation import Hasher
 from holdfast_common.repository.forgetting import overwrite_ends
 from holdfast_common.repository.layout import (
@@ -25,7 +26,7 @@ from holdfast_common.repository.layout import (
 )
 from holdfast_common.repository.pack_listing import PresentPacks
 from holdfast_common.repository.pack_writer import PackWriter
-from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
+from holdfast_common.repository.repository_index import RepositoryIndex
 from holdfast_common.repository.window import Window, WindowBuffer
 from holdfast_common.units import MIB
 

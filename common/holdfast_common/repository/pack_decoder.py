@@ -10,10 +10,10 @@ from typing import Final
 from blake3 import blake3
 
 from holdfast_common.errors import FormatError, IntegrityError, RepositoryFailed
+from holdfast_common.repository.chunk_location import ChunkLocation
 from holdfast_common.repository.frame_reader import FrameReader
 from holdfast_common.repository.layout import pack_name
 from holdfast_common.repository.object_store import ObjectStore
-from holdfast_common.repository.repository_index import ChunkLocation
 from holdfast_common.units import MIB
 
 BUFFER_BYTES: Final = 4 * MIB  # per thread

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 from holdfast_common.errors import FormatError, IntegrityError, RepositoryFailed
+from holdfast_common.repository.chunk_location import ChunkLocation
 from holdfast_common.repository.disk_map import DiskMap, Leaf
 from holdfast_common.repository.frame_worker import KnownChunks
 from holdfast_common.repository.layout import (
@@ -13,7 +14,7 @@ from holdfast_common.repository.layout import (
     BLOCKS_PER_FRAME,
     FRAMES_PER_LEAF,
 )
-from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
+from holdfast_common.repository.repository_index import RepositoryIndex
 
 UNKNOWN = b""  # a digest that equals none
 

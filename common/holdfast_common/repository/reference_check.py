@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from holdfast_common.errors import FormatError, IntegrityError, PreviousLost
+from holdfast_common.repository.chunk_location import ChunkLocation
 from holdfast_common.repository.disk_map import DiskMap, PageReference, PageStore
 from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import ObjectKind, map_name
@@ -25,7 +26,7 @@ from holdfast_common.repository.manifest import (
 )
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.pack_listing import PackListing, PresentPacks
-from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
+from holdfast_common.repository.repository_index import RepositoryIndex
 from holdfast_common.repository.sealed_object import SEGMENT_BYTES, SealedRanges, body_length
 
 

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_common.errors import IntegrityError
 from holdfast_common.repository.chunk_codec import Compressor, SegmentHeader
+from holdfast_common.repository.chunk_location import ChunkLocation
 from holdfast_common.repository.frame_reader import FrameReader
 from holdfast_common.repository.index import IndexBuilder
 from holdfast_common.repository.key_sets import ReaderKeys, SegmentKeyOpener, WriterKeys
@@ -29,7 +30,7 @@ from holdfast_common.repository.pack import (
 from holdfast_common.repository.pack_writer import PackWriter
 from holdfast_common.repository.randomness import Randomness
 from holdfast_common.repository.repair_content import FoundChunk
-from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
+from holdfast_common.repository.repository_index import RepositoryIndex
 from holdfast_common.repository.sealed_object import ObjectHeader
 from holdfast_common.repository.writers import WriterList
 from holdfast_common.units import MIB

@@ -21,6 +21,7 @@ from holdfast_common.errors import (
     ObjectMissing,
     RepositoryFailed,
 )
+from holdfast_common.repository.chunk_location import ChunkLocation
 from holdfast_common.repository.cold_digests import ColdDigests
 from holdfast_common.repository.index import IndexSegment, decoded_segment
 from holdfast_common.repository.index_cache import CachedSegment, DamagedCache, IndexCache
@@ -29,7 +30,7 @@ from holdfast_common.repository.index_cache_builder import (
     check_name,
     check_role,
 )
-from holdfast_common.repository.index_segment import IndexedOrigin, IndexedPack, OpenSegment
+from holdfast_common.repository.index_segment import IndexedPack, OpenSegment
 from holdfast_common.repository.index_table import (
     ChunkTable,
     IdBatch,
@@ -55,28 +56,6 @@ from holdfast_common.repository.sealed_object import OpenedObject
 from holdfast_common.repository.writers import WriterList
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChunkLocation:
-    """Where one copy of a chunk lies and how to open it."""
-
-    chunk_id: bytes
-    kind: BlobKind
-    origin: IndexedOrigin
-    number: int
-    offset: int
-    stored_length: int
-    plain_length: int
-    blocks: int
-    presence: int
-    digest_segment: int  # which loaded index segment holds its digests
-    digest_start: int
-
-    @property
-    def is_hollow(self) -> bool:
-        """Whether dead blocks were taken out of it."""
-        return self.presence != (1 << self.blocks) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

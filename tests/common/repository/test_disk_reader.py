@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from contextlib import closing
 
 import pytest
@@ -8,8 +9,11 @@ import pytest
 from holdfast_common.blocks.wanted import ascending
 from holdfast_common.errors import Cancelled
 from holdfast_common.extents import Extent
+from holdfast_common.repository import frame_reader
+from holdfast_common.repository.chunk_location import ChunkLocation
 from holdfast_common.repository.disk_pieces import PiecePlan
 from holdfast_common.repository.reader import RepositoryReader
+from holdfast_common.repository.repository_index import RepositoryIndex
 from holdfast_common.units import KIB, MIB
 from support.memory_store import MemoryStore
 from support.repositories import BLOCK, DEVICE_KEY, LINEAGE, Repository, new_repository, patterned
@@ -171,3 +175,26 @@ def test_keys_of_a_whole_disk_are_asked_for_at_once(history: History) -> None:
             assert sum(1 for _ in pieces) > 5
     assert len(asked) == 1
     assert asked[0] >= GENERATIONS
+
+
+def test_where_chunks_lie_is_asked_of_the_index_for_many_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    repository = new_repository(MemoryStore())
+    repository.backup(patterned(5 * MIB, "five frames"))
+    asked: list[int] = []
+    find_many = RepositoryIndex.find_many
+
+    def counted(index: RepositoryIndex, ids: Sequence[bytes]) -> dict[bytes, list[ChunkLocation]]:
+        asked.append(len(ids))
+        return find_many(index, ids)
+
+    with repository.reader() as reader:
+        places = [each for found in reader.index.by_pack().values() for each in found]
+        wanted = [place.chunk_id for place in places]
+        monkeypatch.setattr(RepositoryIndex, "find_many", counted)
+        monkeypatch.setattr(frame_reader, "LOOKUP_BATCH", 3)
+        located = reader.frames.locate([*wanted, bytes(32), wanted[0]])
+    assert located == {place.chunk_id: place for place in places}
+    assert asked[:2] == [3, 3], "five frames and one that nobody knows"
+    assert sum(asked[2:]) <= 1, "only the unknown one is asked for again"

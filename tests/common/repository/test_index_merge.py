@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from holdfast_common.errors import Cancelled, RepositoryFull
 from holdfast_common.repository.check import check_structure
+from holdfast_common.repository.chunk_location import ChunkLocation
 from holdfast_common.repository.index_cache import IndexCache
 from holdfast_common.repository.index_merge import (
     MERGED_CHUNKS_MAX,
@@ -22,7 +23,7 @@ from holdfast_common.repository.index_merge import (
 )
 from holdfast_common.repository.layout import index_name
 from holdfast_common.repository.manifest import ManifestFacts
-from holdfast_common.repository.repository_index import ChunkLocation, RepositoryIndex
+from holdfast_common.repository.repository_index import RepositoryIndex
 from support.index_worlds import IndexWorld, chunk_id, pack
 from support.memory_store import MemoryStore, MemoryUpload
 from support.repositories import BLOCK, disk_header, patterned

@@ -7,10 +7,10 @@ import pytest
 
 from holdfast_common.errors import RepositoryFailed
 from holdfast_common.repository import pack_decoder
+from holdfast_common.repository.chunk_location import ChunkLocation
 from holdfast_common.repository.frame_reader import FrameReader
 from holdfast_common.repository.layout import pack_name
 from holdfast_common.repository.pack_decoder import DecodedPack, PackDecoder
-from holdfast_common.repository.repository_index import ChunkLocation
 from holdfast_common.units import KIB, MIB
 from support.faulty_store import Fault, FaultyStore
 from support.memory_store import MemoryStore
