@@ -105,7 +105,7 @@ def change_file(path: Path, *, seed: int) -> list[Extent]:
     capacity_bytes = path.stat().st_size
     wanted = int(path.stat().st_blocks * 512 * CHANGED_SHARE)
     chance = random.Random(f"changes {seed}")
-    contents = _contents(chance)
+    contents = _contents(chance, as_they_are=False)
     extents: list[Extent] = []
     mean = CHANGE_BYTES * sum(CHANGE_UNITS) // len(CHANGE_UNITS)
     gap_units_max = max(2 * (capacity_bytes * mean // max(wanted, 1) - mean) // CHANGE_BYTES, 1)
@@ -142,11 +142,12 @@ def _data_extents(file: int, capacity_bytes: int) -> Iterator[Extent]:
         yield Extent(offset=start, length=offset - start)
 
 
-def _contents(chance: random.Random) -> Iterator[bytes]:
-    """Files without end; none is given twice with the same bytes."""
+def _contents(chance: random.Random, *, as_they_are: bool = True) -> Iterator[bytes]:
+    """Files without end; none is given twice with the same bytes. ``as_they_are``: in the first round."""
     paths = _files()
-    table = np.arange(256, dtype=np.uint8)
     generator = np.random.default_rng(chance.getrandbits(64))
+    table = np.arange(256, dtype=np.uint8)
+    table = table if as_they_are else generator.permutation(table)
     while True:
         chance.shuffle(paths)
         for path in paths:
@@ -160,12 +161,14 @@ def _contents(chance: random.Random) -> Iterator[bytes]:
 
 
 def _files() -> list[Path]:
-    found = []
+    """A file of several names once, as it stands on a disk."""
+    found: dict[tuple[int, int], Path] = {}
     for source in SOURCES:
         for folder, folders, names in os.walk(source):
             folders.sort()
             for name in sorted(names):
                 path = Path(folder, name)
                 if path.is_file() and not path.is_symlink() and os.access(path, os.R_OK):
-                    found.append(path)
-    return found
+                    status = path.stat()
+                    found.setdefault((status.st_dev, status.st_ino), path)
+    return list(found.values())

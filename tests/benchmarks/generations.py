@@ -6,6 +6,8 @@ The image is that of `make bench`; in each generation 3.7 % of what is allocated
 as a hypervisor's change tracking would tell them. Pipelines run in this process, with all that users pay:
 lease, sealing, decode before commit, fsync. Printed is the table of FORMAT.md, "Ten generations".
 Garbage is what the newest point alone does not need: whole frames, and dead blocks inside live frames.
+At the end all points but the newest are forgotten and the repository is pruned, first as users prune it, then
+with every pack repacked that has anything dead in it, to see what moving costs.
 """
 
 from __future__ import annotations
@@ -19,21 +21,30 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.disk_image import change_file, file_sha256, make_image
 from benchmarks.our_proxy import make_empty_disk
 from holdfast_agent.pipelines.backup_disks import back_up_disks
 from holdfast_agent.pipelines.restore_disks import restore_disks
+from holdfast_common.clock import SystemClock
 from holdfast_common.extents import Extent
 from holdfast_common.identity import PointId
 from holdfast_common.job_result import JobResult
 from holdfast_common.job_spec import AreaSource
+from holdfast_common.repository import prune as pruning
+from holdfast_common.repository import prune_plan
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.disk_map import DiskMap, PageStore
 from holdfast_common.repository.layout import BlobKind
+from holdfast_common.repository.points import list_points
+from holdfast_common.repository.prune_report import PruneLimits
 from holdfast_common.repository.reader import RepositoryReader
+from holdfast_common.repository.writers import ROLE_PRUNE
 from holdfast_common.units import MIB
 from support.backup_jobs import LINEAGE, Site, make_site, point_of
 
@@ -89,6 +100,7 @@ def measure(folder: Path, capacity_bytes: int, generations: int) -> None:
         f"disk frames {found.stored / MIB:.1f} MiB, not needed by the last generation:"
         f" {found.dead_frames / MIB:.1f} MiB whole frames, {found.dead_parts / MIB:.1f} MiB parts"
     )
+    prune_all_but(site, point)
 
 
 def timed(name: str, site: Site, work: Callable[[], JobResult]) -> PointId:
@@ -118,6 +130,43 @@ def back_up(site: Site, areas: list[Extent], previous: PointId | None) -> JobRes
     kind = "full" if previous is None else "incremental"
     work = site.backup_work([disk], previous=previous, level=kind)
     return back_up_disks(site.spec(work), site.context(extents={KEY: areas}))
+
+
+def prune_all_but(site: Site, point_id: PointId) -> None:
+    """Forget every other point; a round of pruning as users have it, and one that repacks at anything dead."""
+    repository = site.repository
+    signing_key = Ed25519PrivateKey.generate()
+    with DirectoryStore.open(repository.folder) as store:
+        repository.keys.authorise_writer(
+            store,
+            signing_key.public_key().public_bytes_raw(),
+            agent_id="controller",
+            clock=SystemClock(),
+            roles=(ROLE_PRUNE,),
+        )
+        for point in list_points(store, repository.keys.reader_keys(LINEAGE)).points:
+            if point.point_id != point_id:
+                store.delete(point.name)
+        for share in (prune_plan.DEAD_SHARE_MIN, 1e-9):
+            for module in (prune_plan, pruning):
+                vars(module)["DEAD_SHARE_MIN"] = share
+            before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+            report = pruning.prune(
+                store,
+                repository.keys,
+                signing_key=signing_key,
+                clock=SystemClock(),
+                limits=PruneLimits(grace=timedelta(0)),
+            )
+            wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
+            cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+            print(
+                f"prune, repacking at {share:.0%} dead: {wall:.2f} s {cpu:.2f} CPU s,"
+                f" {report.repacked} packs repacked, {report.moved_bytes / MIB:.1f} MiB moved,"
+                f" {report.doomed_bytes / MIB:.1f} MiB dead now, {report.deleted_bytes / MIB:.1f} MiB"
+                f" deleted, waiting: {report.waiting}",
+                flush=True,
+            )
 
 
 def garbage(site: Site, point_id: PointId) -> Garbage:
