@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_common.errors import HoldfastError, LeaseExpired, ObjectMissing
+from holdfast_common.repository.fence import Fence, store_fence
 from holdfast_common.repository.layout import pack_name
 from holdfast_common.repository.object_store import ObjectInfo, ObjectStore, Upload
 from holdfast_common.repository.repair import RepairReport, repair_repository
-from support.damaged_worlds import Lost, World
+from support.damaged_worlds import OTHER, Lost, World
 from support.memory_store import MemoryStore
 from support.pruning import GRACE_SECONDS, LIMITS, Pruner, forget
-from support.repositories import BLOCK, new_repository
+from support.repositories import BLOCK, authorise, new_repository
 
 NO_GRACE = timedelta(0)
 STEPS = 16  # a repair of this world takes fewer
@@ -153,3 +155,34 @@ def test_a_repair_that_stood_still_past_its_lease_stops_and_can_be_repeated(step
     pruner.until_done()
     assert world.check(world.store).is_clean
     assert world.lost(world.store) == Lost()
+
+
+def test_a_repair_relies_on_no_pack_that_a_prune_under_way_may_delete() -> None:
+    """A good chunk of a damaged pack has a copy, but in a pack that the newest fence calls dead."""
+    store = MemoryStore()
+    world = World(new_repository(store, seed="doomed copy"), store)
+    second = Ed25519PrivateKey.from_private_bytes(b"the second writer of this world!")
+    authorise(world.repository, second, agent_id="proxy-2")
+    image = random.Random(6).randbytes(32 * BLOCK)
+    first = world.back_up(image)
+    other = world.back_up(image, lineage=OTHER, signing_key=second)
+    copy = store.copy()
+    doomed = [pack_name(digest) for digest in other.manifest.packs]
+    fence = Fence(
+        closed_epoch=1,
+        closed_at="2026-03-01T13:00:00.000000Z",
+        census={each.point.name: each.point.digest for each in world.originals},
+        tombstones=doomed,
+        decided_epoch=0,
+    )
+    keys = world.repository.keys.common
+    store_fence(store, fence, keys=keys, signing_key=world.repository.signing_key)
+    damaged = pack_name(first.manifest.packs[0])
+    data = bytearray(store.objects[damaged])
+    data[400] ^= 1
+    store.objects[damaged] = bytes(data)
+    assert repaired(world, store, copy).after.is_clean
+    assert damaged not in store.objects
+    for name in doomed:
+        store.delete(name)
+    assert world.lost(store) == Lost()
