@@ -48,7 +48,7 @@ PHASES: tuple[tuple[str, type, str], ...] = (
     ("compress", Compressor, "payload"),
     ("seal", SegmentCipher, "seal_into"),
     ("decode: open", SegmentCipher, "open_into"),
-    ("decode: decompress", Decompressor, "plain"),
+    ("decode: decompress", Decompressor, "decompress_into"),
     ("decode: compare", FrameWorker, "_id_of"),
     ("pack: digest of the blob", PackWriter, "append"),
     ("pack: hash and write", PackWriter, "_flush"),
