@@ -7,6 +7,7 @@ import pytest
 from support.damage_summary import PROPERTY
 from support.damaged_worlds import WORLDS, Lost
 from support.damages import FREE_TO_GO, KINDS, Damage, drawn
+from support.shared_work import shared_work
 
 SEEDS = 20  # times 17 kinds, times 6 damages: 2,040
 SEEDS_LONG = 197  # 20,094
@@ -54,7 +55,8 @@ def names_it(told: str, *, kind: str, damage: Damage, name: str) -> bool:
 def row(kind: str, seeds: range, request: pytest.FixtureRequest) -> None:
     wrong = []
     for damage in Damage:
-        told = [text for seed in seeds if (text := judge(kind, damage, seed))]
+        with shared_work():
+            told = [text for seed in seeds if (text := judge(kind, damage, seed))]
         wrong += told
         found = 0 if (kind, damage) in FREE_TO_GO else len(seeds) - len(told)
         request.node.user_properties.append((PROPERTY, [kind, damage.value, len(seeds), found]))

@@ -14,6 +14,7 @@ from support.faulty_store import Fault, FaultyStore
 from support.memory_store import MemoryStore
 from support.pruning import GRACE_SECONDS, Pruner, forget
 from support.repositories import BLOCK, FixedClock, Repository, new_repository, patterned
+from support.shared_work import shared_work
 
 FAILED = RepositoryFailed("the storage failed")
 FULL = RepositoryFull("the repository has no room left")
@@ -90,22 +91,23 @@ def test_a_prune_that_ends_anywhere_loses_nothing_and_the_next_one_goes_on(round
         for prefix in ("packs/", "index/", "maps/", "points/")
     }
     tried = failed = 0
-    for fault in faults(made):
-        copied = made.copy()
-        faulty = FaultyStore(copied.repository.store, fault)
-        tried += 1
-        try:
-            copied.pruner.round(store=faulty)
-        except HoldfastError:
-            failed += 1
-        copied.assert_whole()
-        copied.repository.clock.advance(GRACE_SECONDS + 1)
-        copied.pruner.until_done(rounds_max=8)
-        copied.assert_whole()
-        store = copied.repository.store
-        assert isinstance(store, MemoryStore)
-        for prefix, count in wanted.items():
-            found = [name for name in store.objects if name.startswith(prefix)]
-            assert len(found) == count, (fault, faulty.failed_at, prefix)
+    with shared_work():
+        for fault in faults(made):
+            copied = made.copy()
+            faulty = FaultyStore(copied.repository.store, fault)
+            tried += 1
+            try:
+                copied.pruner.round(store=faulty)
+            except HoldfastError:
+                failed += 1
+            copied.assert_whole()
+            copied.repository.clock.advance(GRACE_SECONDS + 1)
+            copied.pruner.until_done(rounds_max=8)
+            copied.assert_whole()
+            store = copied.repository.store
+            assert isinstance(store, MemoryStore)
+            for prefix, count in wanted.items():
+                found = [name for name in store.objects if name.startswith(prefix)]
+                assert len(found) == count, (fault, faulty.failed_at, prefix)
     print(f"{rounds} rounds before: {tried} faults, {failed} of them ended the round")
     assert failed > tried / 2

@@ -6,7 +6,7 @@ import pytest
 
 from support.prune_schedules import run_schedules
 
-SHORT = 400  # schedules in `make test`, some 15 s
+SHORT = 200  # schedules in `make test`, some 6 s of a core
 LONG = 5000  # some three minutes of a core
 PARTS = 2
 
