@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from support.prune_schedules import run_schedules
+from support.shared_work import shared_work
 
 SHORT = 200  # schedules in `make test`, some 6 s of a core
 LONG = 5000  # some three minutes of a core
@@ -21,7 +22,8 @@ def assert_eventful(counts: Counter[str], schedules: int) -> None:
 
 @pytest.mark.repeats
 def test_no_schedule_of_prunes_backups_crashes_and_clocks_loses_what_a_point_needs() -> None:
-    counts = run_schedules(range(SHORT))
+    with shared_work():
+        counts = run_schedules(range(SHORT))
     print(f"{SHORT} schedules: {dict(counts)}")
     assert_eventful(counts, SHORT)
 
