@@ -373,6 +373,8 @@ class RepositoryIndex:
                 )
                 self._join_waiting()
             again = self._segments[damaged.number]
+            if again.mapped is damaged:
+                return None  # it could not be made again
             return again.mapped if again.mapped is not None else again.memory_table()
 
     def _verified(self) -> bool:

@@ -101,6 +101,6 @@ def test_a_sheet_that_is_typed_only_half_is_told(
 def test_a_passphrase_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(rescue.getpass, "getpass", lambda _: "not that one")
+    monkeypatch.setattr("getpass.getpass", lambda _: "not that one")
     assert status("--passphrase") == 3
     assert "does not open the repository" in capsys.readouterr().err
