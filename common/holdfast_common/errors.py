@@ -210,7 +210,7 @@ class RepositoryFull(HoldfastError):
     """The repository has no room left."""
 
     code = "repository_full"
-    default_advice = "give the repository more room: nothing is removed from it yet"
+    default_advice = "give the repository more room, or forget points (`holdfast repo forget`) and prune (`holdfast repo prune`)"
 
 
 class RepositoryFailed(HoldfastError):

@@ -146,16 +146,22 @@ def judge_image(
     """Open, restore, check, go on, at that time (None: when the workload ended). Raises: BadState."""
     clock = copy.copy(clock or made.rig.clock)
     disk = MemoryFiles.of(image, now=clock.seconds_since_1970)
-    rig = replace(made.rig, repository=None).on(disk, clock=clock)
+    judge_files(replace(made.rig, repository=None).on(disk, clock=clock), made, promised=promised)
+
+
+def judge_files(
+    rig: Rig, made: Recording, *, promised: Collection[str], after: str = "after"
+) -> None:
+    """The same on the rig's files. ``after``: the next backup's point. Raises: BadState."""
     assert rig.sheet is not None
     try:
-        store = rig.open_store("after")
+        store = rig.open_store(after)
         with _harm(Harm.UNOPENABLE):
             keys = open_repository(
                 store,
                 RecoveryUnlock(rig.sheet),
                 generation_min=max([1, *_numbers(promised, "keys")]),
-                randomness=rig.chance("keys after"),
+                randomness=rig.chance(f"keys {after}"),
             )
     except (NoRepository, BadState) as error:
         is_absent = isinstance(error, NoRepository) or isinstance(error.__cause__, NoRepository)
@@ -167,7 +173,7 @@ def judge_image(
     else:
         used = made.rig.used()
         rig.repository = replace(
-            used, store=store, keys=keys, clock=rig.clock, randomness=rig.chance("after")
+            used, store=store, keys=keys, clock=rig.clock, randomness=rig.chance(after)
         )
         with _harm(Harm.HALF):
             _judge_points(rig, promised=promised)
@@ -178,7 +184,7 @@ def judge_image(
             settle(store, keys)  # as a controller does when it starts
             authorise(rig.repository, used.signing_key, agent_id="proxy-1")
     with _harm(Harm.STUCK):
-        _run_on(rig)
+        _run_on(rig, after)
 
 
 def _judge_points(rig: Rig, *, promised: Collection[str]) -> None:
@@ -226,27 +232,25 @@ def _judge_report(report: CheckReport) -> None:
             raise BadState(Harm.DAMAGE, f"{damaged.name}: {damaged.reason}")
 
 
-def _run_on(rig: Rig) -> None:
+def _run_on(rig: Rig, after: str) -> None:
     """The next backup, as the next program would make it."""
     used = rig.used()
     listed = list_points(used.store, used.keys).points
     rig.clock.advance(3600)
-    rig.orders = 1000
+    rig.orders += 1000
     if listed:
         last = listed[-1]
         lineage = last.manifest.lineage_id
-        image = changed(rig.image_of(last.point_id), 0, "after")
-        rig.back_up("after", image, lineage=lineage, base=last.point_id, blocks=[0])
+        image = changed(rig.image_of(last.point_id), 0, after)
+        rig.back_up(after, image, lineage=lineage, base=last.point_id, blocks=[0])
     else:
-        rig.back_up("after", small_image("after"))
-    made = [
-        point for point in list_points(used.store, used.keys).points if point.point_id == "after"
-    ]
+        rig.back_up(after, small_image(after))
+    made = [point for point in list_points(used.store, used.keys).points if point.point_id == after]
     if not made:
         raise BadState(Harm.STUCK, "the next backup's point is not there")
     _judge_restores(rig, made)
     rig.next_day()
-    rig.prune("prune after")
+    rig.prune(f"prune {after}")
     _judge_restores(rig, list_points(used.store, used.keys).points)
     _judge_report(check_structure(used.store, used.keys))
 

@@ -40,7 +40,7 @@ _BYTES = frozenset({"write", "pwrite", "read_into"})
 _NEED_SPACE = frozenset(
     {"create_file", "write", "pwrite", "sync", "make_directory", "rename", "link"}
 )
-_CHANGING = _NEED_SPACE | {"unlink"}
+_CHANGING = _NEED_SPACE | {"unlink", "remove_directory"}
 
 
 class FaultyFiles:
@@ -98,6 +98,9 @@ class FaultyFiles:
     def make_directory(self, path: str, *, at: int | None = None) -> None:
         self._call("make_directory", path, lambda: self._inner.make_directory(path, at=at))
 
+    def remove_directory(self, path: str, *, at: int | None = None) -> None:
+        self._call("remove_directory", path, lambda: self._inner.remove_directory(path, at=at))
+
     def rename(self, source: str, target: str, *, at: int) -> None:
         self._call("rename", target, lambda: self._inner.rename(source, target, at=at))
 
@@ -118,6 +121,9 @@ class FaultyFiles:
 
     def space(self, descriptor: int) -> FreeSpace:
         return self._call("space", "", lambda: self._inner.space(descriptor))
+
+    def sync_all(self, descriptor: int) -> None:
+        self._call("sync_all", "", lambda: self._inner.sync_all(descriptor))
 
     def _can_fail(self, call: str) -> bool:
         kind = self._fault.kind

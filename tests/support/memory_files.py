@@ -150,6 +150,16 @@ class MemoryFiles:
         self._add(name)
         self.directories[name] = set()
 
+    def remove_directory(self, path: str, *, at: int | None = None) -> None:
+        name = self.resolved(path, at)
+        if self.directories.get(name):
+            raise _error(errno.ENOTEMPTY)
+        if name not in self.directories:
+            raise _error(errno.ENOENT)
+        del self.directories[name]
+        parent, last = _split(name)
+        self.directories[parent].discard(last)
+
     def rename(self, source: str, target: str, *, at: int) -> None:
         self.link(source, target, at=at)
         self.unlink(source, at=at)
@@ -195,6 +205,9 @@ class MemoryFiles:
 
     def space(self, descriptor: int) -> FreeSpace:
         return FreeSpace(free=self.free, capacity=CAPACITY)
+
+    def sync_all(self, descriptor: int) -> None:
+        self._found(descriptor)
 
     def open_descriptors(self) -> Iterator[str]:
         """Names of what is still open."""

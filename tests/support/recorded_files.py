@@ -135,6 +135,9 @@ class RecordingFiles:
         self._inner.make_directory(path, at=at)
         self.log.append(Recorded(call=Call.MAKE_DIRECTORY, path=self._resolved(path, at)))
 
+    def remove_directory(self, path: str, *, at: int | None = None) -> None:
+        raise AssertionError("a directory is taken back after a failed sync only")
+
     def rename(self, source: str, target: str, *, at: int) -> None:
         self._before()
         self._inner.rename(source, target, at=at)
@@ -164,6 +167,9 @@ class RecordingFiles:
 
     def space(self, descriptor: int) -> FreeSpace:
         return self._inner.space(descriptor)
+
+    def sync_all(self, descriptor: int) -> None:
+        self._inner.sync_all(descriptor)
 
     def _note_names(self, call: Call, source: str, target: str, at: int) -> None:
         old, new = self._resolved(source, at), self._resolved(target, at)

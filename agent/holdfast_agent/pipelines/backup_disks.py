@@ -42,6 +42,7 @@ from holdfast_common.repository.manifest import DiskSummary, PointDisk
 from holdfast_common.repository.manifest_record import point_record
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.points import Point, find_job_point, list_points
+from holdfast_common.repository.reserve import keep_reserve_quietly
 from holdfast_common.repository.writer import PointWriter
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ def back_up_disks(spec: JobSpec, context: JobContext) -> JobResult:
     with opened_store(context, spec.repository_id) as store:
         _sweep(store)
         renew_description(store)
+        keep_reserve_quietly(store)
         previous = _usable_previous(store, keys.reader, work, context)
         plans = [_plan(disk, previous, context) for disk in work.disks]
         total = sum(_reach_bytes(plan) for plan in plans)

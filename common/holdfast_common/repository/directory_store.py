@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,7 @@ from holdfast_common.errors import (
     RepositoryFull,
 )
 from holdfast_common.repository.directory_stamps import directory_stamps
-from holdfast_common.repository.file_system import SYSTEM_FILES, FileSystem
+from holdfast_common.repository.file_system import SYSTEM_FILES, FileSystem, FreeSpace
 from holdfast_common.repository.file_upload import TEMPORARY_DIRECTORY, FileUpload
 from holdfast_common.repository.object_store import ObjectInfo, checked_name, checked_prefix
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
@@ -63,9 +63,10 @@ class DirectoryStore:
 
         Raises: Refused when something else lies there; RepositoryFull, RepositoryFailed.
         """
+        made: list[str] = []
         try:
-            with contextlib.suppress(FileExistsError):
-                files.make_directory(str(root))
+            if _make_directory(files, str(root)):
+                made.append(str(root))
             descriptor = files.open_directory(str(root))
             try:
                 found = {name for name, _ in files.names(descriptor)}
@@ -73,8 +74,8 @@ class DirectoryStore:
                 if strangers:
                     raise Refused("the directory is not empty", path=str(root), found=strangers[0])
                 for name in TOP_DIRECTORIES:
-                    with contextlib.suppress(FileExistsError):
-                        files.make_directory(name, at=descriptor)
+                    if _make_directory(files, name, at=descriptor):
+                        made.append(f"{root}/{name}")
                 files.sync(descriptor)
             finally:
                 files.close(descriptor)
@@ -84,6 +85,8 @@ class DirectoryStore:
             finally:
                 files.close(parent)
         except OSError as error:
+            for path in reversed(made):
+                _withdraw(files.remove_directory, path)
             raise translated(error, name=str(root)) from error
         return cls.open(root, files=files, randomness=randomness)
 
@@ -250,13 +253,16 @@ class DirectoryStore:
     def _keep_reserve(self) -> None:
         try:
             space = self.files.space(self.descriptor)
+            if space.free < _reserve(space):
+                self.files.sync_all(self.descriptor)  # some tell late what was removed: btrfs
+                space = self.files.space(self.descriptor)
         except OSError as error:
             raise translated(error, name=str(self.root)) from error
-        reserve = min(RESERVE_BYTES_MAX, space.capacity // RESERVE_SHARE)
-        free = space.free
-        if free < reserve:
+        if space.free < _reserve(space):
             raise RepositoryFull(
-                "the repository has no room for more data", free=free, reserve=reserve
+                "the repository has no room for more data",
+                free=space.free,
+                reserve=_reserve(space),
             )
 
     def _list(self, directory: str) -> Iterator[ObjectInfo]:
@@ -297,10 +303,9 @@ class DirectoryStore:
             with self._lock:
                 if directory in self._known_directories:
                     continue
-            with contextlib.suppress(FileExistsError):
-                self.files.make_directory(directory, at=self.descriptor)
+            is_new = _make_directory(self.files, directory, at=self.descriptor)
             # also when it was there: whoever made it may have crashed before the sync
-            self._sync_directory(_parent(directory))
+            self._sync_name(directory, undo=self.files.remove_directory if is_new else None)
             with self._lock:
                 self._known_directories.add(directory)
 
@@ -310,6 +315,15 @@ class DirectoryStore:
             self.files.sync(descriptor)
         finally:
             self.files.close(descriptor)
+
+    def _sync_name(self, name: str, *, undo: Callable[..., None] | None) -> None:
+        """Make a new name durable, or take it back. ``undo``: None: it is not ours. Raises: OSError."""
+        try:
+            self._sync_directory(_parent(name))
+        except OSError:
+            if undo is not None:
+                _withdraw(undo, name, at=self.descriptor)
+            raise
 
     def publish(self, temporary: str, name: str) -> None:
         """Move a synced file to its name, never over another one, and make that durable. Raises: OSError."""
@@ -321,7 +335,7 @@ class DirectoryStore:
                 raise
             self.files.link(temporary, name, at=self.descriptor)
             self.files.unlink(temporary, at=self.descriptor)
-        self._sync_directory(_parent(name))
+        self._sync_name(name, undo=self.files.unlink)
 
 
 def _read_fully(
@@ -335,6 +349,28 @@ def _read_fully(
                 "object is shorter than it must be", name=name, offset=offset, wanted=buffer.nbytes
             )
         done += count
+
+
+def _make_directory(files: FileSystem, path: str, *, at: int | None = None) -> bool:
+    """Whether it was not there before."""
+    try:
+        files.make_directory(path, at=at)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _withdraw(remove: Callable[..., None], name: str, *, at: int | None = None) -> None:
+    """Take a name back whose sync failed; as long as it is seen, others build on what no disk may have.
+
+    A kernel drops what it could not write, and calls the next sync a success.
+    """
+    with contextlib.suppress(OSError):
+        remove(name, at=at)
+
+
+def _reserve(space: FreeSpace) -> int:
+    return min(RESERVE_BYTES_MAX, space.capacity // RESERVE_SHARE)
 
 
 def _parent(name: str) -> str:

@@ -87,6 +87,10 @@ class FileSystem(Protocol):
         """Make a directory for its owner alone; it must not exist."""
         ...
 
+    def remove_directory(self, path: str, *, at: int | None = None) -> None:
+        """Take an empty directory away."""
+        ...
+
     def rename(self, source: str, target: str, *, at: int) -> None:
         """Move a name, never over another one."""
         ...
@@ -113,6 +117,10 @@ class FileSystem(Protocol):
 
     def space(self, descriptor: int) -> FreeSpace:
         """Of the file system on which a descriptor lies."""
+        ...
+
+    def sync_all(self, descriptor: int) -> None:
+        """Everything on the file system of a descriptor; removed files give their room back then."""
         ...
 
 
@@ -151,6 +159,10 @@ class SystemFiles(SystemDirectCalls):
     def make_directory(self, path: str, *, at: int | None = None) -> None:
         """The call mkdirat."""
         os.mkdir(path, mode=0o700, dir_fd=at)
+
+    def remove_directory(self, path: str, *, at: int | None = None) -> None:
+        """The call unlinkat."""
+        os.rmdir(path, dir_fd=at)
 
     def rename(self, source: str, target: str, *, at: int) -> None:
         """The call renameat2."""
@@ -193,6 +205,12 @@ class SystemFiles(SystemDirectCalls):
         return FreeSpace(
             free=found.f_bavail * found.f_frsize, capacity=found.f_blocks * found.f_frsize
         )
+
+    def sync_all(self, descriptor: int) -> None:
+        """The call syncfs."""
+        if _libc.syncfs(descriptor):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
 
 
 SYSTEM_FILES: Final = SystemFiles()

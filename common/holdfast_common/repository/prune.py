@@ -297,13 +297,7 @@ class _Round:
             first_kept=max(1, epoch - FENCES_KEPT + 1),
         )
         try:
-            try:
-                self._put(fence)
-            except RepositoryFull:
-                self.report = replace(self.report, was_full=True)
-                if not give_back_reserve(self.store):
-                    raise
-                self._put(fence)
+            self._put(fence)
         except ObjectExists as error:
             if (
                 self.report.was_full
@@ -325,13 +319,21 @@ class _Round:
                     self.store.delete(info.name)
 
     def _put(self, fence: Fence) -> None:
-        store_fence(
-            self.store,
-            fence,
-            keys=self.keys,
-            signing_key=self.signing_key,
-            randomness=self.randomness,
-        )
+        """Into the room that is kept for it, if there is no other."""
+        while True:
+            try:
+                store_fence(
+                    self.store,
+                    fence,
+                    keys=self.keys,
+                    signing_key=self.signing_key,
+                    randomness=self.randomness,
+                )
+                return
+            except RepositoryFull:
+                self.report = replace(self.report, was_full=True)
+                if not give_back_reserve(self.store):
+                    raise
 
     def _delete(self, fences: Fences) -> None:
         """What the two newest fences call dead. None of it can ever be needed again."""

@@ -1,36 +1,61 @@
-"""Room that is kept for the day on which a repository is full: an object that prune may give back.
+"""Room that is kept for the day on which a repository is full: objects that prune may give back one by one.
 
-To delete, prune must write first: a fence. On a full disk that needs room which nobody else may take.
+To delete, prune must write first: a fence, and another one a day later. On a full disk that needs room which
+nobody else may take, also not what comes free in between. Backups make the reserve before they store data.
 """
 
 from __future__ import annotations
 
-import contextlib
+import logging
 from typing import Final
 
-from holdfast_common.errors import ObjectExists, ObjectMissing, RepositoryFull
+from holdfast_common.errors import HoldfastError, ObjectExists, ObjectMissing, RepositoryFull
 from holdfast_common.repository.object_store import ObjectStore
-from holdfast_common.repository.randomness import Randomness
+from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
 from holdfast_common.units import MIB
 
+log = logging.getLogger(__name__)
+
 RESERVE_NAME: Final = "reserve/room"
-RESERVE_BYTES: Final = MIB  # a fence with some 8,000 points or tombstones
+PIECE_BYTES: Final = MIB  # a fence with some 8,000 points or tombstones
+RESERVE_BYTES: Final = 4 * PIECE_BYTES  # two fences, and as many that were in vain
 
 
 def keep_reserve(
     store: ObjectStore, randomness: Randomness, *, length: int = RESERVE_BYTES
 ) -> None:
-    """Make it when it is missing and there is room. Raises: RepositoryFailed."""
-    if length and store.head(RESERVE_NAME) is None:
-        # random, so that no file system stores it as less than it is
-        with contextlib.suppress(RepositoryFull, ObjectExists):
-            store.put(RESERVE_NAME, randomness.draw(length))
+    """Make what is missing of it, as far as there is room. Raises: RepositoryFailed."""
+    there = {info.name for info in store.list("reserve/")} if length else set()
+    for number, start in enumerate(range(0, length, PIECE_BYTES)):
+        if _piece_name(number) in there:
+            continue
+        try:
+            # random, so that no file system stores it as less than it is
+            store.put(_piece_name(number), randomness.draw(min(PIECE_BYTES, length - start)))
+        except ObjectExists:
+            continue  # another one makes it at the same time
+        except RepositoryFull:
+            return
+
+
+def keep_reserve_quietly(store: ObjectStore, randomness: Randomness = SYSTEM_RANDOMNESS) -> None:
+    """The same before a backup, which does not fail for it."""
+    try:
+        keep_reserve(store, randomness)
+    except HoldfastError as error:
+        log.warning("no room could be kept for a prune", extra={"error": error.line()})
 
 
 def give_back_reserve(store: ObjectStore) -> bool:
-    """Delete it; whether there was one. Raises: RepositoryFailed."""
-    try:
-        store.delete(RESERVE_NAME)
-    except ObjectMissing:
-        return False
-    return True
+    """Delete a piece of it; whether there was one. Raises: RepositoryFailed."""
+    for info in reversed(list(store.list("reserve/"))):
+        try:
+            store.delete(info.name)
+        except ObjectMissing:
+            continue
+        return True
+    return False
+
+
+def _piece_name(number: int) -> str:
+    return f"{RESERVE_NAME}-{number + 1}" if number else RESERVE_NAME

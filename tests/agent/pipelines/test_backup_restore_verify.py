@@ -26,6 +26,7 @@ from holdfast_common.identity import PointId
 from holdfast_common.job_result import JobResult, Outcome
 from holdfast_common.job_spec import AreaSource, DiskTicket, FileFormat
 from holdfast_common.point_record import PointRecord
+from holdfast_common.repository.reserve import RESERVE_BYTES
 from holdfast_common.units import KIB, MIB
 from support.backup_jobs import (
     BLOBS,
@@ -73,6 +74,12 @@ def test_a_full_backup_restores_to_the_same_bytes(site: Site) -> None:
     assert result.outcome is Outcome.DONE
     for key in (2000, 2001):
         assert restored(site, point_of(result), key, f"{key}.vmdk") == site.content(key)
+
+
+def test_a_backup_keeps_room_for_a_prune_on_a_full_disk(site: Site) -> None:
+    site.back_up()
+    kept = sum(path.stat().st_size for path in (site.root / "repository" / "reserve").iterdir())
+    assert kept == RESERVE_BYTES
 
 
 def test_a_points_record_tells_what_its_disks_hold_whatever_was_read(site: Site) -> None:

@@ -18,6 +18,7 @@ from holdfast_common.errors import (
 )
 from holdfast_common.repository import file_system
 from holdfast_common.repository.directory_store import DirectoryStore
+from holdfast_common.repository.file_system import FreeSpace, SystemFiles
 from support.object_store_contract import NAME, ObjectStoreContract
 
 
@@ -144,6 +145,43 @@ def test_a_failed_sync_is_not_tried_again_on_that_file(
     assert store.get(NAME, length_max=10) == b"whole"
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_name_whose_sync_failed_is_taken_back(
+    root: Path, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Of the new directory, then of the object: the next sync would call what was dropped a success."""
+    syncs: list[int] = []
+    real = store._sync_directory
+
+    def failing(directory: str) -> None:
+        syncs.append(len(syncs))
+        if syncs[-1] == number:
+            raise OSError(errno.EIO, "Input/output error")
+        real(directory)
+
+    monkeypatch.setattr(store, "_sync_directory", failing)
+    with pytest.raises(RepositoryFailed):
+        store.put("maps/0123/4567", b"x")
+    assert store.head("maps/0123/4567") is None
+    assert (root / "maps" / "0123").exists() == (number == 2)
+    assert not temporary_files(root)
+    store.put("maps/0123/4567", b"again")
+    assert store.get("maps/0123/4567", length_max=10) == b"again"
+
+
+def test_a_repository_that_could_not_be_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch, pytest.raises(RepositoryFailed):
+        patch.setattr(os, "fsync", failing)
+        DirectoryStore.create(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    DirectoryStore.create(tmp_path / "new").close()
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("call", ["write", "fsync"])
 def test_a_full_file_system_is_said_to_be_full(
@@ -175,6 +213,21 @@ def test_data_may_not_use_the_space_that_is_kept_for_finishing(
     store.put(NAME, b"a manifest still fits")
     monkeypatch.setattr(os, "fstatvfs", real)
     store.begin(bulk=True).abort()
+
+
+def test_a_file_system_that_tells_late_what_is_free_is_asked_again(root: Path) -> None:
+    class Late(SystemFiles):
+        free = 4096
+
+        def space(self, descriptor: int) -> FreeSpace:
+            return FreeSpace(free=self.free, capacity=1 << 30)
+
+        def sync_all(self, descriptor: int) -> None:
+            super().sync_all(descriptor)
+            self.free = 1 << 29
+
+    with DirectoryStore.create(root, files=Late()) as store:
+        store.begin(bulk=True).abort()
 
 
 def test_what_crashed_attempts_left_is_swept_after_four_days(

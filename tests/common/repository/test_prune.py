@@ -9,6 +9,7 @@ from holdfast_common.repository.lease import LEASE_SECONDS
 from holdfast_common.repository.manifest import ManifestFacts
 from holdfast_common.repository.pack_listing import PackListing, PresentPacks
 from holdfast_common.repository.points import list_points
+from holdfast_common.repository.reserve import RESERVE_BYTES, keep_reserve_quietly
 from support.memory_store import MemoryStore
 from support.pruning import GRACE_SECONDS, LIMITS, Pruner, forget
 from support.repositories import (
@@ -282,6 +283,27 @@ def test_a_full_repository_is_pruned(
     assert store.used_bytes() < 60 * BLOCK
     assert "reserve/room" in store.objects
     assert repository.restored(second) == changed
+    assert_clean(repository)
+
+
+def test_a_full_repository_is_pruned_although_others_take_what_comes_free(
+    repository: Repository, store: MemoryStore, pruner: Pruner
+) -> None:
+    kept = repository.backup(patterned(8 * BLOCK, "kept"))
+    gone = repository.backup(patterned(48 * BLOCK, "gone"))
+    keep_reserve_quietly(store)
+    forget(repository, gone)
+    freed = 0
+    for _ in range(3):
+        if not freed:
+            store.capacity_bytes = store.used_bytes()
+        freed += pruner.round(reserve_bytes=RESERVE_BYTES).deleted_bytes
+        repository.clock.advance(GRACE_SECONDS + 1)
+    assert freed > 30 * BLOCK
+    store.capacity_bytes = 1 << 40
+    keep_reserve_quietly(store)
+    assert sum(info.length for info in store.list("reserve/")) == RESERVE_BYTES
+    assert repository.restored(kept) == patterned(8 * BLOCK, "kept")
     assert_clean(repository)
 
 
