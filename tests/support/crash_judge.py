@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Final
 
 from holdfast_common.errors import HoldfastError, NoRepository, PointVoided
 from holdfast_common.repository.check import CheckReport, check_data, check_structure
@@ -19,19 +20,16 @@ from holdfast_common.repository.key_changes import settle
 from holdfast_common.repository.keys import open_repository
 from holdfast_common.repository.points import Point, list_points
 from holdfast_common.repository.recipients import RecoveryUnlock
+from support.crash_rig import READY, ROOT, Rig, changed, small_image
 from support.crash_states import CrashState, crash_states
-from support.crash_workloads import (
-    READY,
-    ROOT,
-    Recording,
-    Rig,
-    changed,
-    recording,
-    small_image,
-)
+from support.crash_workloads import Recording, recording
 from support.memory_files import Image, MemoryFiles
 from support.repositories import DEVICE_KEY, FixedClock, authorise
 from support.shared_work import shared_work
+
+SEEDS_TOGETHER: Final = 4  # so that the first few hundred disks are not all of one recording
+
+_Visible = frozenset[tuple[str, bytes]]  # paths and contents, without temporary files
 
 
 class Harm(StrEnum):
@@ -105,38 +103,57 @@ def judge_workload(
     Ends after ``images_max`` of them, or at a loss that is ``enough``.
     """
     tally = Tally(name)
-    seen: set[bytes] = set()
-    visible: set[frozenset[tuple[str, bytes]]] = set()
+    seen: set[int] = set()
+    visible: set[_Visible] = set()
     with shared_work():
-        for seed in seeds:
-            made = recording(name, seed=seed)
-            judged: set[tuple[bytes, tuple[str, ...]]] = set()
-            for state in crash_states(
-                made.log, made.before, made.inodes, promised=made.promised, seed=seed
-            ):
-                tally.states += 1
-                if (state.digest, state.promised) in judged:
-                    continue
-                judged.add((state.digest, state.promised))
-                seen.add(state.digest)
-                visible.add(_seen_by_a_store(state.image))
-                tally.images, tally.visible_images = len(seen), len(visible)
-                loss = _loss(made, state, seed)
-                tally.losses += [loss] if loss is not None else []
-                if len(seen) >= images_max or (loss is not None and enough(loss)):
-                    return tally
-            if made.error:
-                tally.losses.append(Loss(name, seed, Harm.RUN, "without a crash", made.error))
-                return tally
+        for made, state, shown in _distinct_disks(name, seeds, tally):
+            seen.add(state.digest)
+            visible.add(shown)
+            tally.images, tally.visible_images = len(seen), len(visible)
+            loss = _loss(made, state)
+            tally.losses += [loss] if loss is not None else []
+            if len(seen) >= images_max or (loss is not None and enough(loss)):
+                break
     return tally
 
 
-def _loss(made: Recording, state: CrashState, seed: int) -> Loss | None:
+def _distinct_disks(
+    name: str, seeds: Iterable[int], tally: Tally
+) -> Iterator[tuple[Recording, CrashState, _Visible]]:
+    """Of some seeds at a time: first disks that differ in what a store looks at, then all others."""
+    others: list[tuple[Recording, CrashState, _Visible]] = []
+    for number, seed in enumerate(seeds, 1):
+        made = recording(name, seed=seed)
+        known: set[tuple[int, tuple[str, ...]]] = set()
+        known_visible: set[tuple[_Visible, tuple[str, ...]]] = set()
+        for state in crash_states(
+            made.log, made.before, made.inodes, promised=made.promised, seed=seed
+        ):
+            tally.states += 1
+            if (state.digest, state.promised) in known:
+                continue
+            known.add((state.digest, state.promised))
+            shown = _seen_by_a_store(state.image)
+            if (shown, state.promised) in known_visible:
+                others.append((made, state, shown))
+            else:
+                known_visible.add((shown, state.promised))
+                yield made, state, shown
+        if made.error:
+            tally.losses.append(Loss(name, seed, Harm.RUN, "without a crash", made.error))
+            break
+        if number % SEEDS_TOGETHER == 0:
+            yield from others
+            others = []
+    yield from others
+
+
+def _loss(made: Recording, state: CrashState) -> Loss | None:
     """What is wrong with one disk."""
     try:
         judge_image(made, state.image, promised=state.promised)
     except BadState as bad:
-        return Loss(made.name, seed, bad.harm, state.told, bad.what)
+        return Loss(made.name, made.start.seed, bad.harm, state.told, bad.what)
     return None
 
 
@@ -259,7 +276,7 @@ def _numbers(promised: Iterable[str], kind: str) -> list[int]:
     return [int(mark.split(" ")[1]) for mark in promised if mark.startswith(f"{kind} ")]
 
 
-def _seen_by_a_store(image: Image) -> frozenset[tuple[str, bytes]]:
+def _seen_by_a_store(image: Image) -> _Visible:
     temporary = f"{ROOT}/tmp/"
     return frozenset(
         (path, data) for path, data in image.files.items() if not path.startswith(temporary)

@@ -14,6 +14,8 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
+from typing import Final
 
 from blake3 import blake3
 
@@ -24,6 +26,8 @@ ALL_SUBSETS_MAX = 6  # operations: 64 subsets; of more, as many are drawn by see
 SECTOR = 512
 PAGE = 4096
 _DATA = frozenset({Call.WRITE, Call.PWRITE})
+_REMEMBERED: Final = 5000
+_NUMBERS: Final = 1 << 256
 
 
 class Tear(StrEnum):
@@ -42,12 +46,22 @@ _TEARS = tuple(tear for tear in Tear if tear is not Tear.WHOLE)
 
 @dataclass(frozen=True)
 class CrashState:
-    """A disk after a crash. ``promised``: the marks before it; ``told``: for people."""
+    """A disk after a crash. ``promised``: the marks before it; ``missing``: calls that it undid."""
 
     image: Image
-    digest: bytes
+    digest: int
     promised: tuple[str, ...]
-    told: str
+    position: int
+    last: Recorded | None  # the call before the crash
+    missing: tuple[Recorded, ...]
+    tear: Tear
+
+    @property
+    def told(self) -> str:
+        """For people."""
+        undone = "; ".join(map(str, self.missing)) or "nothing"
+        after = self.last or "the beginning"
+        return f"after call {self.position}, {after}; not on the disk: {undone}; {self.tear}"
 
 
 class CrashDisk:
@@ -69,8 +83,9 @@ class CrashDisk:
         elif call.call is not Call.MARK:
             self.pending.append(call)
 
-    def left(self, chosen: Sequence[Recorded], tear: Tear, chance: random.Random) -> Image:
+    def left(self, chosen: Sequence[Recorded], tear: Tear, *, seed: str) -> Image:
         """The disk when only ``chosen`` of the pending calls reached it."""
+        chance = random.Random(seed) if tear is not Tear.WHOLE else None
         directories = set(self.directories)
         entries = dict(self.entries)
         contents = dict(self.contents)
@@ -81,13 +96,13 @@ class CrashDisk:
                 )
             else:
                 _apply(call, directories, entries)
-        reachable = {each for each in directories if _is_reachable(each, directories)}
+        reachable = _reachable(frozenset(directories))
         return Image(
-            directories=frozenset(reachable),
+            directories=reachable,
             files={
                 path: contents.get(inode, b"")
                 for path, inode in entries.items()
-                if _above(path) in reachable
+                if len(reachable) == len(directories) or _above(path) in reachable
             },
         )
 
@@ -126,26 +141,36 @@ def crash_states(
     disk = CrashDisk(before, inodes)
     for position in range(len(log) + 1):
         for chosen, tear in _choices(disk.pending, seed=seed, position=position):
-            chance = random.Random(f"{seed}-{position}-{len(chosen)}-{tear}")
-            image = disk.left(chosen, tear, chance)
-            after = log[position - 1] if position else "the beginning"
-            missing = [str(call) for call in disk.pending if call not in chosen]
-            told = f"after call {position}, {after}; not on the disk: {'; '.join(missing) or 'nothing'}; {tear}"
-            yield CrashState(image=image, digest=image_digest(image), promised=promised, told=told)
+            image = disk.left(chosen, tear, seed=f"{seed}-{position}-{len(chosen)}-{tear}")
+            yield CrashState(
+                image=image,
+                digest=image_digest(image),
+                promised=promised,
+                position=position,
+                last=log[position - 1] if position else None,
+                missing=tuple(call for call in disk.pending if call not in chosen),
+                tear=tear,
+            )
         if position < len(log):
             disk.read_on(log[position])
             if log[position].call is Call.MARK:
                 promised = (*promised, log[position].path)
 
 
-def image_digest(image: Image) -> bytes:
-    """Equal for equal disks."""
-    digest = blake3()
-    for directory in sorted(image.directories):
-        digest.update(directory.encode() + b"/\0")
-    for path in sorted(image.files):
-        digest.update(path.encode() + b"\0" + _content_digest(image.files[path]))
-    return digest.digest()
+def image_digest(image: Image) -> int:
+    """Equal for equal disks: a sum of what is on them, each part hashed."""
+    parts = sum(_file_number(path, data) for path, data in image.files.items())
+    return (_directories_number(image.directories) + parts) % _NUMBERS
+
+
+@lru_cache(_REMEMBERED)
+def _file_number(path: str, data: bytes) -> int:
+    return int.from_bytes(blake3(path.encode() + b"\0" + data).digest(), "big")
+
+
+@lru_cache(_REMEMBERED)
+def _directories_number(directories: frozenset[str]) -> int:
+    return int.from_bytes(blake3("\0".join(sorted(directories)).encode()).digest(), "big")
 
 
 def _choices(
@@ -165,8 +190,10 @@ def _choices(
             yield chosen, drawn_tear.choice(_TEARS)
 
 
-def _written(old: bytes, call: Recorded, *, tear: Tear, chance: random.Random) -> bytes:
+def _written(old: bytes, call: Recorded, *, tear: Tear, chance: random.Random | None) -> bytes:
     data = call.data
+    if chance is None:
+        return _overlaid(old, call.offset, data)
     if tear is Tear.SECTOR:
         data = data[: chance.randrange(0, len(data), SECTOR)]
     elif tear is Tear.PAGE:
@@ -214,21 +241,15 @@ def _above(path: str) -> str:
     return path.rpartition("/")[0] or "/"
 
 
-def _is_reachable(directory: str, directories: set[str]) -> bool:
-    while directory != "/":
-        directory = _above(directory)
-        if directory not in directories:
-            return False
-    return True
+@lru_cache(_REMEMBERED)
+def _reachable(directories: frozenset[str]) -> frozenset[str]:
+    """Those whose directories above are there, all of them."""
 
+    def is_reachable(directory: str) -> bool:
+        while directory != "/":
+            directory = _above(directory)
+            if directory not in directories:
+                return False
+        return True
 
-_digests: dict[bytes, bytes] = {}
-
-
-def _content_digest(data: bytes) -> bytes:
-    found = _digests.get(data)
-    if found is None:
-        if len(_digests) > 5000:
-            _digests.clear()
-        found = _digests[data] = blake3(data).digest()
-    return found
+    return frozenset(filter(is_reachable, directories))

@@ -25,10 +25,15 @@ COPIED: Final = ("common", "tests/support")
 # Which workloads show it; where none is named, the first one is enough.
 WORKLOADS: Final = {
     "05-packs-go-before-their-index": "repack",
-    "12-the-fence-is-not-enforced": "suspended writer",
     "06-a-temporary-name-is-used-again": "two writers",
+    "08-a-stale-index-is-trusted": "repack",
+    "09-prune-ignores-the-oldest-writer": "older writers",
+    "10-deleted-by-the-first-fence": "older writers",
     "11-old-keys-go-before-new-ones-are-there": "key rotation",
+    "12-the-fence-is-not-enforced": "suspended writer",
     "15-a-list-of-writers-replaces-the-one-before": "init",
+    "16-the-announcement-of-a-writer-given-up-stays": "older writers",
+    "17-a-writer-does-not-look-for-its-announcement": "older writers",
 }
 _ROW: Final = re.compile(
     r"^\| `([^`]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE

@@ -13,7 +13,8 @@ from pathlib import Path
 from blake3 import blake3
 
 from holdfast_common.repository.file_system import SystemFiles
-from support.crash_workloads import WORKLOADS, Rig, record_on
+from support.crash_rig import Rig
+from support.crash_workloads import WORKLOADS, record_on
 from support.recorded_files import Recorded
 from support.repositories import FixedClock
 

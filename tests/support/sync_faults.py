@@ -13,7 +13,8 @@ from pathlib import Path
 from holdfast_common.errors import HoldfastError
 from holdfast_common.repository.file_system import SystemFiles
 from support.crash_judge import judge_files
-from support.crash_workloads import ROOT, WORKLOADS, Recording, Rig
+from support.crash_rig import ROOT, Rig
+from support.crash_workloads import WORKLOADS, Recording
 from support.interleaving import Turns
 from support.memory_files import Image, MemoryFiles
 from support.repositories import FixedClock

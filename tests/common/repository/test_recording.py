@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from support.crash_workloads import ROOT, WORKLOADS, recording
+from support.crash_rig import ROOT
+from support.crash_workloads import WORKLOADS, recording
 from support.recorded_files import Call
 from support.recorded_program import BEGIN, row
 from support.straced import TRACED, changes
