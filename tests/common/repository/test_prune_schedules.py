@@ -8,8 +8,8 @@ from support.prune_schedules import run_schedules
 from support.shared_work import shared_work
 
 SHORT = 200  # schedules in `make test`, some 6 s of a core
-LONG = 5000  # some three minutes of a core
-PARTS = 2
+LONG = 20_000  # some eight minutes of a core
+PARTS = 8
 
 
 def assert_eventful(counts: Counter[str], schedules: int) -> None:
