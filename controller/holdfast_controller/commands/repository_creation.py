@@ -30,6 +30,12 @@ from holdfast_controller.store.schema import open_database
 from holdfast_controller.store.settings import Settings
 
 TYPING_ATTEMPTS = 3
+# What a set-up leaves that was cut off before anybody had the keys.
+_UNUSED = (
+    "nothing was ever stored in it; if an interrupted set-up left it and no other controller uses it, "
+    "empty the folder and begin again, or choose an empty one"
+)
+_STORED = ("writers/", "leases/", "packs/", "points/")  # what whoever may write there begins with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +64,7 @@ def check_folder(folder: Path, *, default: bool) -> None:
                 if found
                 else "the folder for the repository is not empty; nothing was changed",
                 folder=str(folder),
-                advice="choose an empty folder",
+                advice=_UNUSED if found and _is_unused(folder) else "choose an empty folder",
             )
         above = folder if folder.is_dir() else folder.parent
         problem = "" if default or above.is_dir() else "the folder above it does not exist"
@@ -173,3 +179,12 @@ def _found(folder: Path) -> str:
         return ""
     except HoldfastError:
         return "a damaged one"
+
+
+def _is_unused(folder: Path) -> bool:
+    """Whether no writer was ever listed there, and nothing written."""
+    try:
+        with DirectoryStore.open(folder) as store:
+            return not any(info for prefix in _STORED for info in store.list(prefix))
+    except HoldfastError:
+        return False

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from holdfast_common.clock import SystemClock
 from holdfast_common.places import HOME_VARIABLE, Places, find_places
+from holdfast_common.repository.directory_store import DirectoryStore
+from holdfast_common.repository.keys import create_repository
 from holdfast_controller import main
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.schema import open_database
@@ -76,6 +79,25 @@ def test_a_folder_with_a_repository_or_anything_else_in_it_is_left_alone(
     assert main.run([*other, "repo", "init", str(tmp_path / "taken"), "--dry-run"]) == 15
     assert [path.name for path in (tmp_path / "taken").iterdir()] == ["letter.txt"]
     assert main.run([*other, "repo", "init", str(tmp_path / "no" / "r"), "--dry-run"]) == 2
+
+
+def test_what_an_interrupted_set_up_left_may_be_emptied_and_only_that(
+    places: Places, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["init", "--no-repository"]) == 0
+    folder = tmp_path / "r"
+    with DirectoryStore.create(folder) as store:
+        keys, _ = create_repository(store, recipients=(), clock=SystemClock())
+    assert init(folder, "--accept-recovery-sheet") == 15
+    told = capsys.readouterr().err
+    assert f"holds a repository already, {keys.repository_id}" in told
+    assert "nothing was ever stored in it" in told
+    with DirectoryStore.open(folder) as store:
+        keys.authorise_writer(store, bytes(32), agent_id="proxy", clock=SystemClock())
+    assert init(folder, "--accept-recovery-sheet") == 15
+    told = capsys.readouterr().err
+    assert "nothing was ever stored in it" not in told
+    assert "choose an empty folder" in told
 
 
 def test_before_init_there_is_no_controller_to_give_it_to(
