@@ -33,7 +33,7 @@ from support.repositories import BLOCK, LINEAGE, FixedClock, Repository, disk_he
 USED = (0, 1, 2, 3, 16, 17, 18, 19)  # blocks that a schedule writes: two frames of four
 CAPACITY = 20 * BLOCK
 STEPS = 16
-KILLED = RepositoryFailed("the process was killed here")
+KILLED = "the process was killed here"
 
 
 class Interrupting:
@@ -53,7 +53,7 @@ class Interrupting:
         if self.calls == self._call:
             self._happens()
         if self._killed and self.calls >= self._call:
-            raise KILLED
+            raise RepositoryFailed(KILLED)  # a new one: it keeps the frames that it went through
 
     def put(self, name: str, data: bytes | bytearray | memoryview) -> None:
         self._step()
