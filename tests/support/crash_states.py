@@ -102,7 +102,7 @@ class CrashDisk:
             files={
                 path: contents.get(inode, b"")
                 for path, inode in entries.items()
-                if len(reachable) == len(directories) or _above(path) in reachable
+                if _above(path) in reachable
             },
         )
 
