@@ -56,6 +56,9 @@ class Fences:
     unusable: Mapping[int, str] = field(
         default_factory=dict
     )  # epoch -> why its fence cannot be used
+    unread: frozenset[int] = (
+        frozenset()
+    )  # of the unusable: the storage failed; another day it may be read
 
     @property
     def current_epoch(self) -> int:
@@ -66,6 +69,11 @@ class Fences:
     def newest(self) -> Fence | None:
         """The fence that closed the epoch before the current one; None: there is none, or it is unusable."""
         return self.by_epoch.get(self.current_epoch - 1)
+
+    @property
+    def newest_problem(self) -> str:
+        """Why nobody knows what the newest fence calls dead; empty: it is known, or there is none."""
+        return self.unusable.get(self.current_epoch - 1, "")
 
     @property
     def decided_epoch(self) -> int:
@@ -98,6 +106,7 @@ def load_fences(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> Fe
     """All fences that a pruner signed; the others are noted. Raises: RepositoryFailed."""
     found: dict[int, Fence] = {}
     unusable: dict[int, str] = {}
+    unread: set[int] = set()
     for info in store.list("fences/"):
         epoch = numbered(info.name)
         try:
@@ -109,13 +118,15 @@ def load_fences(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> Fe
         except (FormatError, IntegrityError, RepositoryFailed) as error:
             log.warning("fence refused", extra={"object": info.name, "reason": str(error)})
             unusable[epoch] = str(error)
+            if isinstance(error, RepositoryFailed):
+                unread.add(epoch)
             continue
         found[epoch] = fence
     newest = max(found, default=0)
     for epoch in range(found[newest].first_kept if newest else 1, newest):
         if epoch not in found:
             unusable.setdefault(epoch, "it is missing")
-    return Fences(by_epoch=found, unusable=unusable)
+    return Fences(by_epoch=found, unusable=unusable, unread=frozenset(unread))
 
 
 def store_fence(

@@ -15,6 +15,7 @@ from holdfast_common.repository.holds import held_points
 from holdfast_common.repository.object_store import ObjectStore
 
 HELD = "it is held"
+FENCE_UNKNOWN = "the newest fence cannot be used; repair the repository, or prune it once, before anything is forgotten"
 TOO_NEW = "it is newer than the last prune, whose work must be finished first"
 
 
@@ -47,6 +48,8 @@ def plan_forget(
     for point in chosen:
         if point.name in held:
             kept.append((point, HELD))
+        elif fences.newest_problem:
+            kept.append((point, FENCE_UNKNOWN))
         elif (
             newest is not None
             and newest.tombstones

@@ -208,6 +208,7 @@ def acquire_writer_lease(
         # A fence that came before the lease was there may not have waited for it.
         fences = load_fences(store, keys, writers)
         if fences.current_epoch == record.writer_epoch:
+            lease.fences = fences
             return lease
         lease.release()
     raise Locked("the repository is pruned again and again; no writer can begin", job_id=job_id)

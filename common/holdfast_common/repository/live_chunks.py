@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from holdfast_common.errors import FormatError, IntegrityError, PointVoided, RevokedWriter
 from holdfast_common.repository.disk_map import DiskMap, PageReference, PageStore, level_count
+from holdfast_common.repository.fence import Fences
 from holdfast_common.repository.index import id_prefix
 from holdfast_common.repository.key_sets import KeyRing
 from holdfast_common.repository.layout import MAP_FANOUT, map_name
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.points import Point, PointList, list_points
 from holdfast_common.repository.prune_progress import MARKING, PruneProgress, Tell
+from holdfast_common.repository.repair_staging import unfinished_replacements
 
 PENDING_MAX: Final = 1 << 20  # ids that wait to be sorted in: 8 MiB
 Prefixes = NDArray[np.uint64]
@@ -42,15 +44,20 @@ def find_needed(
     store: ObjectStore,
     ring: KeyRing,
     *,
+    fences: Fences | None = None,
     check: Callable[[], None] = lambda: None,
     tell: Tell = lambda _: None,
 ) -> Needed:
     """Read all maps of all points. ``check``: called often; raises when the work is to stop.
 
+    ``fences``: those that the caller goes by.
     Raises: IntegrityError (list of writers), RepositoryFailed.
     """
-    listed = list_points(store, ring)
+    unfinished = set(unfinished_replacements(store))
+    listed = list_points(store, ring, fences=fences)
+    unfinished |= set(unfinished_replacements(store))
     problems = list(_problems(listed))
+    problems += [f"a repair was not finished: {name} waits" for name in sorted(unfinished)]
     chunks = _Chunks()
     maps: set[str] = set()
     indexes: set[bytes] = set()

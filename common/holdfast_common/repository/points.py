@@ -100,10 +100,12 @@ class PointJudge:
     fences: Fences
 
     @classmethod
-    def load(cls, store: ObjectStore, keys: ReaderKeys) -> PointJudge:
-        """Raises: IntegrityError, FormatError, RepositoryFailed."""
+    def load(
+        cls, store: ObjectStore, keys: ReaderKeys, *, fences: Fences | None = None
+    ) -> PointJudge:
+        """``fences``: known already. Raises: IntegrityError, FormatError, RepositoryFailed."""
         writers = load_writers(store, keys)
-        return cls(writers, load_fences(store, keys, writers))
+        return cls(writers, fences if fences is not None else load_fences(store, keys, writers))
 
     def point(self, data: bytes, name: str, keys: ReaderKeys) -> Point:
         """Check one manifest. Raises: FormatError, IntegrityError."""
@@ -138,17 +140,19 @@ class PointJudge:
         )
 
 
-def list_points(store: ObjectStore, keys: ReaderKeys | KeyRing) -> PointList:
+def list_points(
+    store: ObjectStore, keys: ReaderKeys | KeyRing, *, fences: Fences | None = None
+) -> PointList:
     """All points: of one lineage, or with a key ring (the controller's `RepositoryKeys`) of all.
 
-    A damaged manifest does not hide the others: it is listed as unusable.
+    A damaged manifest does not hide the others: it is listed as unusable. ``fences``: known already.
     Raises: IntegrityError (list of writers), RepositoryFailed.
     """
     ring: KeyRing = LineageKeyRing((keys,)) if isinstance(keys, ReaderKeys) else keys
     prefix = "points/"
     if isinstance(keys, ReaderKeys):
         prefix += f"{keys.lineage_tag.hex()}/"
-    judge = PointJudge.load(store, ring.common)
+    judge = PointJudge.load(store, ring.common, fences=fences)
     points: list[Point] = []
     unusable: list[UnusablePoint] = []
     unopened: list[str] = []

@@ -22,6 +22,7 @@ from holdfast_common.errors import (
     ObjectExists,
     ObjectMissing,
     Refused,
+    RepositoryFailed,
     RepositoryFull,
 )
 from holdfast_common.repository.fence import (
@@ -128,6 +129,12 @@ class _Round:
         store, keys = self.store, self.keys
         writers = load_writers(store, keys)
         fences = load_fences(store, keys, writers)
+        if fences.unread:
+            raise RepositoryFailed(
+                "a fence cannot be read, so nothing is deleted",
+                epochs=", ".join(map(str, sorted(fences.unread))),
+                advice="see that the storage is healthy, then prune again; `holdfast repo repair` mends what is lost",
+            )
         self.storage_now = storage_time(store)
         leases = survey_leases(store, keys, writers)
         self._check_clock(fences, leases, last_seen)
@@ -203,13 +210,19 @@ class _Round:
         )
 
     def _next_fence(self, fences: Fences, writers: WriterList) -> None:
-        needed = find_needed(self.store, self.ring, check=self._check, tell=self.tell)
+        needed = find_needed(
+            self.store, self.ring, fences=fences, check=self._check, tell=self.tell
+        )
         if needed.problems:
             raise IntegrityError(
                 f"what the points need is not known, so nothing more is deleted: {needed.problems[0]}",
                 problems=len(needed.problems),
                 advice="run `holdfast check`; repair what it names, or delete those points",
             )
+        if fences.newest_problem:  # what it called dead is not known: two new ones begin anew
+            if not self.limits.dry_run:
+                self._publish(fences, needed, [])
+            return
         self.tell(PruneProgress(step=SURVEYING))
         survey = survey_packs(
             self.store,

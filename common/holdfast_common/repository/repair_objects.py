@@ -23,6 +23,7 @@ from holdfast_common.repository.check import check_structure
 from holdfast_common.repository.key_sets import KeyRing
 from holdfast_common.repository.layout import METADATA_BYTES_MAX, aside_name, copy_name
 from holdfast_common.repository.object_store import ObjectInfo, ObjectStore, Upload, get_range
+from holdfast_common.repository.repair_staging import replacement_name
 
 _COPIED_TWICE: Final = ("keys/", "writers/")
 _NOBODY_NEEDS: Final = ("leases/", "proofs/")  # of these a damaged one is worth as much as none
@@ -66,7 +67,7 @@ def put_replacement(store: ObjectStore, name: str, data: bytes) -> bool:
     Raises: IntegrityError, RepositoryFull, RepositoryFailed; then the damaged one is still there, or the good
     one is kept for the next repair.
     """
-    staged = _staged_name(name)
+    staged = replacement_name(name)
     with contextlib.suppress(ObjectExists):
         store.put(staged, data)
     if store.get(staged, length_max=len(data)) != data:
@@ -123,10 +124,6 @@ def is_needed(name: str) -> bool:
     return not name.startswith(_NOBODY_NEEDS)
 
 
-def _staged_name(name: str) -> str:
-    return aside_name(f"replacements/{blake3(name.encode()).hexdigest()[:32]}")
-
-
 def _read_through(
     store: ObjectStore, info: ObjectInfo, upload: Upload | None
 ) -> tuple[bytes, bool]:
@@ -174,8 +171,8 @@ class _Own:
 
     def get(self, name: str, *, length_max: int) -> bytes:
         """Raises: ObjectMissing and others."""
-        if self._store.head(_staged_name(name)) is not None:
-            return self._store.get(_staged_name(name), length_max=length_max)
+        if self._store.head(replacement_name(name)) is not None:
+            return self._store.get(replacement_name(name), length_max=length_max)
         if name.startswith(_COPIED_TWICE):
             original = name.removesuffix("-copy")
             other = original if name != original else copy_name(original)

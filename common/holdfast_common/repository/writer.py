@@ -144,10 +144,14 @@ class PointWriter:
         )
         self._index.refresh(writers)
         self._damaged_packs = frozenset(damaged_packs)
-        doomed = tombstoned_packs(self._lease.fences)
         self._listing = listing if listing is not None else PackListing()
         self._listing.refresh(store)
-        packs = PresentPacks(self._listing, self._damaged_packs | doomed)
+        present, doomed = self._listing, tombstoned_packs(self._lease.fences)
+        if problem := self._lease.fences.newest_problem:
+            # any pack may be dead: everything is stored anew that the previous point does not have
+            log.warning("nothing stored is taken for known", extra={"reason": problem})
+            present = PackListing()
+        packs = PresentPacks(present, self._damaged_packs | doomed)
         self._known = KnownChunks(self._index, self._public_key, packs, proven)
         self._level = compression_level
         self._pool = WorkerPool(self._new_worker, threads=workers, committed=self._pack_committed)
