@@ -100,7 +100,7 @@ def _something_to_prune(holdfast: Installation) -> str:
     """A forgotten point of the first proxy; its id."""
     holdfast.holdfast("backup", "app", "--transport", "direct", "--agent", "proxy1")
     gone = holdfast.newest_point("app")
-    holdfast.lab("guest-write", "app", "--count", "40", "--seed", "5")
+    holdfast.lab("guest-write", "app", "--count", "400", "--seed", "5")  # most of it is dead then
     holdfast.holdfast("backup", "app", "--transport", "direct", "--agent", "proxy1")
     holdfast.holdfast("repo", "forget", gone, "--yes")
     return gone
