@@ -221,6 +221,10 @@ def test_the_controllers_own_key_is_renewed(desk: Desk) -> None:
 
 
 def test_every_change_is_audited_and_names_no_secret(desk: Desk) -> None:
+    sheet = ("recovery-sheet", "--label", "audited", "--accept-recovery-sheet")
+    desk.key("add", *sheet, "--yes", "--json")
+    desk.key("remove", "audited", "--yes")
+    desk.key("rotate", "--yes")
     database = desk.installation.home / "lib" / "controller" / "controller.sqlite"
     with contextlib.closing(sqlite3.connect(database)) as opened:
         rows = opened.execute("SELECT action, object, result FROM audit").fetchall()
