@@ -13,6 +13,7 @@ from holdfast_common.errors import ObjectMissing, Refused
 from holdfast_common.repository.fence import Fences
 from holdfast_common.repository.holds import held_points
 from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.repair_staging import remove_replacement
 
 HELD = "it is held"
 FENCE_UNKNOWN = "the newest fence cannot be used; repair the repository, or prune it once, before anything is forgotten"
@@ -68,5 +69,6 @@ def forget_point(store: ObjectStore, point: PointName) -> None:
     """
     if point.name in held_points(store):
         raise Refused("the point is held", point=point.name)
+    remove_replacement(store, point.name)
     with contextlib.suppress(ObjectMissing):
         store.delete(point.name)

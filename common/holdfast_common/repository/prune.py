@@ -58,6 +58,7 @@ from holdfast_common.repository.prune_progress import DELETING, SURVEYING, Prune
 from holdfast_common.repository.prune_report import DEFAULT_LIMITS, PruneLimits, PruneReport
 from holdfast_common.repository.prune_writing import copy_needed, rewrite_indexes
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
+from holdfast_common.repository.repair_staging import remove_finished_replacements
 from holdfast_common.repository.reserve import give_back_reserve, keep_reserve
 from holdfast_common.repository.storage_time import storage_time, stored_at
 from holdfast_common.repository.writers import WriterList, load_writers
@@ -138,7 +139,9 @@ class _Round:
         self.storage_now = storage_time(store)
         leases = survey_leases(store, keys, writers)
         self._check_clock(fences, leases, last_seen)
-        if not self.limits.dry_run:  # what is contained in another one is dead in the plan below
+        if not self.limits.dry_run:
+            remove_finished_replacements(store)
+            # what is contained in another one is dead in the plan below
             merge_while_many(
                 store,
                 keys,

@@ -23,7 +23,7 @@ from holdfast_common.repository.check import check_structure
 from holdfast_common.repository.key_sets import KeyRing
 from holdfast_common.repository.layout import METADATA_BYTES_MAX, aside_name, copy_name
 from holdfast_common.repository.object_store import ObjectInfo, ObjectStore, Upload, get_range
-from holdfast_common.repository.repair_staging import replacement_name
+from holdfast_common.repository.repair_staging import remove_replacement, replacement_name
 
 _COPIED_TWICE: Final = ("keys/", "writers/")
 _NOBODY_NEEDS: Final = ("leases/", "proofs/")  # of these a damaged one is worth as much as none
@@ -76,7 +76,7 @@ def put_replacement(store: ObjectStore, name: str, data: bytes) -> bool:
     store.put(name, data)
     if store.get(name, length_max=len(data)) != data:
         raise IntegrityError("a replacement was not stored as it is", name=name)
-    store.delete(staged)
+    remove_replacement(store, name)  # a prune may have done it
     return was_there
 
 

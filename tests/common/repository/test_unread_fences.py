@@ -8,7 +8,7 @@ import pytest
 
 from holdfast_common.errors import IntegrityError, RepositoryFailed
 from holdfast_common.repository.fence import load_fences
-from holdfast_common.repository.forget import FENCE_UNKNOWN, PointName, plan_forget
+from holdfast_common.repository.forget import FENCE_UNKNOWN, PointName, forget_point, plan_forget
 from holdfast_common.repository.manifest import ManifestFacts
 from holdfast_common.repository.points import Point, list_points
 from holdfast_common.repository.repair import repair_repository
@@ -18,6 +18,7 @@ from support.pruning import GRACE_SECONDS, Pruner, forget
 from support.repositories import BLOCK, Repository, disk_header, new_repository, patterned
 
 IMAGE = patterned(16 * BLOCK, "stays")
+IMAGE_OF_OTHER = patterned(16 * BLOCK, "other")
 
 
 class Unlucky(MemoryStore):
@@ -185,14 +186,35 @@ def test_a_manifest_that_a_repair_took_out_and_did_not_yet_put_back_is_no_forgot
     assert repository.restored(rotten) == IMAGE
 
 
-def test_a_replacement_that_waits_beside_its_whole_object_stops_no_prune(
+@pytest.mark.parametrize("kind", ["points/", "maps/", "index/", "fences/", "about/", "keys/"])
+def test_a_replacement_that_waits_beside_its_whole_object_stops_no_prune_now_or_later(
+    repository: Repository, store: MemoryStore, pruner: Pruner, kind: str
+) -> None:
+    """A repair was cut off after it had put the object and before it took the other one away."""
+    goes, stays = repository.backup(IMAGE), repository.backup(patterned(16 * BLOCK, "other"))
+    forget(repository, goes)
+    pruner.round()
+    for name in [each for each in store.objects if each.startswith(kind)]:
+        store.put(replacement_name(name), store.objects[name])
+    pass_grace(repository)
+    assert pruner.until_done()
+    assert not [name for name in store.objects if name.startswith("aside/")]
+    assert repository.restored(stays) == IMAGE_OF_OTHER
+
+
+def test_a_point_that_is_forgotten_leaves_no_replacement_behind(
     repository: Repository, store: MemoryStore, pruner: Pruner
 ) -> None:
     point = repository.backup(IMAGE)
-    good = store.copy()
-    damage(store, point.name)
-    repair(repository, store, good, point)
-    waiting = [name for name in store.objects if name.startswith("aside/replacements/")]
-    assert not waiting
-    store.objects[replacement_name(point.name)] = store.objects[point.name]
+    store.put(replacement_name(point.name), store.objects[point.name])
+    forget_point(store, PointName(name=point.name, digest=point.digest))
     assert pruner.until_done()
+
+
+def test_a_replacement_that_differs_from_what_stands_there_is_left_to_its_repair(
+    repository: Repository, store: MemoryStore, pruner: Pruner
+) -> None:
+    point = repository.backup(IMAGE)
+    store.put(replacement_name(point.name), b"another")
+    pruner.round()
+    assert replacement_name(point.name) in store.objects
