@@ -15,14 +15,12 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from holdfast_common.clock import Clock, parse_utc, utc_text
+from holdfast_common.clock import Clock, utc_text
 from holdfast_common.errors import (
     IntegrityError,
     Locked,
     ObjectExists,
     ObjectMissing,
-    Refused,
-    RepositoryFailed,
     RepositoryFull,
 )
 from holdfast_common.repository.fence import (
@@ -44,17 +42,16 @@ from holdfast_common.repository.prune_plan import (
     DEAD_SHARE_MIN,
     DELETION_ORDER,
     FENCES_KEPT,
-    ClockFacts,
     FenceFacts,
     FoundObjects,
     PackPlan,
-    clock_problem,
     deletable,
     plan_indexes,
     plan_packs,
     waiting,
 )
 from holdfast_common.repository.prune_progress import DELETING, SURVEYING, PruneProgress, Tell
+from holdfast_common.repository.prune_refusals import refuse_doubtful_clock, refuse_unread
 from holdfast_common.repository.prune_report import DEFAULT_LIMITS, PruneLimits, PruneReport
 from holdfast_common.repository.prune_writing import copy_needed, rewrite_indexes
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
@@ -130,15 +127,13 @@ class _Round:
         store, keys = self.store, self.keys
         writers = load_writers(store, keys)
         fences = load_fences(store, keys, writers)
-        if fences.unread:
-            raise RepositoryFailed(
-                "a fence cannot be read, so nothing is deleted",
-                epochs=", ".join(map(str, sorted(fences.unread))),
-                advice="see that the storage is healthy, then prune again; `holdfast repo repair` mends what is lost",
-            )
+        refuse_unread(fences)
         self.storage_now = storage_time(store)
         leases = survey_leases(store, keys, writers)
-        self._check_clock(fences, leases, last_seen)
+        if not self.limits.accept_clock:
+            refuse_doubtful_clock(
+                fences, leases, now=self.now, storage_now=self.storage_now, last_seen=last_seen
+            )
         if not self.limits.dry_run:
             remove_finished_replacements(store)
             # what is contained in another one is dead in the plan below
@@ -172,31 +167,6 @@ class _Round:
             deleted_bytes=self.deleted_bytes,
             names=tuple(self.deleted),
         )
-
-    def _check_clock(
-        self, fences: Fences, leases: Iterable[AnnouncedWriter], last_seen: datetime | None
-    ) -> None:
-        seen = [] if last_seen is None else [last_seen]
-        if fences.newest is not None:
-            seen.append(parse_utc(fences.newest.closed_at))
-        for lease in leases:
-            if lease.stored_at is not None:
-                seen.append(lease.stored_at)
-            elif lease.record is not None:
-                seen.append(parse_utc(lease.record.written_at))
-        problem = clock_problem(
-            ClockFacts(
-                now=self.now,
-                storage_now=self.storage_now,
-                last_seen=max(seen, default=None),
-            )
-        )
-        if problem and not self.limits.accept_clock:
-            raise Refused(
-                f"nothing is deleted by a doubtful clock: {problem}",
-                now=utc_text(self.now),
-                advice="see that the clock is right, then prune again with --accept-clock",
-            )
 
     def _fence_facts(self, fences: Fences, leases: tuple[AnnouncedWriter, ...]) -> FenceFacts:
         newest = fences.newest

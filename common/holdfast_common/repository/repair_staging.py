@@ -18,7 +18,19 @@ from holdfast_common.repository.object_store import ObjectInfo, ObjectStore
 _REPLACEMENTS: Final = aside_name("replacements/")
 _PLACES: Final = tuple(
     f"{each}/"
-    for each in ["points", "maps", "index", "fences", "holds", "proofs", "leases", "packs", "keys", "writers", "about"]
+    for each in [
+        "points",
+        "maps",
+        "index",
+        "fences",
+        "holds",
+        "proofs",
+        "leases",
+        "packs",
+        "keys",
+        "writers",
+        "about",
+    ]
 )
 
 

@@ -1,0 +1,48 @@
+"""When a prune does not even begin: nothing is deleted by a doubtful clock, or beside a fence that nobody can read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from holdfast_common.clock import parse_utc, utc_text
+from holdfast_common.errors import Refused, RepositoryFailed
+from holdfast_common.repository.fence import Fences
+from holdfast_common.repository.lease_survey import AnnouncedWriter
+from holdfast_common.repository.prune_plan import ClockFacts, clock_problem
+
+
+def refuse_unread(fences: Fences) -> None:
+    """Raises: RepositoryFailed: what a fence says is not known now, and may be another day."""
+    if fences.unread:
+        raise RepositoryFailed(
+            "a fence cannot be read, so nothing is deleted",
+            epochs=", ".join(map(str, sorted(fences.unread))),
+            advice="see that the storage is healthy, then prune again; `holdfast repo repair` mends what is lost",
+        )
+
+
+def refuse_doubtful_clock(
+    fences: Fences,
+    leases: Iterable[AnnouncedWriter],
+    *,
+    now: datetime,
+    storage_now: datetime | None,
+    last_seen: datetime | None,
+) -> None:
+    """Compare this clock with every time that is written down. Raises: Refused."""
+    seen = [] if last_seen is None else [last_seen]
+    if fences.newest is not None:
+        seen.append(parse_utc(fences.newest.closed_at))
+    for lease in leases:
+        if lease.stored_at is not None:
+            seen.append(lease.stored_at)
+        elif lease.record is not None:
+            seen.append(parse_utc(lease.record.written_at))
+    facts = ClockFacts(now=now, storage_now=storage_now, last_seen=max(seen, default=None))
+    if problem := clock_problem(facts):
+        raise Refused(
+            f"nothing is deleted by a doubtful clock: {problem}",
+            now=utc_text(now),
+            advice="see that the clock is right, then prune again with --accept-clock",
+        )
