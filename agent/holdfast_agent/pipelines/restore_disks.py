@@ -12,6 +12,7 @@ from holdfast_agent.transport_table import new_disk
 from holdfast_common.blocks.sink import BlockSink, NewDisk, UnorderedSink, UnorderedWrites
 from holdfast_common.clock import SystemClock
 from holdfast_common.errors import UsageError
+from holdfast_common.extents import Extent
 from holdfast_common.formats.vmdk_descriptor_text import new_disk_uuid
 from holdfast_common.job_result import DiskResult, JobResult, Outcome
 from holdfast_common.job_spec import Blob, DiskToRestore, JobSpec, RestoreDisks
@@ -97,8 +98,13 @@ def _copy(source: PointDiskSource, sink: BlockSink, context: JobContext, progres
     """In the disk's order; where the target allows it, by several threads at once."""
     written_bytes = 0
     unordered = sink.unordered() if isinstance(sink, UnorderedSink) else None
-    work = None if unordered is None else _writes_into(unordered)
-    with closing(source.everything(check=context.check, work=work)) as pieces:
+    if unordered is None:
+        everything = source.everything(check=context.check)
+    else:
+        everything = source.everything(
+            check=context.check, work=_writes_into(unordered), coming=_reserves_in(unordered)
+        )
+    with closing(everything) as pieces:
         for plan, buffer in pieces:
             for extent in plan.mapped:
                 if unordered is None:
@@ -111,7 +117,16 @@ def _copy(source: PointDiskSource, sink: BlockSink, context: JobContext, progres
 def _writes_into(target: UnorderedWrites) -> Callable[[PiecePlan, memoryview], None]:
     def write(plan: PiecePlan, buffer: memoryview) -> None:
         for extent in plan.mapped:
-            target.reserve(extent.offset, extent.length)
             target.write(extent.offset, plan.part(buffer, extent))
 
     return write
+
+
+def _reserves_in(target: UnorderedWrites) -> Callable[[Sequence[Extent]], None]:
+    """Many at once: each time a file system reserves, it waits for the writes that are under way."""
+
+    def reserve(extents: Sequence[Extent]) -> None:
+        for extent in extents:
+            target.reserve(extent.offset, extent.length)
+
+    return reserve

@@ -5,14 +5,14 @@ Pieces are planned in the disk's order, many at once: the index and the controll
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby
 from typing import Final
 
 from holdfast_common.blocks.wanted import told_apart
 from holdfast_common.errors import IntegrityError
-from holdfast_common.extents import Extent, split
+from holdfast_common.extents import Extent, merged, split
 from holdfast_common.repository.chunk_location import ChunkLocation
 from holdfast_common.repository.disk_map import DiskMap, Leaf
 from holdfast_common.repository.frame_reader import (
@@ -107,13 +107,18 @@ class PiecePlanner:
         self._frames = frames
         self._capacity = capacity_bytes
 
-    def everything(self) -> Iterator[PiecePlan]:
-        """All that the point holds, ascending. Raises: IntegrityError and others of maps, indexes and keys."""
+    def everything(
+        self, coming: Callable[[Sequence[Extent]], None] = lambda _: None
+    ) -> Iterator[PiecePlan]:
+        """All that the point holds, ascending. ``coming`` is told what the next pieces will hold, many at once.
+
+        Raises: IntegrityError and others of maps, indexes and keys; what ``coming`` raises.
+        """
         leaves = (
             _Asked(self._map.load_leaf(number, reference))
             for number, reference in self._map.references()
         )
-        yield from self._planned(leaves)
+        yield from self._planned(leaves, coming)
 
     def within(self, wanted: Iterable[Extent]) -> Iterator[PiecePlan]:
         """These extents: whole blocks, ascending, merged. Raises: as `everything`.
@@ -158,7 +163,11 @@ class PiecePlanner:
         if current is not None:
             yield current
 
-    def _planned(self, asked: Iterable[_Asked | Extent]) -> Iterator[PiecePlan]:
+    def _planned(
+        self,
+        asked: Iterable[_Asked | Extent],
+        coming: Callable[[Sequence[Extent]], None] = lambda _: None,
+    ) -> Iterator[PiecePlan]:
         """With places, for which the index and the controller are asked for many frames at once."""
         batch: list[_Asked | Extent] = []
         ids: set[bytes] = set()
@@ -167,8 +176,10 @@ class PiecePlanner:
             if isinstance(item, _Asked):
                 ids |= item.ids()
             if len(ids) >= BATCH_FRAMES or len(batch) >= BATCH_ITEMS_MAX:
+                coming(self._runs_of(batch))
                 yield from self._pieces(batch, self._frames.locate(ids))
                 batch, ids = [], set()
+        coming(self._runs_of(batch))
         yield from self._pieces(batch, self._frames.locate(ids))
 
     def _pieces(
@@ -206,6 +217,12 @@ class PiecePlanner:
             if start >= 0:
                 mapped.append(self._extent(start, end))
         return PiecePlan(wanted=wanted, mapped=tuple(mapped), uses=tuple(uses.values()))
+
+    def _runs_of(self, batch: Iterable[_Asked | Extent]) -> list[Extent]:
+        """All that the batch's leaves map, merged, ascending."""
+        return merged(
+            run for item in batch if isinstance(item, _Asked) for run in self._runs(item.leaf)
+        )
 
     def _runs(self, leaf: Leaf) -> Iterator[Extent]:
         """What a leaf maps, ascending."""

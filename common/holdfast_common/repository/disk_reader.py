@@ -79,14 +79,19 @@ class PointDiskSource:
         return extents
 
     def everything(
-        self, *, check: Callable[[], None], work: Work | None = None
+        self,
+        *,
+        check: Callable[[], None],
+        work: Work | None = None,
+        coming: Callable[[Sequence[Extent]], None] = lambda _: None,
     ) -> Generator[tuple[PiecePlan, memoryview]]:
         """All that the point holds, ascending, in pieces; a buffer is valid until the next step.
 
         ``work`` is called for each piece by the thread that filled it: several at once, in no order.
-        Raises: IntegrityError, ObjectMissing, RepositoryFailed and others; what either function raises.
+        ``coming`` is told, in the caller's thread, what many pieces will hold, before the first of them.
+        Raises: IntegrityError, ObjectMissing, RepositoryFailed and others; what these functions raise.
         """
-        return self._pieces(self._planner.everything(), check, work)
+        return self._pieces(self._planner.everything(coming), check, work)
 
     def blocks(self, wanted: Iterable[Extent], *, check: Callable[[], None]) -> Generator[Block]:
         """The wanted parts (whole blocks of 64 KiB, ascending), zeros told apart. Raises: as `everything`."""

@@ -25,6 +25,8 @@ LISTED_IN_TURN: Final = (
     1  # prefix of 256, twice for each attempt, that is listed again although its stamp is the same
 )
 
+ASKED_MAX: Final = 4096
+
 
 @runtime_checkable
 class StampedStore(Protocol):
@@ -56,6 +58,7 @@ class PackListing:
         self._parts: dict[str, _Part] = {}
         self._turn = 0
         self._table = _table([])
+        self._asked: dict[bytes, int | None] = {}  # lately: neighbours on a disk lie in few packs
         self._whole: set[str] = set()  # index objects whose packs were all there, and stayed
 
     def refresh(self, store: ObjectStore) -> None:
@@ -77,11 +80,19 @@ class PackListing:
                     self._whole = set()
             self._parts = parts
             self._table = _joined([part.table for part in parts.values()])
+            self._asked = {}  # after the table: see `length_of`
 
     def length_of(self, digest: bytes) -> int | None:
         """The length of a pack; None: it is not there."""
+        asked = self._asked  # taken before the table, so an old answer never gets among newer ones
+        if digest in asked:
+            return asked[digest]
         found = search(self._table, IdBatch.of(digest))
-        return None if found is None else int(found.rows[0])
+        length = None if found is None else int(found.rows[0])
+        if len(asked) >= ASKED_MAX:
+            asked.clear()
+        asked[digest] = length
+        return length
 
     def holds(self, name: str, packs: Array) -> bool:
         """Whether all of these packs (`PACK_ROW`s) are there; remembered by the index object's name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from holdfast_common.errors import FormatError, IntegrityError, RepositoryFailed
 from holdfast_common.repository.chunk_location import ChunkLocation
@@ -12,6 +12,7 @@ from holdfast_common.repository.frame_worker import KnownChunks
 from holdfast_common.repository.layout import (
     BLOCK_DIGEST_BYTES,
     BLOCKS_PER_FRAME,
+    BLOCKS_PER_LEAF,
     FRAMES_PER_LEAF,
 )
 from holdfast_common.repository.repository_index import RepositoryIndex
@@ -26,9 +27,9 @@ def previous_digests_of(
 
     What is not there any more is not known either, so it is stored anew.
 
-    Windows are asked for in ascending order, by one thread.
+    Windows are asked for in ascending order, by one thread; the index is asked for a whole leaf at once.
     """
-    current: list[Leaf | None] = [None]
+    current: list[tuple[bytes | None, ...]] = [()]
     number = [-1]
     lock = threading.Lock()
 
@@ -36,11 +37,13 @@ def previous_digests_of(
         with lock:
             wanted = window // FRAMES_PER_LEAF
             if wanted != number[0]:
-                current[0] = disk_map.leaf(wanted)
+                current[0] = block_digests(
+                    disk_map.leaf(wanted), 0, BLOCKS_PER_LEAF, known.index, is_there=known.is_there
+                )
                 number[0] = wanted
-            leaf = current[0]
+            of_leaf = current[0]
         first = window % FRAMES_PER_LEAF * BLOCKS_PER_FRAME
-        return block_digests(leaf, first, BLOCKS_PER_FRAME, known.index, is_there=known.is_there)
+        return of_leaf[first : first + BLOCKS_PER_FRAME]
 
     return digests
 
@@ -56,28 +59,29 @@ def block_digests(
     """The digests of ``count`` blocks of a leaf: None: zero; `UNKNOWN`: the index cannot say."""
     if leaf is None:
         return (None,) * count
-    frames: dict[bytes, bytes] = {}
+    ids = leaf.ids[first : first + count]
+    places = index.find_many(list({chunk_id for chunk_id in ids if chunk_id is not None}))
+    frames = {
+        chunk_id: _digests_of(found, index, is_there=is_there) for chunk_id, found in places.items()
+    }
     result: list[bytes | None] = []
-    for block in range(first, first + count):
-        chunk_id = leaf.ids[block]
+    for chunk_id, place in zip(ids, leaf.places[first : first + count], strict=True):
         if chunk_id is None:
             result.append(None)
             continue
-        if chunk_id not in frames:
-            frames[chunk_id] = frame_digests(chunk_id, index, is_there=is_there)
-        start = leaf.places[block] * BLOCK_DIGEST_BYTES
-        result.append(frames[chunk_id][start : start + BLOCK_DIGEST_BYTES])
+        start = place * BLOCK_DIGEST_BYTES
+        result.append(frames.get(chunk_id, UNKNOWN)[start : start + BLOCK_DIGEST_BYTES])
     return tuple(result)
 
 
-def frame_digests(
-    chunk_id: bytes,
+def _digests_of(
+    places: Iterable[ChunkLocation],
     index: RepositoryIndex,
     *,
-    is_there: Callable[[ChunkLocation], bool] = lambda _: True,
+    is_there: Callable[[ChunkLocation], bool],
 ) -> bytes:
     """The digests of a frame's blocks; empty when no index can say."""
-    for location in index.find_all(chunk_id):
+    for location in places:
         if not is_there(location):
             continue
         try:

@@ -88,6 +88,24 @@ def test_everything_comes_once_in_order_and_right_after_many_generations(
             assert len(set(worked)) == len(worked)
 
 
+def test_what_the_pieces_will_hold_is_told_at_once_before_the_first_of_them(
+    history: History,
+) -> None:
+    point, _ = history.points[-1]
+    told: list[Extent] = []
+    with history.reader(3) as reader:
+        source = reader.open_disk(point, DEVICE_KEY)
+        with closing(source.everything(check=goes_on, coming=told.extend)) as pieces:
+            held = [
+                extent for plan, _ in pieces for extent in plan.mapped if _covered(extent, told)
+            ]
+        assert list(ascending(held, unit=1, capacity_bytes=CAPACITY)) == told == source.allocated()
+
+
+def _covered(extent: Extent, told: list[Extent]) -> bool:
+    return any(each.offset <= extent.offset and extent.end <= each.end for each in told)
+
+
 @pytest.mark.parametrize("workers", [0, 3])
 def test_wanted_parts_come_as_they_are_with_zeros_told_apart(
     history: History, workers: int

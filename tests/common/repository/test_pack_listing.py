@@ -187,3 +187,17 @@ def test_a_pack_dropped_behind_the_listing_makes_the_commit_fail(
         disk.finish()
         with pytest.raises(PreviousLost):
             attempt.prepare(ManifestFacts())
+
+
+def test_what_was_said_of_a_pack_is_looked_up_again_after_each_listing(
+    directory: CountedDirectory,
+) -> None:
+    listing = PackListing()
+    late, gone = blake3(b"pack 1").digest(), add(directory, 2)
+    listing.refresh(directory)
+    assert [listing.length_of(late), listing.length_of(gone)] == [None, 6]
+    add(directory, 1)
+    directory.delete(pack_name(gone))
+    assert [listing.length_of(late), listing.length_of(gone)] == [None, 6]
+    listing.refresh(directory)
+    assert [listing.length_of(late), listing.length_of(gone)] == [6, None]
