@@ -221,6 +221,8 @@ def _overlaid(old: bytes, offset: int, data: bytes) -> bytes:
 def _apply(call: Recorded, directories: set[str], entries: dict[str, int]) -> None:
     if call.call is Call.MAKE_DIRECTORY:
         directories.add(call.path)
+    elif call.call is Call.REMOVE_DIRECTORY:
+        directories.discard(call.path)
     elif call.call is Call.CREATE:
         entries[call.path] = call.inode
     elif call.call is Call.UNLINK:

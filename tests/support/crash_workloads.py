@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from holdfast_common.errors import HoldfastError, LeaseExpired
+from holdfast_common.errors import HoldfastError, LeaseExpired, NotFound, RepositoryFailed
+from holdfast_common.repository.file_system import FileSystem
 from holdfast_common.repository.key_changes import (
     add_recipient,
     recipients_of,
@@ -19,6 +21,7 @@ from holdfast_common.repository.key_changes import (
     rotate,
 )
 from holdfast_common.repository.keys import RepositoryKeys
+from holdfast_common.repository.points import confirm_point, find_job_point
 from holdfast_common.repository.recipients import public_key_recipient
 from support.crash_rig import (
     BLOCKS,
@@ -31,11 +34,13 @@ from support.crash_rig import (
     changed,
     small_image,
 )
+from support.faulty_files import CallFault, FaultKind, FaultyFiles
 from support.interleaving import Turns
 from support.memory_files import Image, MemoryFiles
 from support.recorded_files import Recorded, RecordingFiles
 from support.repositories import BLOCK, FixedClock
 
+_NEVER = CallFault(FaultKind.IO_ERROR, sys.maxsize)
 AT_ONCE = timedelta(0)
 
 
@@ -250,6 +255,37 @@ def _repack(rig: Rig) -> None:
     rig.back_up("web-3", image, base="web-2", blocks=FIRST_FRAME)
 
 
+class _DyingFiles(FaultyFiles):
+    """A program's that dies as soon as its manifest has its name: nothing that it calls happens after that."""
+
+    def __init__(self, inner: FileSystem) -> None:
+        super().__init__(inner, _NEVER, slow=lambda: None)
+
+    def rename(self, source: str, target: str, *, at: int) -> None:
+        super().rename(source, target, at=at)
+        if target.startswith("points/"):
+            self.fail_from_now_on()
+
+
+def _found_by_another(rig: Rig) -> None:
+    """A writer dies before the name of its manifest is on the disk; who looks for the point acknowledges it."""
+    chance = rig.chance_of("changes")
+    image = rig.image_of("web-1")
+    for number in (2, 3):
+        name = f"web-{number}"
+        block = chance.randrange(BLOCKS)
+        changed(image, block, f"{rig.seed}-{name}")
+        dying = replace(rig, files=_DyingFiles(rig.files), mark=lambda _: None)
+        with contextlib.suppress(RepositoryFailed):
+            dying.back_up(name, image, base=f"web-{number - 1}", blocks=[block])
+        used = rig.used()
+        point = find_job_point(used.store, used.keys.reader_keys(WEB), name)
+        if point is None:
+            raise NotFound("the writer died too early", point=name)
+        confirm_point(used.store, point)
+        rig.mark(f"point {name}")
+
+
 def _with_two_points(rig: Rig) -> None:
     _with_one_point(rig)
     rig.back_up("mail-1", small_image(f"{rig.seed}-mail"), lineage=MAIL)
@@ -257,6 +293,7 @@ def _with_two_points(rig: Rig) -> None:
 
 WORKLOADS: Mapping[str, Workload] = {
     "init": Workload(_nothing, Rig.create),
+    "found by another": Workload(_with_one_point, _found_by_another),
     "full": Workload(Rig.create, _full),
     "incremental": Workload(_with_one_point, _incremental),
     "key rotation": Workload(_with_one_point, _key_rotation),
@@ -270,12 +307,13 @@ WORKLOADS: Mapping[str, Workload] = {
 # Distinct disks to judge in `make test`: 5,000 in all, the more where more may go wrong.
 IMAGES: Mapping[str, int] = {
     "init": 400,
+    "found by another": 300,
     "full": 500,
     "incremental": 600,
     "key rotation": 500,
     "older writers": 300,
-    "prune beside backup": 800,
+    "prune beside backup": 700,
     "repack": 600,
     "suspended writer": 400,
-    "two writers": 900,
+    "two writers": 700,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
@@ -124,6 +124,10 @@ class FaultyFiles:
 
     def sync_all(self, descriptor: int) -> None:
         self._call("sync_all", "", lambda: self._inner.sync_all(descriptor))
+
+    def fail_from_now_on(self) -> None:
+        """Every later call is hit."""
+        self._fault = replace(self._fault, number=self._calls, persistent=True)
 
     def _can_fail(self, call: str) -> bool:
         kind = self._fault.kind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from holdfast_common.errors import HoldfastError
@@ -73,6 +73,12 @@ class FaultyStore:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         self._after(self._step(f"list {prefix}"))
         return self._inner.list(prefix)
+
+    def confirm(self, names: Iterable[str]) -> None:
+        wanted = list(names)
+        lost = bool(wanted) and self._step(f"confirm {wanted[0]}")
+        self._inner.confirm(wanted)
+        self._after(lost)
 
     def delete(self, name: str) -> None:
         lost = self._step(f"delete {name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
 from holdfast_common.errors import IntegrityError, ObjectExists, ObjectMissing, RepositoryFull
@@ -79,6 +79,10 @@ class MemoryStore:
         for name in sorted(self.objects):
             if name.startswith(prefix):
                 yield ObjectInfo(name=name, length=len(self.objects[name]))
+
+    def confirm(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._found(name)
 
     def delete(self, name: str) -> None:
         self._found(name)

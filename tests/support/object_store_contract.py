@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from holdfast_common.errors import FormatError, IntegrityError, ObjectExists, ObjectMissing
-from holdfast_common.repository.object_store import ObjectInfo, ObjectStore, get_range
+from holdfast_common.repository.object_store import (
+    ObjectInfo,
+    ObjectStore,
+    get_range,
+    put_or_confirm,
+)
 
 NAME = "packs/ab/abcdef"
 
@@ -71,6 +76,20 @@ class ObjectStoreContract:
         with pytest.raises(ObjectMissing):
             store.delete(NAME)
 
+    def test_what_is_there_can_be_made_durable_whoever_put_it(self, store: ObjectStore) -> None:
+        store.put(NAME, b"content")
+        store.put("index/5", b"more")
+        store.confirm([])
+        store.confirm(iter([NAME, "index/5", NAME]))
+        assert store.get(NAME, length_max=100) == b"content"
+        with pytest.raises(ObjectMissing):
+            store.confirm([NAME, "points/ab/gone"])
+
+    def test_what_is_put_in_any_case_stays_what_it_was(self, store: ObjectStore) -> None:
+        put_or_confirm(store, NAME, b"first")
+        put_or_confirm(store, NAME, b"second")
+        assert store.get(NAME, length_max=100) == b"first"
+
     def test_a_missing_object_is_named_as_missing(self, store: ObjectStore) -> None:
         with pytest.raises(ObjectMissing):
             store.get(NAME, length_max=100)
@@ -113,6 +132,8 @@ class ObjectStoreContract:
             store.get(name, length_max=1)
         with pytest.raises(FormatError):
             store.head(name)
+        with pytest.raises(FormatError):
+            store.confirm([name])
 
     @pytest.mark.parametrize("prefix", ["", "packs", "/", "../", "packs/../"])
     def test_prefixes_outside_of_the_grammar_are_refused(

@@ -34,6 +34,7 @@ WORKLOADS: Final = {
     "15-a-list-of-writers-replaces-the-one-before": "init",
     "16-the-announcement-of-a-writer-given-up-stays": "older writers",
     "17-a-writer-does-not-look-for-its-announcement": "older writers",
+    "18-a-point-that-is-found-is-not-made-durable": "found by another",
 }
 _ROW: Final = re.compile(
     r"^\| `([^`]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE

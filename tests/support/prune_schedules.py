@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -77,6 +77,10 @@ class Interrupting:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         self._step()
         return iter(list(self._inner.list(prefix)))
+
+    def confirm(self, names: Iterable[str]) -> None:
+        self._step()
+        self._inner.confirm(names)
 
     def delete(self, name: str) -> None:
         self._step()

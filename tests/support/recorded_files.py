@@ -22,6 +22,7 @@ class Call(StrEnum):
     SYNC_FILE = "sync file"
     SYNC_DIRECTORY = "sync directory"
     MAKE_DIRECTORY = "mkdir"
+    REMOVE_DIRECTORY = "rmdir"
     RENAME = "rename"
     LINK = "link"
     UNLINK = "unlink"
@@ -87,7 +88,8 @@ class RecordingFiles:
 
     def open_file(self, path: str, *, at: int) -> int:
         descriptor = self._inner.open_file(path, at=at)
-        self._handles[descriptor] = _Handle(self._resolved(path, at))
+        name = self._resolved(path, at)
+        self._handles[descriptor] = _Handle(name, self.inode_of(name))
         return descriptor
 
     def create_file(self, path: str, *, at: int) -> int:
@@ -136,7 +138,9 @@ class RecordingFiles:
         self.log.append(Recorded(call=Call.MAKE_DIRECTORY, path=self._resolved(path, at)))
 
     def remove_directory(self, path: str, *, at: int | None = None) -> None:
-        raise AssertionError("a directory is taken back after a failed sync only")
+        self._before()
+        self._inner.remove_directory(path, at=at)
+        self.log.append(Recorded(call=Call.REMOVE_DIRECTORY, path=self._resolved(path, at)))
 
     def rename(self, source: str, target: str, *, at: int) -> None:
         self._before()

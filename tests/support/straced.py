@@ -21,6 +21,7 @@ _FLAGS_OF_NO_CHANGE = ("O_CREAT", "O_TRUNC")
 _NAMED = {
     "mkdir": "mkdir",
     "mkdirat": "mkdir",
+    "rmdir": "rmdir",
     "renameat2": "rename",
     "linkat": "link",
     "unlink": "unlink",
@@ -62,6 +63,8 @@ def _joined(lines: Sequence[str]) -> Iterator[str]:
 def _told(name: str, arguments: str, result: str) -> tuple[str, ...]:
     if name == "openat" and "O_TRUNC" not in arguments:
         return ("create", _paths(arguments)[0])
+    if name == "unlinkat" and "AT_REMOVEDIR" in arguments:
+        return ("rmdir", *_paths(arguments))
     if name in _NAMED:
         return (_NAMED[name], *_paths(arguments))
     descriptor = _DESCRIPTOR.match(arguments)

@@ -59,7 +59,10 @@ def _points_of_job(
     store: ObjectStore, keys: tuple[ReaderKeys, ...], job_id: JobId
 ) -> list[points.Point]:
     candidates = (points.find_job_point(store, each, job_id) for each in keys)
-    return [point for point in candidates if point is not None]
+    found = [point for point in candidates if point is not None]
+    for point in found:
+        points.confirm_point(store, point)  # the controller acknowledges it
+    return found
 
 
 def _found(point: points.Point) -> PointFound:

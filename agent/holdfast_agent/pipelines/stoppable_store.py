@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from holdfast_common.repository.object_store import ObjectInfo, ObjectStore, Upload
 
@@ -43,6 +43,11 @@ class StoppableStore:
         """As the store below."""
         self._check()
         return self._store.list(prefix)
+
+    def confirm(self, names: Iterable[str]) -> None:
+        """As the store below."""
+        self._check()
+        self._store.confirm(names)
 
     def delete(self, name: str) -> None:
         """As the store below."""

@@ -6,7 +6,6 @@ Each text stands beside its SHA-256, so that anybody can check it without a key 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Iterator
 from importlib.resources import files
@@ -16,10 +15,9 @@ from holdfast_common.errors import (
     FormatError,
     HoldfastError,
     IntegrityError,
-    ObjectExists,
     RepositoryFailed,
 )
-from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.object_store import ObjectStore, put_or_confirm
 
 ABOUT_BYTES_MAX: Final = 16 << 20
 DESCRIPTION: Final = "about/FORMAT.md"
@@ -28,10 +26,9 @@ DIGEST_SUFFIX: Final = ".sha256"
 
 def store_about(store: ObjectStore, name: str, data: bytes) -> None:
     """Put a text and its digest; harmless when they are there. Raises: RepositoryFull, RepositoryFailed."""
-    with contextlib.suppress(ObjectExists):  # of an attempt that ended before its keys were stored
-        store.put(name, data)
-    with contextlib.suppress(ObjectExists):
-        store.put(name + DIGEST_SUFFIX, digest_line(name, data))
+    # what is there is of an attempt that ended before its keys were stored
+    put_or_confirm(store, name, data)
+    put_or_confirm(store, name + DIGEST_SUFFIX, digest_line(name, data))
 
 
 def shipped_description() -> bytes:

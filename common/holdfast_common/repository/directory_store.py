@@ -7,9 +7,7 @@ file system is unmounted meanwhile, nothing is written to what lay below its mou
 from __future__ import annotations
 
 import contextlib
-import errno
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -22,6 +20,7 @@ from holdfast_common.errors import (
     RepositoryFull,
 )
 from holdfast_common.repository.directory_stamps import directory_stamps
+from holdfast_common.repository.durable_names import DurableNames, make_directory, withdraw
 from holdfast_common.repository.file_system import SYSTEM_FILES, FileSystem, FreeSpace
 from holdfast_common.repository.file_upload import TEMPORARY_DIRECTORY, FileUpload
 from holdfast_common.repository.object_store import ObjectInfo, checked_name, checked_prefix
@@ -32,10 +31,10 @@ from holdfast_common.units import MIB
 TOP_DIRECTORIES: Final = (
     "keys", "writers", "packs", "index", "maps", "points", "fences", "leases", "proofs", "about", TEMPORARY_DIRECTORY,
 )  # fmt: skip
+LEASE_DIRECTORY: Final = "leases"
 TEMPORARY_AGE_MAX: Final = timedelta(hours=96)  # no attempt lives longer
 RESERVE_BYTES_MAX: Final = 192 * MIB  # a pack, its index and 64 MiB: enough to finish a commit
 RESERVE_SHARE: Final = 10  # but never more than a tenth of a small file system
-_NO_RENAMEAT2: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP})
 
 
 class DirectoryStore:
@@ -48,8 +47,7 @@ class DirectoryStore:
         self.files = files
         self.descriptor = root_descriptor
         self.randomness = randomness
-        self._lock = threading.Lock()
-        self._known_directories: set[str] = set()
+        self._durable = DurableNames(files)
 
     @classmethod
     def create(
@@ -65,7 +63,7 @@ class DirectoryStore:
         """
         made: list[str] = []
         try:
-            if _make_directory(files, str(root)):
+            if make_directory(files, str(root)):
                 made.append(str(root))
             descriptor = files.open_directory(str(root))
             try:
@@ -74,7 +72,7 @@ class DirectoryStore:
                 if strangers:
                     raise Refused("the directory is not empty", path=str(root), found=strangers[0])
                 for name in TOP_DIRECTORIES:
-                    if _make_directory(files, name, at=descriptor):
+                    if make_directory(files, name, at=descriptor):
                         made.append(f"{root}/{name}")
                 files.sync(descriptor)
             finally:
@@ -86,7 +84,7 @@ class DirectoryStore:
                 files.close(parent)
         except OSError as error:
             for path in reversed(made):
-                _withdraw(files.remove_directory, path)
+                withdraw(files.remove_directory, path)
             raise translated(error, name=str(root)) from error
         return cls.open(root, files=files, randomness=randomness)
 
@@ -206,10 +204,17 @@ class DirectoryStore:
     def delete(self, name: str) -> None:
         """Remove an object. Raises: ObjectMissing, RepositoryFailed."""
         try:
-            self.files.unlink(checked_name(name), at=self.descriptor)
-            self._sync_directory(_parent(name))
+            self._durable.remove(checked_name(name), at=self.descriptor)
         except OSError as error:
             raise translated(error, name=name) from error
+
+    def confirm(self, names: Iterable[str]) -> None:
+        """Make durable what is seen, whoever put it. Raises: ObjectMissing, RepositoryFailed."""
+        wanted = sorted({checked_name(name) for name in names})
+        try:
+            self._durable.confirm(wanted, at=self.descriptor)
+        except OSError as error:
+            raise translated(error, name=wanted[0]) from error
 
     def storage_time(self) -> datetime | None:
         """The file system's clock: of a new file; None when no file can be made. Raises: RepositoryFailed."""
@@ -235,7 +240,10 @@ class DirectoryStore:
         return datetime.fromtimestamp(status.modified_seconds, UTC)
 
     def sweep_temporary(self, *, now: datetime) -> int:
-        """Remove what crashed attempts left in the temporary directory; the number of files removed."""
+        """Remove what crashed attempts left in the temporary directory; the number of files removed.
+
+        Empty directories of leases, as old, go too: a crash may bring one back, earlier versions left them.
+        """
         removed = 0
         oldest = now.timestamp() - TEMPORARY_AGE_MAX.total_seconds()
         try:
@@ -246,6 +254,14 @@ class DirectoryStore:
                     if self.files.status(path, at=self.descriptor).modified_seconds < oldest:
                         self.files.unlink(path, at=self.descriptor)
                         removed += 1
+            for name, is_directory in self._names(LEASE_DIRECTORY):
+                path = f"{LEASE_DIRECTORY}/{name}"
+                with contextlib.suppress(FileNotFoundError):
+                    if (
+                        is_directory
+                        and self.files.status(path, at=self.descriptor).modified_seconds < oldest
+                    ):
+                        self._durable.remove_if_empty(path, at=self.descriptor)
         except OSError as error:
             raise translated(error, name=TEMPORARY_DIRECTORY) from error
         return removed
@@ -296,46 +312,9 @@ class DirectoryStore:
         except OSError as error:
             raise translated(error, name=name) from error
 
-    def _make_parents(self, name: str) -> None:
-        parts = name.split("/")[:-1]
-        for depth in range(1, len(parts) + 1):
-            directory = "/".join(parts[:depth])
-            with self._lock:
-                if directory in self._known_directories:
-                    continue
-            is_new = _make_directory(self.files, directory, at=self.descriptor)
-            # also when it was there: whoever made it may have crashed before the sync
-            self._sync_name(directory, undo=self.files.remove_directory if is_new else None)
-            with self._lock:
-                self._known_directories.add(directory)
-
-    def _sync_directory(self, directory: str) -> None:
-        descriptor = self.files.open_directory(directory or ".", at=self.descriptor)
-        try:
-            self.files.sync(descriptor)
-        finally:
-            self.files.close(descriptor)
-
-    def _sync_name(self, name: str, *, undo: Callable[..., None] | None) -> None:
-        """Make a new name durable, or take it back. ``undo``: None: it is not ours. Raises: OSError."""
-        try:
-            self._sync_directory(_parent(name))
-        except OSError:
-            if undo is not None:
-                _withdraw(undo, name, at=self.descriptor)
-            raise
-
     def publish(self, temporary: str, name: str) -> None:
         """Move a synced file to its name, never over another one, and make that durable. Raises: OSError."""
-        self._make_parents(name)
-        try:
-            self.files.rename(temporary, name, at=self.descriptor)
-        except OSError as error:
-            if error.errno not in _NO_RENAMEAT2:
-                raise
-            self.files.link(temporary, name, at=self.descriptor)
-            self.files.unlink(temporary, at=self.descriptor)
-        self._sync_name(name, undo=self.files.unlink)
+        self._durable.publish(temporary, name, at=self.descriptor)
 
 
 def _read_fully(
@@ -351,27 +330,5 @@ def _read_fully(
         done += count
 
 
-def _make_directory(files: FileSystem, path: str, *, at: int | None = None) -> bool:
-    """Whether it was not there before."""
-    try:
-        files.make_directory(path, at=at)
-    except FileExistsError:
-        return False
-    return True
-
-
-def _withdraw(remove: Callable[..., None], name: str, *, at: int | None = None) -> None:
-    """Take a name back whose sync failed; as long as it is seen, others build on what no disk may have.
-
-    A kernel drops what it could not write, and calls the next sync a success.
-    """
-    with contextlib.suppress(OSError):
-        remove(name, at=at)
-
-
 def _reserve(space: FreeSpace) -> int:
     return min(RESERVE_BYTES_MAX, space.capacity // RESERVE_SHARE)
-
-
-def _parent(name: str) -> str:
-    return name.rpartition("/")[0]

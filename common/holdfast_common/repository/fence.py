@@ -129,6 +129,15 @@ def load_fences(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> Fe
     return Fences(by_epoch=found, unusable=unusable, unread=frozenset(unread))
 
 
+def confirm_newest(store: ObjectStore, fences: Fences) -> None:
+    """Make the two newest ones durable, whoever put them: by them is deleted, and told what may be built on.
+
+    Raises: ObjectMissing, RepositoryFailed.
+    """
+    last = fences.current_epoch - 1
+    store.confirm(fence_name(epoch) for epoch in (last - 1, last) if epoch in fences.by_epoch)
+
+
 def store_fence(
     store: ObjectStore,
     fence: Fence,

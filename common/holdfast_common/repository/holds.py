@@ -6,16 +6,15 @@ the point's: a hold that is damaged holds all the same.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from holdfast_common.errors import IntegrityError, ObjectExists, ObjectMissing
+from holdfast_common.errors import IntegrityError, ObjectMissing
 from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import METADATA_BYTES_MAX, UNREADABLE, ObjectKind, hold_name
-from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.object_store import ObjectStore, put_or_confirm
 from holdfast_common.repository.points import Point
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
 from holdfast_common.repository.writers import ROLE_PRUNE, WriterList
@@ -50,8 +49,7 @@ def hold_point(
     }
     body = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
     data = keys.seal(ObjectKind.HOLD, body, signing_key=signing_key, randomness=randomness)
-    with contextlib.suppress(ObjectExists):
-        store.put(hold_name(point.name), data)
+    put_or_confirm(store, hold_name(point.name), data)
 
 
 def unhold_point(store: ObjectStore, point_name: str) -> bool:

@@ -41,6 +41,7 @@ from holdfast_common.repository.recipients import (
     wrapped_for,
 )
 from holdfast_common.repository.sealed_object import HEADER, ObjectHeader
+from holdfast_common.repository.writers import store_missing_copy
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +149,8 @@ def settle(store: ObjectStore, keys: RepositoryKeys) -> list[str]:
     number = keys.writers(store).number
     if number and _key_epoch(store, writers_name(number)) != keys.secrets.current.epoch:
         keys.restate_writers(store)
+    else:
+        store_missing_copy(store, number)
     return remove_older_generations(store, keys.generation)
 
 

@@ -91,12 +91,14 @@ def put_generation(store: ObjectStore, number: int, data: bytes) -> None:
 
 
 def complete_generation(store: ObjectStore, number: int) -> None:
-    """Put the second copy of a generation, if a crash came between the two."""
+    """Put the second copy of a generation, if a crash came between the two, and make both durable."""
     name = keys_name(number)
     for present, missing in ((name, copy_name(name)), (copy_name(name), name)):
         if store.head(missing) is None and store.head(present) is not None:
             with contextlib.suppress(ObjectExists):
                 store.put(missing, store.get(present, length_max=KEYS_BYTES_MAX))
+    # whoever put them may have died before they were on the disk; older ones go next
+    store.confirm([each for each in (name, copy_name(name)) if store.head(each) is not None])
 
 
 def remove_older_generations(store: ObjectStore, number: int) -> list[str]:

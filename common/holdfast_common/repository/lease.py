@@ -24,7 +24,7 @@ from holdfast_common.errors import (
     ObjectMissing,
     RevokedWriter,
 )
-from holdfast_common.repository.fence import Fences, load_fences
+from holdfast_common.repository.fence import Fences, confirm_newest, load_fences
 from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import UNREADABLE, ObjectKind, lease_name
 from holdfast_common.repository.object_store import ObjectStore
@@ -187,6 +187,7 @@ def acquire_writer_lease(
     """Announce a writer in the current epoch. Raises: Locked, RepositoryFull, RepositoryFailed."""
     fences = load_fences(store, keys, writers)
     for _ in range(_ANNOUNCEMENTS_MAX):
+        confirm_newest(store, fences)  # this writer goes by it: it must not be closed anew
         record = LeaseRecord(
             lease_id=randomness.draw(16),
             sequence=0,

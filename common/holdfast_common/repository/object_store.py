@@ -8,11 +8,11 @@ affair (`directory_store`: temporary name, sync, rename without replacing, sync 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from holdfast_common.errors import FormatError
+from holdfast_common.errors import FormatError, ObjectExists
 
 _NAME: Final = re.compile(
     r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._-]{0,127}){1,3}$"
@@ -81,6 +81,14 @@ class ObjectStore(Protocol):
         """All objects below ``prefix`` (which ends in ``/``), by name. Raises: RepositoryFailed."""
         ...
 
+    def confirm(self, names: Iterable[str]) -> None:
+        """Make objects durable that are seen, whoever put them: he may have died before he could.
+
+        Before something else is acknowledged, deleted, or built because an object is there that this caller
+        has not put itself. Raises: ObjectMissing, RepositoryFailed.
+        """
+        ...
+
     def delete(self, name: str) -> None:
         """Remove an object that a plan names. Raises: ObjectMissing, RepositoryFailed."""
         ...
@@ -98,6 +106,14 @@ def checked_prefix(prefix: str) -> str:
     if not _PREFIX.fullmatch(prefix):
         raise FormatError("not a prefix of object names", prefix=prefix[:100])
     return prefix
+
+
+def put_or_confirm(store: ObjectStore, name: str, data: bytes | bytearray | memoryview) -> None:
+    """Put an object; one that is there already is made durable. Raises: RepositoryFull, RepositoryFailed."""
+    try:
+        store.put(name, data)
+    except ObjectExists:
+        store.confirm([name])
 
 
 def get_range(store: ObjectStore, name: str, *, offset: int, length: int) -> bytes:

@@ -177,6 +177,7 @@ def list_points(
 def find_job_point(store: ObjectStore, keys: ReaderKeys, job_id: str) -> Point | None:
     """The point that a job made, if it made one: asked after a crash, before a new attempt.
 
+    It counts; who acknowledges it makes it durable first (`confirm_point`).
     Raises: IntegrityError, FormatError, RepositoryFailed.
     """
     name = manifest_name(keys.lineage_tag, job_id)
@@ -184,6 +185,14 @@ def find_job_point(store: ObjectStore, keys: ReaderKeys, job_id: str) -> Point |
         return None
     data = store.get(name, length_max=MANIFEST_BYTES_MAX)
     return PointJudge.load(store, keys).point(data, name, keys)
+
+
+def confirm_point(store: ObjectStore, point: Point) -> None:
+    """Make a point durable that was found: its writer may have died before he could, and before he told of it.
+
+    What it consists of is: its manifest was put last. Raises: ObjectMissing, RepositoryFailed.
+    """
+    store.confirm([point.name])
 
 
 def _manifest_names(store: ObjectStore, prefix: str) -> Iterator[tuple[str, bytes | None]]:

@@ -26,6 +26,7 @@ from holdfast_common.errors import (
 from holdfast_common.repository.fence import (
     Fence,
     Fences,
+    confirm_newest,
     load_fences,
     store_fence,
     tombstoned_packs,
@@ -236,6 +237,7 @@ class _Round:
     def _moved(self, found: FoundObjects, survey: PackSurvey, plan: PackPlan) -> set[str]:
         """Copy and rewrite what the plan says; names of all that is dead then."""
         going = {_digest(name) for name in plan.dead if name.startswith("packs/")}
+        self.store.confirm(pack_name(digest) for digest in plan.indexed)  # whoever put them
         try:
             repacked = copy_needed(
                 self.store,
@@ -328,6 +330,8 @@ class _Round:
             return
         before = fences.by_epoch.get(newest.closed_epoch - 1)
         names = [name for name in deletable(newest, before) if name in self.existing]
+        if names:
+            confirm_newest(self.store, fences)
         for number, name in enumerate(names):
             self._check()
             if number % _LOOK_EVERY == 0:

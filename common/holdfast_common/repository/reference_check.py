@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from holdfast_common.errors import FormatError, IntegrityError, PreviousLost
+from holdfast_common.errors import FormatError, IntegrityError, ObjectMissing, PreviousLost
 from holdfast_common.repository.chunk_location import ChunkLocation
 from holdfast_common.repository.disk_map import DiskMap, PageReference, PageStore
 from holdfast_common.repository.key_sets import ReaderKeys
-from holdfast_common.repository.layout import ObjectKind, map_name
+from holdfast_common.repository.layout import ObjectKind, index_name, map_name, pack_name
 from holdfast_common.repository.manifest import (
     BlobRecord,
     DiskSummary,
@@ -105,6 +105,9 @@ def check_references(
         relied = search.indexes_of(_chunks(pages, disks, written.blobs))
     else:
         relied = index.current(relied)
+        # What this point takes from others' attempts. What an earlier point names was on the disk before it.
+        others = relied - _named_before(written) - {item.object_id for item in written.indexes}
+        _confirm(store, map(index_name, others))
     return CheckedReferences(disks=disks, used=UsedObjects(maps=maps, indexes=relied))
 
 
@@ -169,6 +172,11 @@ def _open_end(store: ObjectStore, keys: ReaderKeys, object_id: bytes, length: in
         ) from error
 
 
+def _named_before(written: Written) -> frozenset[bytes]:
+    used = (disk.used.indexes for disk in written.previous if disk.used is not None)
+    return frozenset().union(*(indexes for indexes in used if indexes is not None))
+
+
 def _relied_indexes(written: Written) -> frozenset[bytes] | None:
     """Index objects that together name all chunks of the point, and maybe more; None: not known."""
     relied = written.known_indexes | {item.object_id for item in written.indexes}
@@ -177,6 +185,14 @@ def _relied_indexes(written: Written) -> frozenset[bytes] | None:
             return None
         relied |= disk.used.indexes
     return relied
+
+
+def _confirm(store: ObjectStore, names: Iterable[str]) -> None:
+    """Make durable what others put. Raises: PreviousLost, RepositoryFailed."""
+    try:
+        store.confirm(names)
+    except ObjectMissing as error:
+        raise PreviousLost("an object that this point would stand on is gone") from error
 
 
 class _Search:
@@ -190,6 +206,7 @@ class _Search:
     def indexes_of(self, chunk_ids: Iterable[bytes]) -> frozenset[bytes] | None:
         """The index objects that name all of them; None: some stand in no index. Raises: PreviousLost."""
         found: set[bytes | None] = set()
+        packs: set[bytes] = set()  # that no index names
         for chunk_id in chunk_ids:
             place = self._place(chunk_id)
             if place is None and self._index.recover(self._store):
@@ -199,8 +216,13 @@ class _Search:
                     "data that this point would refer to is no longer in the repository",
                     chunk=chunk_id.hex(),
                 )
-            found.add(self._index.object_of(place))
+            object_id = self._index.object_of(place)
+            found.add(object_id)
+            if object_id is None:
+                packs.add(place.origin.pack.digest)
         known = frozenset(each for each in found if each is not None)
+        # whoever put these may have died before they were on the disk
+        _confirm(self._store, [*map(index_name, known), *map(pack_name, packs)])
         return known if None not in found else None
 
     def _place(self, chunk_id: bytes) -> ChunkLocation | None:

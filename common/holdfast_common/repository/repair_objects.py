@@ -7,7 +7,7 @@ aside. A repair that was cut off is gone on with by the next one.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from blake3 import blake3
@@ -15,14 +15,19 @@ from blake3 import blake3
 from holdfast_common.errors import (
     HoldfastError,
     IntegrityError,
-    ObjectExists,
     ObjectMissing,
     RepositoryFailed,
 )
 from holdfast_common.repository.check import check_structure
 from holdfast_common.repository.key_sets import KeyRing
 from holdfast_common.repository.layout import METADATA_BYTES_MAX, aside_name, copy_name
-from holdfast_common.repository.object_store import ObjectInfo, ObjectStore, Upload, get_range
+from holdfast_common.repository.object_store import (
+    ObjectInfo,
+    ObjectStore,
+    Upload,
+    get_range,
+    put_or_confirm,
+)
 from holdfast_common.repository.repair_staging import remove_replacement, replacement_name
 
 _COPIED_TWICE: Final = ("keys/", "writers/")
@@ -68,8 +73,7 @@ def put_replacement(store: ObjectStore, name: str, data: bytes) -> bool:
     one is kept for the next repair.
     """
     staged = replacement_name(name)
-    with contextlib.suppress(ObjectExists):
-        store.put(staged, data)
+    put_or_confirm(store, staged, data)
     if store.get(staged, length_max=len(data)) != data:
         raise IntegrityError("a replacement was not stored as it is", name=name)
     was_there = set_aside(store, name, unreadable_too=True)
@@ -115,8 +119,7 @@ def set_aside(store: ObjectStore, name: str, *, unreadable_too: bool = False) ->
 
 def note_gone(store: ObjectStore, name: str) -> None:
     """Say of an object that is not there any more that nobody has to miss it. Harmless twice."""
-    with contextlib.suppress(ObjectExists):
-        store.put(aside_name(name), b"")
+    put_or_confirm(store, aside_name(name), b"")
 
 
 def is_needed(name: str) -> bool:
@@ -227,6 +230,10 @@ class _Replaced:
     def begin(self, *, bulk: bool = False) -> Upload:
         """Never."""
         raise AssertionError("a check writes nothing")
+
+    def confirm(self, names: Iterable[str]) -> None:
+        """Never."""
+        raise AssertionError("a check acknowledges nothing")
 
     def delete(self, name: str) -> None:
         """Never."""

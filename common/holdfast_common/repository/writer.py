@@ -289,6 +289,9 @@ class PointWriter:
         except ObjectExists:
             if self._store.get(name, length_max=MANIFEST_BYTES_MAX) != stored:
                 raise
+            self._store.confirm(
+                [name]
+            )  # the put that was told as failed may have ended before its sync
         # If this process was suspended just now, the point may have come too late to be counted.
         self._lease.check_epoch(self._checked_writers())
         self._published = stored

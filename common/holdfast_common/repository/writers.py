@@ -144,11 +144,16 @@ def store_writers(
 
 
 def store_missing_copy(store: ObjectStore, number: int) -> None:
-    """Put the second copy of list ``number`` if a crash came between the two. Raises: RepositoryFull, RepositoryFailed."""
-    name = writers_name(number)
-    if number and store.head(copy_name(name)) is None:
+    """Put the second copy of list ``number`` if a crash came between the two, and make both durable.
+
+    Raises: RepositoryFull, RepositoryFailed.
+    """
+    names = (writers_name(number), copy_name(writers_name(number)))
+    if number and store.head(names[1]) is None:
         with contextlib.suppress(ObjectExists, ObjectMissing):
-            store.put(copy_name(name), store.get(name, length_max=WRITERS_BYTES_MAX))
+            store.put(names[1], store.get(names[0], length_max=WRITERS_BYTES_MAX))
+    # whoever put them may have died before they were on the disk
+    store.confirm([name for name in names if store.head(name) is not None])
 
 
 def revoked(

@@ -199,6 +199,7 @@ class RepositoryCare:
             removed = sorted(known - there.keys() - unusable)
             if not dry_run:
                 self._audit(actor, "rebuild the catalogue", result=f"{len(added)} added")
+                store.confirm(point.name for point in added)
                 for point in added:
                     world.catalogue.add(self._row(point))
                 for point_id in removed:

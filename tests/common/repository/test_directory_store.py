@@ -151,15 +151,16 @@ def test_a_name_whose_sync_failed_is_taken_back(
 ) -> None:
     """Of the new directory, then of the object: the next sync would call what was dropped a success."""
     syncs: list[int] = []
-    real = store._sync_directory
+    real = os.fsync
 
-    def failing(directory: str) -> None:
-        syncs.append(len(syncs))
-        if syncs[-1] == number:
-            raise OSError(errno.EIO, "Input/output error")
-        real(directory)
+    def failing(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").is_dir():
+            syncs.append(len(syncs))
+            if syncs[-1] == number:
+                raise OSError(errno.EIO, "Input/output error")
+        real(descriptor)
 
-    monkeypatch.setattr(store, "_sync_directory", failing)
+    monkeypatch.setattr(os, "fsync", failing)
     with pytest.raises(RepositoryFailed):
         store.put("maps/0123/4567", b"x")
     assert store.head("maps/0123/4567") is None

@@ -29,6 +29,7 @@ WORKS: dict[str, Callable[[DirectoryStore], object]] = {
     "head": lambda store: store.head(OLD),
     "list": lambda store: list(store.list("packs/")),
     "stamps": lambda store: store.stamps("packs/"),
+    "confirm": lambda store: store.confirm([OLD]),
     "delete": lambda store: store.delete(OLD),
     "storage_time": lambda store: store.storage_time(),
     "stored_at": lambda store: store.stored_at(OLD),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 
 import pytest
@@ -44,6 +44,9 @@ class InterruptedStore:
     def begin(self, *, bulk: bool = False) -> Upload:
         self._change()
         return self._inner.begin(bulk=bulk)
+
+    def confirm(self, names: Iterable[str]) -> None:
+        self._inner.confirm(names)
 
     def delete(self, name: str) -> None:
         self._change()
