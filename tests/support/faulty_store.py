@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,11 @@ from holdfast_common.repository.object_store import ObjectInfo, ObjectStore, Upl
 
 @dataclass(frozen=True)
 class Fault:
-    """``call``: number from 0 of the call that fails; -1 fails none and counts."""
+    """``call``: number from 0 of the call that fails; -1 fails none and counts.
+
+    What is raised is a copy of ``error``, a new one each time: a raised error keeps the frames that it went
+    through, and all that they hold.
+    """
 
     call: int
     error: HoldfastError
@@ -43,11 +48,11 @@ class FaultyStore:
         self.failed_at = self.failed_at or what
         if self._fault.reply_lost:
             return True
-        raise self._fault.error
+        raise copy.copy(self._fault.error)
 
     def _after(self, lost: bool) -> None:
         if lost:
-            raise self._fault.error
+            raise copy.copy(self._fault.error)
 
     def put(self, name: str, data: bytes | bytearray | memoryview) -> None:
         lost = self._step(f"put {name}")

@@ -17,6 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from holdfast_common.errors import ControllerUnreachable
+from holdfast_common.places import find_places
+from holdfast_common.wire import operator_pb2
+from holdfast_controller.commands.operator_client import operators
 from holdfast_lab.control_client import LabClient
 from support.waiting import wait_until
 
@@ -244,7 +248,7 @@ class Installation:
                 if store["kind"] == "NFS"
             ]
         if hot_add:
-            proxy = next(vm for vm in self.lab("vm", "list") if vm["name"] == "proxy")
+            proxy = next(vm for vm in self.control("vm-list") if vm["name"] == "proxy")
             arguments += [
                 f"--vm-bios-uuid={proxy['bios_uuid']}",
                 f"--device-folder={facts['devices']}/proxy",
@@ -267,8 +271,16 @@ class Installation:
         wait_until(self.agent_is_connected, seconds=READY_SECONDS, what="the agent connects")
 
     def agent_is_connected(self) -> bool:
-        agents = self.holdfast("agent", "list", "--json").json()["agents"]
-        return any(agent["state"] == "connected" for agent in agents)
+        """Asked again and again, so without starting a program."""
+        return any(agent.state == "connected" for agent in self.agents())
+
+    def agents(self) -> list[operator_pb2.Agent]:
+        """As the controller lists them; none while it does not answer."""
+        try:
+            with operators(find_places({"HOLDFAST_HOME": str(self.home)})) as client:
+                return list(client.call(client.stub.ListAgents, operator_pb2.Empty()).agents)
+        except ControllerUnreachable:
+            return []
 
     def _wait_for(self, key: str, ready: Path) -> None:
         def is_ready() -> bool:
@@ -308,11 +320,11 @@ class Installation:
         return str(self.points(vm)[0]["point_id"])
 
     def own_snapshots(self, vm: str, *, theirs: tuple[str, ...] = ("before upgrade",)) -> list[str]:
-        found = self.lab("snapshots", vm)
+        found = self.control("snapshots", vm=vm)
         return [each["name"] for each in found if each["name"] not in theirs]
 
     def attached_to_proxy(self) -> list[Mapping[str, Any]]:
-        return [each for each in self.lab("attached") if each.get("vm") == "proxy"]
+        return [each for each in self.control("attached") if each.get("vm") == "proxy"]
 
     def is_equal(self, vm: str, *, original: str = "", at: str = "") -> bool:
         arguments = ["compare", vm]

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast_common.errors import ControllerUnreachable
 from holdfast_common.places import find_places
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.commands.operator_client import operators
@@ -192,15 +191,7 @@ class KillRig:
             self.installation.start("agent", "holdfast-agent", "run")
 
     def wait_connected(self) -> None:
-        wait_until(self._agent_is_connected, what="the agent connects")
-
-    def _agent_is_connected(self) -> bool:
-        try:
-            with operators(self.places) as client:
-                found = client.call(client.stub.ListAgents, operator_pb2.Empty())
-        except ControllerUnreachable:
-            return False
-        return any(agent.state == "connected" for agent in found.agents)
+        wait_until(self.installation.agent_is_connected, what="the agent connects")
 
     # -- looking ---------------------------------------------------------------------------------
 

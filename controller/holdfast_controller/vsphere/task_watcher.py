@@ -142,9 +142,13 @@ class TaskWatcher:
         return False
 
     def _somebody_came(self) -> bool:
+        """Whether there is a task to be watched. Those that ended do not count: their waiters are on their way."""
         with self._lock:
             return self._lock.wait_for(
-                lambda: bool(self._watched) or self._stop.is_set(), IDLE_SECONDS
+                lambda: (
+                    any(not each.ended.is_set() for each in self._watched) or self._stop.is_set()
+                ),
+                IDLE_SECONDS,
             )
 
     def _keep_thread(self) -> bool:

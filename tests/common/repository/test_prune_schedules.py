@@ -33,6 +33,7 @@ def test_no_schedule_of_prunes_backups_crashes_and_clocks_loses_what_a_point_nee
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_schedule_of_many_loses_what_a_point_needs(part: int) -> None:
     each = LONG // PARTS
-    counts = run_schedules(range(SHORT + part * each, SHORT + (part + 1) * each))
+    with shared_work():
+        counts = run_schedules(range(SHORT + part * each, SHORT + (part + 1) * each))
     print(f"{each} schedules: {dict(counts)}")
     assert_eventful(counts, each)

@@ -88,12 +88,12 @@ class BadSector(MemoryStore):
 
     def get(self, name: str, *, length_max: int) -> bytes:
         if name == NAME and len(self.objects.get(name, b"")) > 4096:
-            raise FAILED
+            raise RepositoryFailed("this sector cannot be read")
         return super().get(name, length_max=length_max)
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
         if name == NAME and offset < 8192 and offset + len(buffer) > 4096:
-            raise FAILED
+            raise RepositoryFailed("this sector cannot be read")
         super().read_into(name, offset, buffer)
 
 
