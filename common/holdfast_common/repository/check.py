@@ -40,6 +40,7 @@ from holdfast_common.repository.proof import load_proof_times
 from holdfast_common.repository.reference_check import stored_packs
 from holdfast_common.repository.repository_index import RepositoryIndex
 from holdfast_common.repository.subset import Share, Subset, chosen_packs
+from holdfast_common.repository.trusted_chunks import names_all
 from holdfast_common.repository.writers import WriterList, load_writers
 
 PROVEN_PACKS: Final = 256  # 16 GiB: so much is read again after a check was cut off
@@ -207,7 +208,7 @@ class RepositoryCheck:
                 self._bad_places |= {(digest, place.offset) for place in found.bad}
                 if found.reason:
                     self._damaged.setdefault(pack_name(digest), found.reason)
-                elif pack_name(digest) not in self._damaged:
+                elif pack_name(digest) not in self._damaged and self._is_all(digest, places):
                     self._proven.append(digest)
                 if proven is not None and len(self._proven) - told >= PROVEN_PACKS:
                     proven(self._proven[told:])
@@ -255,6 +256,17 @@ class RepositoryCheck:
             unopened=self._points.unopened,
             proven_packs=tuple(self._proven),
         )
+
+    def _is_all(self, digest: bytes, places: Sequence[ChunkLocation]) -> bool:
+        """Whether the index named every blob of the pack: what was not decoded is not proven."""
+        try:
+            contents = read_contents(
+                self._store, digest, length=self._present[digest], keys=self._ring.common
+            )
+        except _DAMAGE as error:
+            self._damaged.setdefault(pack_name(digest), str(error))
+            return False
+        return names_all(contents, places)
 
     def _is_lost(self, chunk_id: bytes, block: int | None) -> bool:
         """``block``: which one of a disk's frame is needed; of others than frames everything is."""

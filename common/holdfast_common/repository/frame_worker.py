@@ -27,6 +27,7 @@ from holdfast_common.repository.layout import (
 from holdfast_common.repository.pack_listing import PresentPacks
 from holdfast_common.repository.pack_writer import PackWriter
 from holdfast_common.repository.repository_index import RepositoryIndex
+from holdfast_common.repository.trusted_chunks import TrustedChunks
 from holdfast_common.repository.window import Window, WindowBuffer
 from holdfast_common.units import MIB
 
@@ -54,14 +55,13 @@ class WindowResult:
 class KnownChunks:
     """Chunks that this attempt may refer to without storing them again. Shared by its workers.
 
-    These are its own, those that its writer stored before, and those in packs that a verify job proved.
-    (Otherwise one bad proxy could poison everybody's points under a true id.)
+    These are its own, those that its writer stored before, and those in packs that another one than their
+    writer proved. (Otherwise one bad proxy could poison everybody's points under a true id.)
     """
 
     index: RepositoryIndex
-    writer: bytes
+    trusted: TrustedChunks
     packs: PresentPacks
-    proven_packs: frozenset[bytes] = frozenset()
     claimed: dict[bytes, object] = field(default_factory=dict)
     used_indexes: set[bytes] = field(default_factory=set)  # index objects that were relied on
 
@@ -72,10 +72,8 @@ class KnownChunks:
         if self.claimed.setdefault(chunk_id, mine) is not mine:
             return False
         for location in self.index.find_all(chunk_id):
-            trusted = location.origin.writer == self.writer
-            trusted = trusted or location.origin.pack.digest in self.proven_packs
             fits = location.blocks == blocks and not location.is_hollow
-            if trusted and fits and self.is_there(location):
+            if fits and self.is_there(location) and self.trusted.trusts(location):
                 object_id = self.index.object_of(location)
                 if object_id is not None:
                     self.used_indexes.add(object_id)

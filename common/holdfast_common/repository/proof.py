@@ -1,6 +1,7 @@
 """Proofs: a verifier's signed word that it decoded every blob of some packs and found their ids true.
 
-Only then may other writers take those packs' chunks as known.
+Only then may other writers take those packs' chunks as known. Nobody vouches for what he wrote himself, and
+who was revoked vouches for nothing, also not by what he signed before (see `trusted_chunks`).
 """
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from holdfast_common.errors import FormatError, IntegrityError, RepositoryFailed
+from holdfast_common.errors import FormatError, IntegrityError, RepositoryFailed, RevokedWriter
 from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import METADATA_BYTES_MAX, UNREADABLE, ObjectKind, proof_name
 from holdfast_common.repository.object_store import ObjectStore
@@ -30,6 +31,18 @@ class Proof:
 
     proven_at: str
     packs: frozenset[bytes]
+    prover: bytes  # public key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provers:
+    """Who proved which packs."""
+
+    packs_of: Mapping[bytes, Collection[bytes]]  # public key -> digests
+
+    def vouch(self, pack: bytes, *, writer: bytes) -> bool:
+        """Whether somebody else than its writer proved that pack."""
+        return any(pack in packs for prover, packs in self.packs_of.items() if prover != writer)
 
 
 def store_proof(
@@ -50,22 +63,18 @@ def store_proof(
     return name
 
 
-def load_proven_packs(
-    store: ObjectStore, keys: ReaderKeys, writers: WriterList
-) -> frozenset[bytes]:
-    """All packs that some listed verifier proved; unusable proofs prove nothing. Raises: RepositoryFailed."""
-    return frozenset(load_proof_times(store, keys, writers))
+def load_provers(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> Provers:
+    """What listed verifiers proved; unusable proofs prove nothing. Raises: RepositoryFailed."""
+    packs_of: dict[bytes, set[bytes]] = {}
+    for proof in _usable(store, keys, writers):
+        packs_of.setdefault(proof.prover, set()).update(proof.packs)
+    return Provers(packs_of=packs_of)
 
 
 def load_proof_times(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> dict[bytes, str]:
-    """When each of those packs was proven last. Raises: RepositoryFailed."""
+    """When each pack was proven last. Raises: RepositoryFailed."""
     proven: dict[bytes, str] = {}
-    for info in store.list("proofs/"):
-        try:
-            proof = read_proof(store, info.name, keys, writers)
-        except (FormatError, IntegrityError, RepositoryFailed) as error:
-            log.warning("proof refused", extra={"object": info.name, "reason": str(error)})
-            continue
+    for proof in _usable(store, keys, writers):
         for pack in proof.packs:
             proven[pack] = max(proven.get(pack, ""), proof.proven_at)
     return proven
@@ -74,30 +83,47 @@ def load_proof_times(store: ObjectStore, keys: ReaderKeys, writers: WriterList) 
 def proven_packs(
     store: ObjectStore, names: Iterable[str], keys: ReaderKeys, writers: WriterList
 ) -> dict[str, frozenset[bytes]]:
-    """What each proof among these names proves; one that cannot be read is `check`'s affair."""
+    """What each proof among these names proves: of a revoked verifier nothing.
+
+    One that cannot be read is `check`'s affair.
+    """
     found = {}
     for name in names:
         if name.startswith("proofs/"):
             with contextlib.suppress(IntegrityError):
-                found[name] = read_proof(store, name, keys, writers).packs
+                try:
+                    found[name] = read_proof(store, name, keys, writers).packs
+                except RevokedWriter:
+                    found[name] = frozenset()
     return found
 
 
 def read_proof(store: ObjectStore, name: str, keys: ReaderKeys, writers: WriterList) -> Proof:
-    """One proof. Raises: IntegrityError, ObjectMissing, RepositoryFailed."""
+    """One proof. Raises: IntegrityError, RevokedWriter, ObjectMissing, RepositoryFailed."""
     found = keys.open(ObjectKind.PROOF, store.get(name, length_max=METADATA_BYTES_MAX))
     if proof_name(found.header.object_id) != name:
         raise IntegrityError("a proof stands under another name", name=name)
-    writers.check(found, role=ROLE_VERIFY)
-    return _from_json(found.body)
+    prover = writers.check(found, role=ROLE_VERIFY)
+    if prover.revoked_at:  # nobody can tell when it was signed: its time is its signer's word
+        raise RevokedWriter("a proof is signed by a revoked verifier", agent=prover.agent_id)
+    return _from_json(found.body, prover=prover.public_key)
 
 
-def _from_json(body: bytes) -> Proof:
+def _usable(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> Iterator[Proof]:
+    for info in store.list("proofs/"):
+        try:
+            yield read_proof(store, info.name, keys, writers)
+        except (FormatError, IntegrityError, RepositoryFailed) as error:
+            log.warning("proof refused", extra={"object": info.name, "reason": str(error)})
+
+
+def _from_json(body: bytes, *, prover: bytes) -> Proof:
     try:
         document = json.loads(body)
         return Proof(
             proven_at=str(document["proven_at"]),
             packs=frozenset(bytes.fromhex(digest) for digest in document["packs"]),
+            prover=prover,
         )
     except UNREADABLE as error:
         raise IntegrityError("a proof cannot be read") from error

@@ -43,7 +43,6 @@ from holdfast_common.repository.pack_listing import PackListing, PresentPacks
 from holdfast_common.repository.pack_writer import CompletePack, PackWriter
 from holdfast_common.repository.previous_digests import previous_digests_of
 from holdfast_common.repository.previous_points import PreviousPoints
-from holdfast_common.repository.proof import load_proven_packs
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
 from holdfast_common.repository.reference_check import (
     Written,
@@ -51,6 +50,7 @@ from holdfast_common.repository.reference_check import (
 )
 from holdfast_common.repository.repository_index import RepositoryIndex
 from holdfast_common.repository.sealed_object import ObjectHeader
+from holdfast_common.repository.trusted_chunks import TrustedChunks
 from holdfast_common.repository.worker_pool import WorkerPool
 from holdfast_common.repository.writers import ROLE_WRITE, WriterList, load_writers
 
@@ -138,7 +138,7 @@ class PointWriter:
             clock=clock,
             randomness=randomness,
         )
-        proven = load_proven_packs(store, keys.reader, writers)
+        trusted = TrustedChunks.load(store, keys.reader, writers, writer=self._public_key)
         self._index = (
             index if index is not None else RepositoryIndex(store, keys.reader, cache=cache)
         )
@@ -152,7 +152,7 @@ class PointWriter:
             log.warning("nothing stored is taken for known", extra={"reason": problem})
             present = PackListing()
         packs = PresentPacks(present, self._damaged_packs | doomed)
-        self._known = KnownChunks(self._index, self._public_key, packs, proven)
+        self._known = KnownChunks(self._index, trusted, packs)
         self._level = compression_level
         self._pool = WorkerPool(self._new_worker, threads=workers, committed=self._pack_committed)
 

@@ -34,7 +34,11 @@ class CheckPoints:
         parsed_subset(request.subset)
         self._world = world
         self._request = request
-        self._agent = proxy_with_repository(world)
+        # A proof counts for what others wrote than its prover: so those that reach the data take turns.
+        last = world.jobs.last_data_checks() if request.read_data else {}
+        self._agent = min(
+            proxies_with_repository(world), key=lambda agent: last.get(AgentId(agent.agent_id), "")
+        )
 
     def plan(self) -> list[str]:
         """For people."""
@@ -63,6 +67,8 @@ class CheckPoints:
                 world.catalogue.point(point_id).lineage_id for point_id in self._request.point_ids
             }
             lineages = sorted(chosen)
+        if self._request.read_data:  # what it finds true it signs, which only a listed key can
+            world.keeper.authorise(agent_id)
         work = CheckRepository(
             read_data=self._request.read_data,
             point_ids=self._request.point_ids,
@@ -81,14 +87,23 @@ class CheckPoints:
 
 def proxy_with_repository(world: World) -> ConnectedAgent:
     """Any connected proxy that reaches the repository. Raises: Refused."""
+    return proxies_with_repository(world)[0]
+
+
+def proxies_with_repository(world: World) -> list[ConnectedAgent]:
+    """All connected proxies that reach the repository, one at least. Raises: Refused."""
     repository_id = world.keeper.repository_id
-    for agent in world.link.connected():
-        if agent.role == "proxy" and repository_id in agent.repositories:
-            return agent
-    raise Refused(
-        "no connected proxy reaches the repository",
-        advice="see `holdfast agent list` and `holdfast doctor`",
-    )
+    found = [
+        agent
+        for agent in world.link.connected()
+        if agent.role == "proxy" and repository_id in agent.repositories
+    ]
+    if not found:
+        raise Refused(
+            "no connected proxy reaches the repository",
+            advice="see `holdfast agent list` and `holdfast doctor`",
+        )
+    return found
 
 
 def told_damages(result: JobResult) -> JobResult:

@@ -136,7 +136,9 @@ class Engine:
         """Raises: NotFound, Refused, NoRepository."""
         self._world.keeper.keys()
         work = CheckPoints(self._world, request)
-        return self._start("check", {}, [work.new_job()], [work], work.plan())
+        return self._start(
+            "check", {"read_data": request.read_data}, [work.new_job()], [work], work.plan()
+        )
 
     def start_repair(self, request: RepairRequest) -> Started:
         """Raises: NotFound, Refused, NoRepository."""

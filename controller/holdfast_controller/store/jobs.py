@@ -256,6 +256,16 @@ class JobTable:
             return self._select("WHERE subject = ? ORDER BY job_id DESC LIMIT ?", (subject, limit))
         return self._select("ORDER BY job_id DESC LIMIT ?", (limit,))
 
+    def last_data_checks(self) -> dict[AgentId, JobId]:
+        """The newest check of each agent that read data and was done."""
+        rows = self._database.execute(
+            "SELECT agent_id, MAX(job_id) FROM jobs JOIN runs USING (run_id)"
+            " WHERE jobs.kind = 'check' AND state = ?"
+            " AND json_extract(request, '$.read_data') GROUP BY agent_id",
+            (JobState.DONE,),
+        ).fetchall()
+        return {AgentId(agent): JobId(job) for agent, job in rows}
+
     def last_backup(self, *, vcenter_id: str, instance_uuid: str) -> JobRow | None:
         """The newest backup job of a VM that has ended; None: there was none."""
         found = self._select(

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_agent.pipelines.check_repository import check_repository
 from holdfast_agent.pipelines.list_points import list_points
 from holdfast_agent.pipelines.pipeline_table import PIPELINES
+from holdfast_common.clock import SystemClock
 from holdfast_common.errors import Cancelled, UsageError
 from holdfast_common.extents import Extent, total_length
-from holdfast_common.identity import JobId, LineageId, PointId
+from holdfast_common.identity import AgentId, JobId, LineageId, PointId, new_ulid
 from holdfast_common.job_result import JobResult, Outcome
 from holdfast_common.job_spec import CheckRepository, ListPoints, Work
 from holdfast_common.point_record import PointRecord
+from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.units import MIB
 from support.backup_jobs import LINEAGE, Site, make_site, point_of
 
@@ -56,6 +60,44 @@ def test_every_check_of_the_data_proves_it_anew_with_its_own_time(site: Site) ->
     check(site, read_data=True)
     proofs = [path for path in (site.root / "repository/proofs").rglob("*") if path.is_file()]
     assert len(proofs) == 2
+
+
+def second_proxy(site: Site) -> Site:
+    """The same repository and VM, by another proxy with a key of its own."""
+    key = Ed25519PrivateKey.generate()
+    agent_id = AgentId(new_ulid())
+    with DirectoryStore.open(site.repository.folder) as store:
+        site.repository.keys.authorise_writer(
+            store, key.public_key().public_bytes_raw(), agent_id=agent_id, clock=SystemClock()
+        )
+    return replace(site, repository=replace(site.repository, signing_key=key, agent_id=agent_id))
+
+
+def packs_of_a_backup(site: Site) -> int:
+    """How many packs a backup of everything stores."""
+    folder = site.root / "repository/packs"
+    before = sum(path.is_file() for path in folder.rglob("*"))
+    assert site.back_up().outcome is Outcome.DONE
+    return sum(path.is_file() for path in folder.rglob("*")) - before
+
+
+def test_a_proxy_builds_on_what_another_stored_once_it_verified_it_itself(site: Site) -> None:
+    """What it proved of its own is no help to the other one, until that one verifies."""
+    other = second_proxy(site)
+    assert packs_of_a_backup(site)
+    check(site, read_data=True)
+    assert packs_of_a_backup(other)  # now both have stored it
+    site.flat_file(2000).write_bytes(random.Random(4).randbytes(3 * MIB))
+    assert packs_of_a_backup(site)
+    check(other, read_data=True)
+    assert packs_of_a_backup(other) == 0
+
+
+def test_a_third_proxy_builds_on_what_another_verified_that_did_not_write_it(site: Site) -> None:
+    verifier, third = second_proxy(site), second_proxy(site)
+    assert packs_of_a_backup(site)
+    check(verifier, read_data=True)
+    assert packs_of_a_backup(third) == 0
 
 
 def test_a_damaged_pack_is_named_with_what_is_lost_of_which_point(site: Site) -> None:

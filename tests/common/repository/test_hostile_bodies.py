@@ -25,7 +25,7 @@ from holdfast_common.repository.lease_survey import survey_leases
 from holdfast_common.repository.manifest_record import point_record
 from holdfast_common.repository.metadata_check import check_metadata
 from holdfast_common.repository.points import Point, list_points
-from holdfast_common.repository.proof import load_proven_packs, store_proof
+from holdfast_common.repository.proof import load_provers, store_proof
 from holdfast_common.repository.sealed_object import ObjectHeader
 from holdfast_common.repository.writers import ROLE_PRUNE, ROLE_VERIFY, ROLE_WRITE, load_writers
 from support.memory_store import MemoryStore
@@ -175,7 +175,7 @@ def test_a_body_of_any_shape_is_passed_over(scene: Scene, prefix: str) -> None:
             assert (
                 load_fences(store, scene.common, writers).current_epoch == 2
             )  # closed all the same
-            load_proven_packs(store, scene.common, writers)
+            load_provers(store, scene.common, writers)
             found = check_metadata(store, scene.common, writers, epochs=[1])
             if told in map(str, WHOLE) and prefix != "points/":
                 assert any(name.startswith(prefix) for name in found.damaged)

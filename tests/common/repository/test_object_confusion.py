@@ -31,7 +31,7 @@ from holdfast_common.repository.layout import (
 )
 from holdfast_common.repository.lease import load_leases
 from holdfast_common.repository.points import list_points
-from holdfast_common.repository.proof import load_proven_packs, store_proof
+from holdfast_common.repository.proof import load_provers, store_proof
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS
 from holdfast_common.repository.sealed_object import (
     HEADER,
@@ -317,8 +317,8 @@ class TestWhoSigned:
             proven_at="2026-03-01T13:00:00.000000Z",
             randomness=SYSTEM_RANDOMNESS,
         )
-        assert load_proven_packs(repository.store, keys, writers) == frozenset()
-        assert load_proven_packs(repository.store, keys, good) == frozenset()
+        assert load_provers(repository.store, keys, writers).packs_of == {}
+        assert load_provers(repository.store, keys, good).packs_of == {}
 
     @pytest.mark.parametrize("how", ["unlisted", "revoked"])
     def test_its_fences_close_nothing(self, repository: Repository, how: str) -> None:
@@ -373,4 +373,4 @@ class TestWhoSigned:
             randomness=SYSTEM_RANDOMNESS,
         )
         writers = repository.keys.writers(repository.store)
-        assert not load_proven_packs(repository.store, repository.keys.common, writers)
+        assert not load_provers(repository.store, repository.keys.common, writers).packs_of

@@ -219,7 +219,7 @@ def test_another_writers_frames_are_known_only_when_a_verifier_proved_them(
         first.manifest.packs,
         proven_at="",
         keys=repository.keys.common,
-        signing_key=repository.signing_key,
+        signing_key=other,  # nobody vouches for what he wrote himself
     )
     proven = repository.backup(image, signing_key=third, lineage="vcenter-1/third")
     assert proven.disks[0].summary.known_bytes == len(image)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from holdfast_common.errors import (
     RepositoryFailed,
     WrongKey,
 )
-from holdfast_common.identity import JobId
+from holdfast_common.identity import AgentId, JobId, new_ulid
 from holdfast_common.job_spec import Attempt
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.key_changes import rotate
@@ -22,9 +23,12 @@ from holdfast_common.repository.keys import open_repository
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS
 from holdfast_common.repository.recipients import KeyFileUnlock, recovery_recipient
 from holdfast_common.repository.recovery_sheet import new_recovery_sheet
+from holdfast_common.repository.writers import ROLE_VERIFY, ROLE_WRITE
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.runs.attempt import AttemptAnswers, AttemptInProgress
+from holdfast_controller.runs.check_points import CheckPoints
 from holdfast_controller.runs.key_keeper import KeyKeeper
+from holdfast_controller.runs.requests import CheckRequest
 from holdfast_controller.service.key_actions import KeyActions
 from holdfast_controller.store import settings as names
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
@@ -102,6 +106,34 @@ def test_restores_and_checks_open_old_and_new_epochs_and_are_noted(
     restore = holdfast.world.jobs.latest(subject="", limit=1)[0]
     assert any(restore.job_id in actor for actor in noted())
     assert holdfast.world.audit.first_broken() is None
+
+
+def test_proxies_take_turns_at_reading_the_data_and_each_may_prove_it(
+    holdfast: OneProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody vouches for what he wrote himself; and a proof counts only by who is listed for it."""
+    holdfast.back_up("web")
+    world = holdfast.world
+    agent = holdfast.agent.agent
+    public = world.agents.get(agent.agent_id).signing_public_key
+    with DirectoryStore.open(world.keeper.folder) as store:
+        world.keeper.keys().authorise_writer(
+            store, public, agent_id=agent.agent_id, clock=world.clock, roles=[ROLE_WRITE]
+        )
+        job = holdfast.ended(holdfast.engine.start_check(CheckRequest(read_data=True)))
+        assert str(job.state) == "done"
+        listed = world.keeper.keys().writers(store).of(public)
+    assert listed is not None
+    assert ROLE_VERIFY in listed.roles
+    other = replace(agent, agent_id=AgentId(new_ulid()), host_name="proxy2")
+    monkeypatch.setattr(holdfast.agent, "connected", lambda: [agent, other])
+    plans = [
+        CheckPoints(world, CheckRequest(read_data=read_data)).plan() for read_data in (True, False)
+    ]
+    assert plans == [
+        ["check all data of all points on proxy2"],
+        ["check the structure of all points on proxy"],
+    ]
 
 
 def test_a_job_that_may_not_read_gets_no_segment_key(holdfast: OneProcess) -> None:
