@@ -24,6 +24,7 @@ from holdfast_controller.commands.repository_creation import (
     default_folder,
     make_repository,
     note_repository,
+    sheet_options,
     show_made,
 )
 from holdfast_controller.configuration import (
@@ -52,18 +53,7 @@ from holdfast_controller.store.settings import Settings
     "--session-address", default="0.0.0.0:9440", show_default=True, help="Where agents dial."
 )
 @click.option("--enrolment-address", default="0.0.0.0:9441", show_default=True)
-@click.option(
-    "--recovery-sheet",
-    "sheet_file",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="Write the sheet to this new file (0600) instead of stdout. Print it and delete the file.",
-)
-@click.option(
-    "--accept-recovery-sheet",
-    is_flag=True,
-    help="For scripts: do not ask for part of the sheet to be typed back.",
-)
+@sheet_options
 @json_option
 @pass_entry
 def init(

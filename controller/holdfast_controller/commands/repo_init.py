@@ -20,6 +20,7 @@ from holdfast_controller.commands.repository_creation import (
     check_sheet_file,
     make_repository,
     note_repository,
+    sheet_options,
     show_made,
 )
 from holdfast_controller.configuration import read_configuration
@@ -33,18 +34,7 @@ from holdfast_controller.store.settings import Settings
 @click.argument(
     "folder", type=Path, metavar="DIRECTORY"
 )  # click.Path would look at a hanging mount
-@click.option(
-    "--recovery-sheet",
-    "sheet_file",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="Write the sheet to this new file (0600) instead of stdout. Print it and delete the file.",
-)
-@click.option(
-    "--accept-recovery-sheet",
-    is_flag=True,
-    help="For scripts: do not ask for part of the sheet to be typed back.",
-)
+@sheet_options
 @click.option("--dry-run", is_flag=True, help="Look whether it can be made, and make nothing.")
 @json_option
 @pass_entry

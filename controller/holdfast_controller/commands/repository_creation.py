@@ -7,8 +7,10 @@ an end in between leaves is a folder that no controller uses; nothing is lost by
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -29,6 +31,8 @@ from holdfast_controller.store import settings as names
 from holdfast_controller.store.schema import open_database
 from holdfast_controller.store.settings import Settings
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
 TYPING_ATTEMPTS = 3
 # What a set-up leaves that was cut off before anybody had the keys.
 _UNUSED = (
@@ -46,6 +50,23 @@ class Initialised:
     folder: Path
     sheet: RecoverySheet
     challenge: SheetChallenge
+
+
+def sheet_options(command: Command) -> Command:
+    """``--recovery-sheet FILE`` as ``sheet_file``, and ``--accept-recovery-sheet``."""
+    accepted = click.option(
+        "--accept-recovery-sheet",
+        is_flag=True,
+        help="For scripts: do not ask for part of the sheet to be typed back.",
+    )
+    sheet_file = click.option(
+        "--recovery-sheet",
+        "sheet_file",
+        type=click.Path(path_type=Path),
+        default=None,
+        help="Write the sheet to this new file (0600) instead of stdout. Print it and delete the file.",
+    )
+    return sheet_file(accepted(command))
 
 
 def default_folder(places: Places) -> Path:
