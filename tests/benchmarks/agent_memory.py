@@ -3,7 +3,7 @@
 Run: PYTHONPATH=tests .venv/bin/python -m benchmarks.agent_memory [--folder FOLDER] [--data-mib N] [--way WAY]…
 
 For every way to reach a disk (direct, hotadd, nfc, and files to restore to): full backup, incremental,
-restore, read-back, and a check of all data, each in a child process with all of the agent's code loaded. Idle is its resident
+restore, read-back, a prune, and a check of all data, each in a child process with all of the agent's code loaded. Idle is its resident
 memory before the step; printed is the peak (VmHWM) above that. The exit code is 0 when no peak is above
 100 MiB, the goal for any size of disk.
 """
@@ -21,18 +21,28 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Generic, ParamSpec, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_agent.pipelines.check_repository import check_repository
 from holdfast_agent.pipelines.restore_disks import restore_disks
 from holdfast_agent.pipelines.verify_disks import verify_disks
 from holdfast_agent.transports import direct_datastore
 from holdfast_common.blocks.sink import NewDisk
+from holdfast_common.clock import SystemClock
 from holdfast_common.extents import Extent
 from holdfast_common.identity import PointId
 from holdfast_common.job_result import Outcome
 from holdfast_common.job_spec import AreaSource, CheckRepository, DiskTicket
+from holdfast_common.repository.directory_store import DirectoryStore
+from holdfast_common.repository.forget import PointName, forget_point
+from holdfast_common.repository.points import list_points
+from holdfast_common.repository.prune import prune
+from holdfast_common.repository.prune_report import PruneLimits
+from holdfast_common.repository.writers import ROLE_PRUNE
 from holdfast_common.units import GIB, KIB, MIB, TIB
 from support.backup_jobs import (
     LINEAGE,
@@ -109,6 +119,8 @@ def measure(label: str, site: Site, way: DiskWay) -> Iterator[int]:
     yield printed(f"{label} restore", in_child(restore, site, in_child(way.target).result, point))
     ticket = in_child(way.restored).result
     yield printed(f"{label} read back", in_child(read_back, site, ticket, point))
+    pruner = in_child(new_pruner, site).result
+    yield printed(f"{label} prune", in_child(prune_all, site, pruner, point))
     yield printed(f"{label} check", in_child(check, site, point))
 
 
@@ -137,6 +149,43 @@ def read_back(site: Site, ticket: DiskTicket, point: PointId) -> PointId:
     work = site.verify_work(point, {KEY: ticket})
     assert verify_disks(site.spec(work), site.context()).outcome is Outcome.DONE
     return point
+
+
+def new_pruner(site: Site) -> bytes:
+    """A key that may prune, which the controller has."""
+    signing_key = Ed25519PrivateKey.generate()
+    with DirectoryStore.open(site.repository.folder) as store:
+        site.repository.keys.authorise_writer(
+            store,
+            signing_key.public_key().public_bytes_raw(),
+            agent_id="controller",
+            clock=SystemClock(),
+            roles=(ROLE_PRUNE,),
+        )
+    return signing_key.private_bytes_raw()
+
+
+def prune_all(site: Site, pruner: bytes, kept: PointId) -> PointId:
+    """As the controller does: the other points of the disk are forgotten, and what only they needed goes."""
+    keys = site.repository.keys
+    rounds = []
+    with DirectoryStore.open(site.repository.folder) as store:
+        for point in list_points(store, keys).points:
+            if point.point_id != kept:
+                forget_point(store, PointName(name=point.name, digest=point.digest))
+        for _ in range(4):
+            rounds.append(
+                prune(
+                    store,
+                    keys,
+                    signing_key=Ed25519PrivateKey.from_private_bytes(pruner),
+                    clock=SystemClock(),
+                    limits=PruneLimits(grace=timedelta(0)),
+                )
+            )
+    assert not rounds[-1].deleted
+    assert rounds[-1].waiting is None
+    return kept
 
 
 def check(site: Site, point: PointId) -> PointId:
