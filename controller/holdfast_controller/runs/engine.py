@@ -141,13 +141,13 @@ class Engine:
         )
 
     def start_repair(self, request: RepairRequest) -> Started:
-        """Raises: NotFound, Refused, NoRepository."""
+        """Raises: Locked when a prune or a repair has not ended, NotFound, Refused, NoRepository."""
         self._world.keeper.keys()
         work = RepairPoints(self._world, request)
         return self._start("repair", {}, [work.new_job()], [work], work.plan())
 
     def start_prune(self, request: PruneRequest) -> Started:
-        """Raises: Locked when one has not ended, NoRepository."""
+        """Raises: Locked when a prune or a repair has not ended, NoRepository."""
         self._world.keeper.keys()
         work = PruneRepository(self._world, self.care, request)
         return self._start("prune", {}, [work.new_job()], [work], work.plan())

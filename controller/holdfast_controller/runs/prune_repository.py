@@ -20,7 +20,7 @@ from holdfast_common.repository.prune_report import PruneReport
 from holdfast_common.units import size_text
 from holdfast_controller.decide.job_state import JobEvent
 from holdfast_controller.runs.repository_care import PruneWatch, RepositoryCare
-from holdfast_controller.runs.repository_verdict import REPOSITORY
+from holdfast_controller.runs.repository_verdict import ONE_AT_A_TIME, REPOSITORY
 from holdfast_controller.runs.requests import PruneRequest
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.jobs import JobRow, NewJob
@@ -46,8 +46,8 @@ class PruneRepository:
         return [f"{what}, with a grace time of {limits.grace}"]
 
     def new_job(self) -> NewJob:
-        """The job's row: there is never more than one."""
-        return NewJob(kind="prune", subject=REPOSITORY, alone=True)
+        """The job's row: never beside a repair or another prune."""
+        return NewJob(kind="prune", subject=REPOSITORY, excluded_by=ONE_AT_A_TIME)
 
     def __call__(self, job: JobRow) -> JobResult:
         """One round; told in the job's steps and in the table of rounds."""

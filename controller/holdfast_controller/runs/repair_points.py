@@ -13,7 +13,11 @@ from holdfast_controller.decide.job_state import JobEvent
 from holdfast_controller.runs.agent_work import read_with_agent
 from holdfast_controller.runs.check_points import proxy_with_repository, told_damages
 from holdfast_controller.runs.other_repository import OtherRepositoryKeys
-from holdfast_controller.runs.repository_verdict import REPOSITORY, note_damaged_packs
+from holdfast_controller.runs.repository_verdict import (
+    ONE_AT_A_TIME,
+    REPOSITORY,
+    note_damaged_packs,
+)
 from holdfast_controller.runs.requests import RepairRequest
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.jobs import JobRow, NewJob
@@ -42,8 +46,8 @@ class RepairPoints:
         ]
 
     def new_job(self) -> NewJob:
-        """The job's row."""
-        return NewJob(kind="repair", subject=REPOSITORY)
+        """The job's row: never beside a prune or another repair."""
+        return NewJob(kind="repair", subject=REPOSITORY, excluded_by=ONE_AT_A_TIME)
 
     def __call__(self, job: JobRow) -> JobResult:
         """Ends as failed with code `integrity` when something stays damaged."""

@@ -16,6 +16,10 @@ from holdfast_controller.store.settings import DAMAGED_PACKS, LOSS_FOUND_AT
 
 LOST: Final = "what an incremental would have built on is no longer whole"
 REPOSITORY: Final = "repository"  # the subject of a check of all of it
+ONE_AT_A_TIME: Final = (
+    "prune",
+    "repair",
+)  # kinds of jobs that take objects away, or put others in their place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,8 +21,8 @@ from holdfast_controller.store.database import Database
 class NewJob:
     """A job about to be planned. ``subject``: the VM's name, or what else it works on.
 
-    ``refused``: why it cannot be begun; it is written down beside others, as failed. ``alone``: it is
-    refused while another one of its kind has not ended.
+    ``refused``: why it cannot be begun; it is written down beside others, as failed. ``excluded_by``: it
+    is refused while a job of one of these kinds has not ended.
     """
 
     kind: str
@@ -33,7 +33,7 @@ class NewJob:
     level_asked: str = ""
     transport: str = ""
     refused: ErrorReport | None = None
-    alone: bool = False
+    excluded_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,18 +341,19 @@ def refuse_all_refused(jobs: Sequence[NewJob]) -> None:
 
 
 def _refused_as_second(connection: sqlite3.Connection, job: NewJob) -> NewJob:
-    """The job, refused when its VM has one that has not ended, or when it is to be alone and is not."""
+    """The job, refused when its VM has one that has not ended, or when one that excludes it has not."""
     if job.refused is not None:
         return job
     ends = ",".join("?" * len(ENDED))
-    if job.alone:
+    if job.excluded_by:
+        kinds = ",".join("?" * len(job.excluded_by))
         row = connection.execute(
-            f"SELECT job_id FROM jobs WHERE kind = ? AND state NOT IN ({ends})",  # noqa: S608 - only question marks
-            (job.kind, *sorted(ENDED)),
+            f"SELECT job_id, kind FROM jobs WHERE kind IN ({kinds}) AND state NOT IN ({ends})",  # noqa: S608 - only question marks
+            (*job.excluded_by, *sorted(ENDED)),
         ).fetchone()
         if row is not None:
             locked = Locked(
-                f"another {job.kind} has not ended",
+                f"{'another' if row[1] == job.kind else 'a'} {row[1]} has not ended",
                 job=row[0],
                 advice=f"wait for it with `holdfast job follow {row[0]}`, or cancel it",
             )

@@ -20,30 +20,15 @@ from holdfast_controller.commands.output import Output
 from holdfast_controller.decide.job_state import JobEvent, JobState
 from holdfast_controller.runs.engine import Engine
 from holdfast_controller.runs.reconcile import Orphans, Reconciler
-from holdfast_controller.runs.requests import PruneRequest, Started
+from holdfast_controller.runs.requests import PruneRequest, RepairRequest, Started
 from holdfast_controller.service.follower import RunFollower
 from holdfast_controller.service.point_actions import PointActions
 from holdfast_controller.store.jobs import JobTable, NewJob
-from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
-from holdfast_lab.server import RunningLab, running_lab
+from holdfast_lab.server import RunningLab
 from support.one_process import OneProcess, guest_writes, one_process, one_round
 
 SECONDS = 30.0
 NOW = PruneLimits().grace * 0
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
-    web = MachinePlan(
-        name="web",
-        datastore="nfs1",
-        change_tracking=True,
-        disks=(DiskPlan(size_bytes=1 << 20, content="random", content_bytes=1 << 19, seed=1),),
-    )
-    proxy = MachinePlan(name="proxy", datastore="vmfs1", disks=())
-    plan = InventoryPlan(machines=(web, proxy))
-    with running_lab(tmp_path_factory.mktemp("lab"), inventory=plan) as running:
-        yield running
 
 
 @pytest.fixture
@@ -131,6 +116,9 @@ def test_beside_a_prune_backups_and_holds_go_on_a_second_is_refused_and_cancelli
         assert clock.asked.wait(SECONDS)
         with pytest.raises(Locked, match="another prune has not ended"):
             start(holdfast.engine, dry_run=True)
+        with pytest.raises(Locked, match="a prune has not ended") as refused:
+            holdfast.engine.start_repair(RepairRequest(source_folder="", dry_run=False))
+        assert f"holdfast job follow {first.job_ids[0]}" in refused.value.advice
         beside = holdfast.back_up("web")
         assert beside.state is JobState.DONE
         assert beside.point_id is not None
@@ -156,17 +144,19 @@ def test_beside_a_prune_backups_and_holds_go_on_a_second_is_refused_and_cancelli
     assert (shown.point.held, shown.hold_reason) == (True, "a court asked")
 
 
-def test_a_prune_that_a_crash_cut_off_ends_as_interrupted_and_another_one_may_begin(
-    holdfast: OneProcess,
+@pytest.mark.parametrize("kind", ["prune", "repair"])
+def test_a_prune_or_repair_that_a_crash_cut_off_ends_as_interrupted_and_a_prune_may_begin(
+    holdfast: OneProcess, kind: str
 ) -> None:
     world = holdfast.world
-    prune = NewJob(kind="prune", subject="repository", alone=True)
-    run_id = world.jobs.create_run(kind="prune", request={}, jobs=[prune])
+    cut = NewJob(kind=kind, subject="repository")
+    run_id = world.jobs.create_run(kind=kind, request={}, jobs=[cut])
     (left,) = world.jobs.jobs_of_run(run_id)
     for event in (JobEvent.QUEUE, JobEvent.START, JobEvent.TRANSFER):
         world.jobs.advance(left.job_id, event)
-    world.prunes.begin(at=utc_text(world.clock.now()), job_id=left.job_id)
-    with pytest.raises(Locked):
+    if kind == "prune":
+        world.prunes.begin(at=utc_text(world.clock.now()), job_id=left.job_id)
+    with pytest.raises(Locked, match=f"(a|another) {kind} has not ended"):
         start(holdfast.engine)
     one_round(Reconciler(world, Orphans()))
     assert world.jobs.job(left.job_id).state is JobState.INTERRUPTED

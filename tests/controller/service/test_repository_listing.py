@@ -27,23 +27,8 @@ from holdfast_controller.service.point_actions import PointActions
 from holdfast_controller.service.repository_listing import RepositoryListing
 from holdfast_controller.store.schema import open_database
 from holdfast_controller.store.settings import Settings
-from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
-from holdfast_lab.server import RunningLab, running_lab
+from holdfast_lab.server import RunningLab
 from support.one_process import OneProcess, guest_writes, one_process
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
-    web = MachinePlan(
-        name="web",
-        datastore="nfs1",
-        change_tracking=True,
-        disks=(DiskPlan(size_bytes=1 << 20, content="random", content_bytes=1 << 19, seed=1),),
-    )
-    proxy = MachinePlan(name="proxy", datastore="vmfs1", disks=())
-    plan = InventoryPlan(machines=(web, proxy))
-    with running_lab(tmp_path_factory.mktemp("lab"), inventory=plan) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

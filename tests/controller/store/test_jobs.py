@@ -1,10 +1,12 @@
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from holdfast_common.clock import SystemClock
-from holdfast_common.errors import InvalidTransition, NotFound, Refused
+from holdfast_common.errors import InvalidTransition, Locked, NotFound, Refused
 from holdfast_common.extents import Extent
 from holdfast_common.identity import AgentId, JobId, PointId
 from holdfast_common.job_result import DiskResult, ErrorReport, Warned
@@ -43,6 +45,30 @@ def test_one_vm_has_one_job_at_a_time(table: JobTable) -> None:
     table.advance(job.job_id, JobEvent.END_CANCELLED)
     assert table.create_run(kind="backup", request={}, jobs=[WEB])
     assert len(table.unfinished()) == 1
+
+
+def test_of_jobs_that_exclude_each_other_one_begins_however_they_race(table: JobTable) -> None:
+    kinds = ("prune", "repair")
+    for _ in range(5):
+        together = threading.Barrier(4)
+
+        def begin(kind: str, together: threading.Barrier = together) -> str:
+            together.wait(10)
+            job = NewJob(kind=kind, subject="repository", excluded_by=kinds)
+            try:
+                return table.create_run(kind=kind, request={}, jobs=[job])
+            except Locked as error:
+                return str(error)
+
+        with ThreadPoolExecutor(4) as pool:
+            told = sorted(pool.map(begin, kinds * 2))
+        (job,) = table.unfinished()
+        assert sum("has not ended" in line for line in told) == 3
+        assert f"another {job.kind} has not ended (job={job.job_id})" in told
+        assert sum(line.startswith(f"a {job.kind} has not ended") for line in told) == 2
+        assert table.create_run(kind="backup", request={}, jobs=[WEB])
+        for each in table.unfinished():
+            table.advance(each.job_id, JobEvent.END_CANCELLED)
 
 
 def test_a_job_that_is_refused_holds_up_no_other_and_is_written_down_as_failed(
