@@ -242,6 +242,17 @@ class PreviousLost(ObjectMissing):
     )
 
 
+class PointsMissing(IntegrityError):
+    """Restore points that are known are not in the repository, and nobody forgot them. ``names``: of their manifests."""
+
+    code = "points_missing"
+    default_advice = (
+        "put them back (`holdfast repo repair --from COPY` takes them from a copy), or let them go with"
+        " `holdfast repo forget POINT`; `holdfast check` tells what else is gone"
+    )
+    names: tuple[str, ...] = ()
+
+
 class PointVoided(IntegrityError):
     """A restore point was published after its writer's epoch had been closed; it never counted."""
 

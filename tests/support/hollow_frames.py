@@ -76,6 +76,7 @@ def hollow_out(repository: Repository, pruner: Pruner) -> int:
         keys.common,
         writers,
         needed=find_needed(store, keys).chunks,
+        needed_indexes=frozenset(),
         doomed=frozenset(),
         dead_share_min=0.0,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -38,7 +39,12 @@ class Pruner:
         return cls(repository, signing_key)
 
     def round(
-        self, *, store: ObjectStore | None = None, limits: PruneLimits = LIMITS, **changes: object
+        self,
+        *,
+        store: ObjectStore | None = None,
+        limits: PruneLimits = LIMITS,
+        expected: Collection[str] = (),
+        **changes: object,
     ) -> PruneReport:
         return prune(
             store if store is not None else self.repository.store,
@@ -47,6 +53,7 @@ class Pruner:
             clock=self.repository.clock,
             limits=replace(limits, **changes),  # type: ignore[arg-type]  # fields of the limits
             last_seen=self.repository.clock.now(),
+            expected_points=expected,
             randomness=self.repository.randomness,
         )
 

@@ -94,6 +94,14 @@ class Fences:
         return True
 
 
+def newest_number(store: ObjectStore) -> int:
+    """The highest epoch that any fence closes, usable or not; 0: none. Raises: RepositoryFailed.
+
+    A number below it may be free again, its fence deleted: that one is free says nothing.
+    """
+    return max((numbered(info.name) for info in store.list("fences/")), default=0)
+
+
 def tombstoned_packs(fences: Fences) -> frozenset[bytes]:
     """Digests of the packs that a writer of the current epoch must not take anything from."""
     if fences.newest is None:

@@ -30,10 +30,11 @@ class PointName:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetPlan:
-    """``kept``: asked for, but not to be forgotten now, with the reason."""
+    """``kept``: asked for, but not to be forgotten now, with the reason. ``gone``: not there any more."""
 
     forgotten: tuple[PointName, ...]
     kept: tuple[tuple[PointName, str], ...]
+    gone: tuple[PointName, ...] = ()
 
 
 def plan_forget(

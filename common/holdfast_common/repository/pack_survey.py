@@ -1,7 +1,9 @@
 """What lies in every pack, and how much of it is needed.
 
 The index says it cheaply; where it says that a pack is dead, or worth repacking, the pack's own footers
-have the last word, because an index is any writer's claim about anybody's packs.
+have the last word, because an index is any writer's claim about anybody's packs. While an index object
+cannot be used, packs that no other names count as if one did: the copy elsewhere, which an index claims, may
+be rotten, and this one be what a point stands on.
 """
 
 from __future__ import annotations
@@ -13,10 +15,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from blake3 import blake3
 
-from holdfast_common.errors import FormatError, IntegrityError, ObjectMissing
+from holdfast_common.errors import FormatError, IntegrityError, RevokedWriter
 from holdfast_common.repository.index import Array, IndexSegment, decoded_segment, id_prefix
 from holdfast_common.repository.key_sets import ReaderKeys
-from holdfast_common.repository.layout import METADATA_BYTES_MAX, ObjectKind, index_name, pack_name
+from holdfast_common.repository.layout import (
+    METADATA_BYTES_MAX,
+    ObjectKind,
+    aside_name,
+    index_name,
+    pack_name,
+)
 from holdfast_common.repository.live_chunks import Prefixes, are_needed
 from holdfast_common.repository.object_store import ObjectStore, get_range
 from holdfast_common.repository.pack import PackBlob, PackContents, read_contents
@@ -74,6 +82,7 @@ class PackSurvey:
 
     packs: dict[bytes, PackFact] = field(default_factory=dict)
     indexes: list[IndexFact] = field(default_factory=list)
+    # objects that cannot be read or are gone although a point names them, and that no repair dealt with
     refused_indexes: list[str] = field(default_factory=list)
     contents: dict[bytes, PackContents] = field(default_factory=dict)
     origin_packs: dict[bytes, set[bytes]] = field(default_factory=dict)
@@ -91,12 +100,14 @@ def survey_packs(
     writers: WriterList,
     *,
     needed: Prefixes,
+    needed_indexes: frozenset[bytes],
     doomed: frozenset[bytes],
     dead_share_min: float,
     check: Callable[[], None] = lambda: None,
 ) -> PackSurvey:
     """Read all index objects, and the footers of the packs that may be dead or repacked.
 
+    ``needed_indexes``: that points name; those that are gone, with none in their place, are told as refused.
     ``doomed``: packs that the newest fence calls dead; what lies elsewhere too is not needed from them.
     Raises: RepositoryFailed.
     """
@@ -108,11 +119,11 @@ def survey_packs(
         try:
             data = store.get(info.name, length_max=METADATA_BYTES_MAX)
             reading.add(*_opened(data, info.name, keys, writers), length=len(data))
-        except ObjectMissing:
-            continue
         except (IntegrityError, FormatError) as error:
             log.warning("index object refused", extra={"object": info.name, "reason": str(error)})
-            survey.refused_indexes.append(info.name)
+            if not isinstance(error, RevokedWriter):  # it never counts, unless a point needs it
+                survey.refused_indexes.append(info.name)
+    survey.refused_indexes += _lost_indexes(store, survey, needed_indexes)
     for digest, length in present.items():
         fact = survey.packs.get(digest)
         if fact is None or fact.dead_share >= dead_share_min or digest in doomed:
@@ -134,6 +145,13 @@ def _opened(
     merged = len(segment.supersedes) > 0 or segment.writers != (found.signer,)
     writers.check(found, role=ROLE_PRUNE if merged else ROLE_WRITE)
     return found.header.object_id, segment
+
+
+def _lost_indexes(store: ObjectStore, survey: PackSurvey, needed: frozenset[bytes]) -> list[str]:
+    """Names of those that points name and that nothing stands for; a repair's note says that one is not missed."""
+    standing = {each for fact in survey.indexes for each in (fact.object_id, *fact.supersedes)}
+    names = {index_name(each) for each in needed - standing} - set(survey.refused_indexes)
+    return sorted(name for name in names if store.head(aside_name(name)) is None)
 
 
 class _IndexReading:
@@ -217,7 +235,8 @@ def _weigh(survey: PackSurvey, needed: Prefixes, *, doomed: frozenset[bytes], fo
 
     Of copies of the same ciphertext one is enough: the one in the pack that is to stay. Other copies of a
     chunk count as well, since nobody here can tell whether two writers meant the same by one id. A pack in no
-    index is what an attempt left that never finished; it counts only for what nobody else has.
+    index is what an attempt left that never finished; it counts only for what nobody else has, unless an
+    index object cannot be used: then it may be the one that named it.
     """
     holders: dict[BlobKey, list[bytes]] = {}
     for digest, contents in survey.contents.items():
@@ -228,10 +247,11 @@ def _weigh(survey: PackSurvey, needed: Prefixes, *, doomed: frozenset[bytes], fo
     for digest in sorted(survey.contents, key=lambda each: order[each]):
         contents = survey.contents[digest]
         indexed = digest in survey.packs
+        counts = indexed or bool(survey.refused_indexes)
         alive = are_needed(needed, _prefixes(contents))
         chosen, copied = [], []
         for blob, is_alive in zip(contents.blobs, alive, strict=True):
-            if not is_alive or not (indexed or id_prefix(blob.chunk_id) in lacking):
+            if not is_alive or not (counts or id_prefix(blob.chunk_id) in lacking):
                 continue
             best = min(holders[_key(contents, blob)], key=lambda each: order[each])
             if best == digest:

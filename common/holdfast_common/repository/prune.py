@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
@@ -18,8 +18,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from holdfast_common.clock import Clock, utc_text
 from holdfast_common.errors import (
     IntegrityError,
-    Locked,
-    ObjectExists,
     ObjectMissing,
     RepositoryFull,
 )
@@ -28,7 +26,6 @@ from holdfast_common.repository.fence import (
     Fences,
     confirm_newest,
     load_fences,
-    store_fence,
     tombstoned_packs,
 )
 from holdfast_common.repository.index_merge import merge_while_many
@@ -52,12 +49,21 @@ from holdfast_common.repository.prune_plan import (
     waiting,
 )
 from holdfast_common.repository.prune_progress import DELETING, SURVEYING, PruneProgress, Tell
-from holdfast_common.repository.prune_refusals import refuse_doubtful_clock, refuse_unread
+from holdfast_common.repository.prune_refusals import (
+    refuse_doubtful_clock,
+    refuse_missing,
+    refuse_unread,
+)
 from holdfast_common.repository.prune_report import DEFAULT_LIMITS, PruneLimits, PruneReport
-from holdfast_common.repository.prune_writing import copy_needed, rewrite_indexes
+from holdfast_common.repository.prune_writing import (
+    check_newest,
+    copy_needed,
+    publish_fence,
+    rewrite_indexes,
+)
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
 from holdfast_common.repository.repair_staging import remove_finished_replacements
-from holdfast_common.repository.reserve import give_back_reserve, keep_reserve
+from holdfast_common.repository.reserve import keep_reserve
 from holdfast_common.repository.storage_time import storage_time, stored_at
 from holdfast_common.repository.writers import WriterList, load_writers
 
@@ -78,15 +84,18 @@ def prune(
     clock: Clock,
     limits: PruneLimits = DEFAULT_LIMITS,
     last_seen: datetime | None = None,
+    expected_points: Collection[str] = (),
     check: Callable[[], None] = lambda: None,
     tell: Tell = lambda _: None,
     randomness: Randomness = SYSTEM_RANDOMNESS,
 ) -> PruneReport:
     """One round. ``signing_key``: listed in the role `prune`. ``last_seen``: the youngest time known before.
 
+    ``expected_points``: names of the manifests that a catalogue knows, read before; a repository cannot tell by
+    itself that one was taken away. A caller without a catalogue has none: then a missing manifest is a forgotten one.
     ``check``: called often; raises when the work is to stop, which is safe at any time. ``tell``: how far it is.
-    Raises: Refused (the clock), IntegrityError (what is needed is not known), Locked (another one prunes),
-    RepositoryFull, RepositoryFailed.
+    Raises: Refused (the clock), PointsMissing, IntegrityError (what is needed is not known), Locked (another one
+    prunes), RepositoryFull, RepositoryFailed.
     """
     return _Round(
         store=store,
@@ -94,6 +103,7 @@ def prune(
         signing_key=signing_key,
         clock=clock,
         limits=limits,
+        expected_points=frozenset(expected_points),
         outer_check=check,
         tell=tell,
         randomness=randomness,
@@ -109,6 +119,7 @@ class _Round:
     signing_key: Ed25519PrivateKey
     clock: Clock
     limits: PruneLimits
+    expected_points: frozenset[str]
     outer_check: Callable[[], None]
     tell: Tell
     randomness: Randomness
@@ -135,6 +146,8 @@ class _Round:
             refuse_doubtful_clock(
                 fences, leases, now=self.now, storage_now=self.storage_now, last_seen=last_seen
             )
+        there = {info.name for info in store.list("points/")}
+        gone = refuse_missing(self.expected_points, there, fences)
         if not self.limits.dry_run:
             remove_finished_replacements(store)
             # what is contained in another one is dead in the plan below
@@ -166,6 +179,7 @@ class _Round:
             self.report,
             deleted=len(self.deleted),
             deleted_bytes=self.deleted_bytes,
+            void_points=tuple(sorted(gone | (self.expected_points & set(self.deleted)))),
             names=tuple(self.deleted),
         )
 
@@ -193,6 +207,8 @@ class _Round:
                 problems=len(needed.problems),
                 advice="run `holdfast check`; repair what it names, or delete those points",
             )
+        # once more: this listing is the one that decides what counts
+        refuse_missing(self.expected_points, {*needed.census, *needed.void}, fences)
         if fences.newest_problem:  # what it called dead is not known: two new ones begin anew
             if not self.limits.dry_run:
                 self._publish(fences, needed, [])
@@ -203,6 +219,7 @@ class _Round:
             self.keys,
             writers,
             needed=needed.chunks,
+            needed_indexes=needed.indexes,
             doomed=tombstoned_packs(fences),
             dead_share_min=DEAD_SHARE_MIN,
             check=self._check,
@@ -210,7 +227,10 @@ class _Round:
         found = self._found(needed, survey, writers)
         plan = plan_packs(found, moved_bytes_max=self.limits.moved_bytes_max)
         self.report = replace(
-            self.report, missing_chunks=survey.missing_chunks, kept_for_later=plan.kept_for_later
+            self.report,
+            missing_chunks=survey.missing_chunks,
+            kept_for_later=plan.kept_for_later,
+            refused_indexes=tuple(survey.refused_indexes),
         )
         if self.limits.dry_run:
             self._tell_plan(found, plan, fences)
@@ -226,6 +246,7 @@ class _Round:
         return FoundObjects(
             packs=survey.packs,
             missing_chunks=survey.missing_chunks,
+            refused_indexes=survey.refused_indexes,
             indexes=survey.indexes,
             needed_indexes=needed.indexes,
             maps={n: size for n, size in self.existing.items() if n.startswith("maps/")},
@@ -284,14 +305,14 @@ class _Round:
             decided_epoch=epoch - 1,
             first_kept=max(1, epoch - FENCES_KEPT + 1),
         )
-        try:
-            self._put(fence)
-        except ObjectExists as error:
-            if (
-                self.report.was_full
-            ):  # it is this round's own, put by a call that was told of no room
-                raise RepositoryFull("the repository has no room left", epoch=epoch) from error
-            raise Locked("another one prunes this repository", epoch=epoch) from error
+        was_full = publish_fence(
+            self.store,
+            fence,
+            keys=self.keys,
+            signing_key=self.signing_key,
+            randomness=self.randomness,
+        )
+        self.report = replace(self.report, was_full=self.report.was_full or was_full)
         before = set(fences.newest.tombstones if fences.newest is not None else ())
         fresh = [name for name in dead if name not in before]
         self.report = replace(
@@ -306,23 +327,6 @@ class _Round:
                 with contextlib.suppress(ObjectMissing):
                     self.store.delete(info.name)
 
-    def _put(self, fence: Fence) -> None:
-        """Into the room that is kept for it, if there is no other."""
-        while True:
-            try:
-                store_fence(
-                    self.store,
-                    fence,
-                    keys=self.keys,
-                    signing_key=self.signing_key,
-                    randomness=self.randomness,
-                )
-                return
-            except RepositoryFull:
-                self.report = replace(self.report, was_full=True)
-                if not give_back_reserve(self.store):
-                    raise
-
     def _delete(self, fences: Fences) -> None:
         """What the two newest fences call dead. None of it can ever be needed again."""
         newest = fences.newest
@@ -335,16 +339,12 @@ class _Round:
         for number, name in enumerate(names):
             self._check()
             if number % _LOOK_EVERY == 0:
-                self._check_newest(newest.closed_epoch)
+                check_newest(self.store, newest.closed_epoch)
             self.tell(PruneProgress(step=DELETING, done=number, total=len(names)))
             with contextlib.suppress(ObjectMissing):
                 self.store.delete(name)
             self.deleted.append(name)
             self.deleted_bytes += self.existing.pop(name)
-
-    def _check_newest(self, epoch: int) -> None:
-        if self.store.head(fence_name(epoch + 1)) is not None:
-            raise Locked("another one prunes this repository", epoch=epoch + 1)
 
     def _delete_litter(self, leases: tuple[AnnouncedWriter, ...]) -> None:
         for name in litter(leases, now=self.now, storage_now=self.storage_now):

@@ -98,6 +98,7 @@ class FoundObjects:
 
     packs: Mapping[bytes, PackFact]
     missing_chunks: int
+    refused_indexes: Sequence[str]  # what only they name may look as if nobody needed it
     indexes: Sequence[IndexFact]
     needed_indexes: frozenset[bytes]  # that points name: themselves, or merged ones with them
     maps: Mapping[str, int]
@@ -131,8 +132,13 @@ def plan_packs(found: FoundObjects, *, moved_bytes_max: int) -> PackPlan:
         digest
         for digest, fact in found.packs.items()
         if (not fact.problem and not fact.needed_bytes)
-        # what cannot be read may hold what is missing
-        or (fact.problem and not fact.is_indexed and not found.missing_chunks)
+        # what cannot be read may hold what is missing, or what only a refused index names
+        or (
+            fact.problem
+            and not fact.is_indexed
+            and not found.missing_chunks
+            and not found.refused_indexes
+        )
     }
     candidates = sorted(
         (

@@ -1,15 +1,40 @@
-"""When a prune does not even begin: nothing is deleted by a doubtful clock, or beside a fence that nobody can read."""
+"""When a prune does not begin: a clock in doubt, a fence that nobody can read, points that are missing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
+from typing import Final
 
 from holdfast_common.clock import parse_utc, utc_text
-from holdfast_common.errors import Refused, RepositoryFailed
+from holdfast_common.errors import PointsMissing, Refused, RepositoryFailed
 from holdfast_common.repository.fence import Fences
 from holdfast_common.repository.lease_survey import AnnouncedWriter
 from holdfast_common.repository.prune_plan import ClockFacts, clock_problem
+
+_TOLD_MAX: Final = 10  # names in the message; the error has all of them
+
+
+def refuse_missing(expected: Collection[str], there: Collection[str], fences: Fences) -> set[str]:
+    """Compare the manifests that must be there with those that are.
+
+    One that the next census does not have never counts again, also when it is put back. So what was not
+    forgotten must be there, readable or not. The expected ones that a fence called dead, which only those are
+    that never counted: they may be gone. Raises: PointsMissing.
+    """
+    dead = {name for fence in fences.by_epoch.values() for name in fence.tombstones}
+    gone = set(expected) - set(there)
+    missing = sorted(gone - dead)
+    if missing:
+        more = len(missing) - _TOLD_MAX
+        error = PointsMissing(
+            "restore points are missing that the catalogue knows, so nothing is deleted",
+            points=len(missing),
+            names=" ".join(missing[:_TOLD_MAX]) + (f" and {more} more" if more > 0 else ""),
+        )
+        error.names = tuple(missing)
+        raise error
+    return gone
 
 
 def refuse_unread(fences: Fences) -> None:

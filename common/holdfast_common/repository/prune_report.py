@@ -44,4 +44,6 @@ class PruneReport:
     out_of_time: bool = False
     was_full: bool = False  # nothing could be moved: the next round may
     missing_chunks: int = 0  # that points need and that are nowhere: run a check
+    refused_indexes: tuple[str, ...] = ()  # index objects that cannot be used: see `PackSurvey`
+    void_points: tuple[str, ...] = ()  # expected manifests that never counted, and are gone
     names: tuple[str, ...] = ()  # of what was deleted; a dry run's: of what is dead

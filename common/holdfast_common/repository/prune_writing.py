@@ -1,15 +1,23 @@
-"""What a prune writes before its fence: new packs with what is needed of old ones, and indexes without these."""
+"""What a prune writes: new packs with what is needed of old ones, indexes without these, and then the fence."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from holdfast_common.errors import Locked, ObjectExists, ObjectMissing, RepositoryFull
+from holdfast_common.repository.fence import Fence, newest_number, store_fence
 from holdfast_common.repository.index import decoded_segment
 from holdfast_common.repository.index_rewrite import OpenIndex, index_of_packs, rewritten_index
 from holdfast_common.repository.key_sets import ReaderKeys
-from holdfast_common.repository.layout import METADATA_BYTES_MAX, ObjectKind, index_name
+from holdfast_common.repository.layout import (
+    METADATA_BYTES_MAX,
+    ObjectKind,
+    fence_name,
+    index_name,
+)
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.pack import PackContents
 from holdfast_common.repository.pack_survey import IndexFact, PackSurvey
@@ -17,6 +25,7 @@ from holdfast_common.repository.prune_plan import IndexPlan, PackPlan
 from holdfast_common.repository.prune_progress import MOVING, PruneProgress, Tell
 from holdfast_common.repository.randomness import Randomness
 from holdfast_common.repository.repack import Repacked, repack
+from holdfast_common.repository.reserve import give_back_reserve
 from holdfast_common.repository.sealed_object import ObjectHeader
 
 
@@ -75,6 +84,48 @@ def rewrite_indexes(
         store.put(index_name(ObjectHeader.decode(data).object_id), data)
         done += [fact.object_id for fact in group]
     return done
+
+
+def publish_fence(
+    store: ObjectStore,
+    fence: Fence,
+    *,
+    keys: ReaderKeys,
+    signing_key: Ed25519PrivateKey,
+    randomness: Randomness,
+) -> bool:
+    """Put it, into the room that is kept for it if there is no other; whether that was needed.
+
+    Raises: Locked when another one prunes, RepositoryFull, RepositoryFailed.
+    """
+    epoch = fence.closed_epoch
+    was_full = False
+    while True:
+        try:
+            store_fence(store, fence, keys=keys, signing_key=signing_key, randomness=randomness)
+            break
+        except RepositoryFull:
+            was_full = True
+            if not give_back_reserve(store):
+                raise
+        except ObjectExists as error:
+            if was_full:  # it is this round's own, put by a call that was told of no room
+                raise RepositoryFull("the repository has no room left", epoch=epoch) from error
+            raise Locked("another one prunes this repository", epoch=epoch) from error
+    try:
+        check_newest(store, epoch)
+    except Locked:  # the number was free again: what this round decided is long out of date
+        with contextlib.suppress(ObjectMissing):
+            store.delete(fence_name(epoch))
+        raise
+    return was_full
+
+
+def check_newest(store: ObjectStore, epoch: int) -> None:
+    """That no later fence is there than this round's. Raises: Locked, RepositoryFailed."""
+    newest = newest_number(store)
+    if newest > epoch:
+        raise Locked("another one prunes this repository", epoch=newest)
 
 
 def _opened(store: ObjectStore, fact: IndexFact, keys: ReaderKeys) -> OpenIndex:

@@ -28,6 +28,10 @@ from holdfast_controller.store.jobs import JobRow, NewJob
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 0.5  # how soon it is seen that the job is to stop
+TOLD_MAX: Final = 50  # index objects by name, in one round's lines and warnings
+REFUSED_ADVICE: Final = (
+    "packs that may be named only there are kept: run `holdfast check`, then `holdfast repo repair`"
+)
 NOTE_SECONDS: Final = 60.0  # how often a step that is not counted in bytes is told
 
 
@@ -123,6 +127,9 @@ def prune_lines(report: PruneReport, *, dry_run: bool) -> list[str]:
     ]
     if report.kept_for_later:
         lines.append(f"{report.kept_for_later} packs wait for a later round")
+    if report.refused_indexes:
+        lines += _refused_lines(report)
+        lines.append(REFUSED_ADVICE)
     if report.waiting is not None and report.waiting.until is not None:
         lines.append(f"waiting for the grace time, until {utc_text(report.waiting.until)[:19]}Z")
     if report.waiting is not None and report.waiting.writers:
@@ -140,11 +147,24 @@ def prune_lines(report: PruneReport, *, dry_run: bool) -> list[str]:
     return lines
 
 
+def _refused_lines(report: PruneReport) -> list[str]:
+    more = len(report.refused_indexes) - TOLD_MAX
+    return [
+        *(f"{name} is missing or cannot be used" for name in report.refused_indexes[:TOLD_MAX]),
+        *([f"and {more} more index objects"] if more > 0 else []),
+    ]
+
+
 def _warnings(report: PruneReport) -> tuple[Warned, ...]:
-    if not report.missing_chunks:
-        return ()
-    message = f"{report.missing_chunks} chunks that points need are missing: run `holdfast check`"
-    return (Warned(code="missing", message=message),)
+    found = [
+        Warned(code="index", message=f"{line}; {REFUSED_ADVICE}") for line in _refused_lines(report)
+    ]
+    if report.missing_chunks:
+        message = (
+            f"{report.missing_chunks} chunks that points need are missing: run `holdfast check`"
+        )
+        found.append(Warned(code="missing", message=message))
+    return tuple(found)
 
 
 def _text(progress: PruneProgress) -> str:

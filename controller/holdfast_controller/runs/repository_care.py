@@ -1,16 +1,16 @@
 """What the controller does with its repository itself: prune, forget, hold, and make the catalogue anew.
 
 Two do not prune at once, and nothing is forgotten meanwhile: whether a point may go depends on the newest
-fence. Points can be held at any time. Everything that deletes is in the audit trail, and a round in the table
-of rounds, before it happens.
+fence. (A repair is an agent's work: the table of jobs keeps it apart from prunes.) Points can be held at any
+time. Everything that deletes is in the audit trail, and a round in the table of rounds, before it happens.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -22,11 +22,21 @@ from holdfast_common.errors import (
     Locked,
     NotFound,
     ObjectMissing,
+    PointsMissing,
+    PointVoided,
+    RevokedWriter,
 )
 from holdfast_common.identity import JobId, LineageId, PointId
+from holdfast_common.repository.derivation import lineage_tag
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.fence import load_fences
-from holdfast_common.repository.forget import ForgetPlan, PointName, forget_point, plan_forget
+from holdfast_common.repository.forget import (
+    HELD,
+    ForgetPlan,
+    PointName,
+    forget_point,
+    plan_forget,
+)
 from holdfast_common.repository.holds import (
     Hold,
     held_points,
@@ -34,7 +44,7 @@ from holdfast_common.repository.holds import (
     read_hold,
     unhold_point,
 )
-from holdfast_common.repository.layout import hold_name
+from holdfast_common.repository.layout import hold_name, manifest_name
 from holdfast_common.repository.manifest_record import point_record
 from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.repository.points import Point, PointList, list_points
@@ -45,6 +55,7 @@ from holdfast_controller.runs.world import World
 from holdfast_controller.store.catalogue import PointRow
 from holdfast_controller.store.prunes import PruneEnd, PruneTable
 
+UNREAD: Final = "its manifest is there and cannot be used: repair the repository first"
 HELD_ANSWER_SECONDS: Final = 5.0  # points are listed all the same
 
 
@@ -85,11 +96,12 @@ class RepositoryCare:
     ) -> PruneReport:
         """One round, or what it would do. ``told``: the same for people, as it is kept.
 
-        Raises: as `repository.prune.prune`; Locked.
+        Points that the catalogue knows must be there. Raises: as `repository.prune.prune`; Locked.
         """
         world = self._world
         with self._alone(self._pruning) as store:
             seen = self._last_seen()
+            known = self._known_points()
             if not limits.dry_run:
                 self._audit(actor, "prune", result="begins")
             prune_id = self._prunes.begin(
@@ -104,10 +116,19 @@ class RepositoryCare:
                     clock=world.clock,
                     limits=limits,
                     last_seen=seen,
+                    expected_points=known.keys(),
                     check=watch.check,
                     tell=watch.tell,
                 )
                 end = PruneEnd(counts=counts_of(report), plan=told(report), names=report.names)
+                for name in report.void_points:
+                    self._audit(
+                        actor, "drop a void point", what=known[name].point_id, result="done"
+                    )
+                    world.catalogue.remove(known[name].point_id)
+            except PointsMissing as error:
+                end = _missing_end(error, known)
+                raise
             except HoldfastError as error:
                 end = PruneEnd(counts={}, problem=error.line())
                 raise
@@ -116,23 +137,35 @@ class RepositoryCare:
             return report
 
     def forget(self, point_ids: Sequence[PointId], *, actor: str, dry_run: bool) -> ForgetPlan:
-        """Remove the manifests of these points, but those that are held or too young. Raises: NotFound."""
+        """Remove the manifests of these points, but those that are held or too young.
+
+        A point that is not in the repository any more is dropped from the catalogue.
+        """
         world = self._world
         with self._alone(self._pruning, self._changing) as store:
             keys = world.keeper.keys()
-            found = {point.point_id: point for point in list_points(store, keys).points}
-            chosen = []
-            for point_id in point_ids:
-                if point_id in found:
-                    point = found[point_id]
-                    chosen.append(PointName(name=point.name, digest=point.digest))
-                elif not dry_run:
-                    world.catalogue.remove(point_id)  # an earlier order ended between the two
+            listed = list_points(store, keys)
+            found = {point.point_id: point for point in listed.points}
+            chosen = [
+                PointName(name=found[each].name, digest=found[each].digest)
+                for each in point_ids
+                if each in found
+            ]
             fences = load_fences(store, keys.common, keys.writers(store))
-            plan = plan_forget(chosen, held=held_points(store), fences=fences)
+            held = held_points(store)
+            known = self._known_points()
+            asked = set(point_ids) - found.keys()
+            lost = [name for name, row in known.items() if row.point_id in asked]
+            plan = _with_lost(
+                plan_forget(chosen, held=held, fences=fences), lost, listed=listed, held=held
+            )
             if dry_run:
                 return plan
-            ids = {point.name: point.point_id for point in found.values()}
+            ids = {name: row.point_id for name, row in known.items()}
+            ids |= {point.name: point.point_id for point in found.values()}
+            for item in plan.gone:
+                self._audit(actor, "forget a point", what=ids[item.name], result="it was not there")
+                world.catalogue.remove(ids[item.name])
             for item in plan.forgotten:
                 self._audit(actor, "forget a point", what=ids[item.name], result="begins")
                 forget_point(store, item)
@@ -230,6 +263,16 @@ class RepositoryCare:
                 return point
         raise NotFound("the point is not in the repository", point=point_id)
 
+    def _known_points(self) -> dict[str, PointRow]:
+        """Every point of this repository that the catalogue has, by the name of its manifest."""
+        repository_id = self._world.keeper.repository_id
+        id_key = self._world.keeper.keys().common.id_key
+        return {
+            manifest_name(lineage_tag(id_key, row.lineage_id), row.job_id): row
+            for row in self._world.catalogue.points()
+            if row.repository_id == repository_id
+        }
+
     @contextmanager
     def _alone(self, *locks: threading.Lock) -> Iterator[DirectoryStore]:
         with ExitStack() as stack:
@@ -262,6 +305,39 @@ class RepositoryCare:
         )
 
 
+def _with_lost(
+    plan: ForgetPlan, lost: Sequence[str], *, listed: PointList, held: Collection[str]
+) -> ForgetPlan:
+    """The plan, and points without a usable manifest: what is not there, or never counts, is only dropped."""
+    void = (PointVoided.code, RevokedWriter.code)
+    unread = {item.name for item in listed.unusable if item.code not in void}
+    unread |= set(listed.unopened)
+    kept, gone = [], []
+    for name in lost:
+        point = PointName(name=name, digest=b"")
+        if name in held:
+            kept.append((point, HELD))
+        elif name in unread:
+            kept.append((point, UNREAD))
+        else:
+            gone.append(point)
+    return replace(plan, kept=(*plan.kept, *kept), gone=tuple(gone))
+
+
+def _missing_end(error: PointsMissing, known: Mapping[str, PointRow]) -> PruneEnd:
+    """Which points they are, for people and for programs."""
+    rows = [known[name] for name in error.names]
+    return PruneEnd(
+        counts={"missing_points": len(rows)},
+        plan=[
+            f"missing: point {row.point_id} of {row.vm_name}, taken {row.created_at[:19]}"
+            for row in rows
+        ],
+        names=error.names,
+        problem=error.line(),
+    )
+
+
 def counts_of(report: PruneReport) -> dict[str, int]:
     """A round's figures, as they are kept and shown."""
     return {
@@ -274,4 +350,5 @@ def counts_of(report: PruneReport) -> dict[str, int]:
         "kept_for_later": report.kept_for_later,
         "fence": report.fence,
         "missing_chunks": report.missing_chunks,
+        "refused_indexes": len(report.refused_indexes),
     }

@@ -56,13 +56,22 @@ class RepositoryActions:
         for item in plan.forgotten:
             row = by_id[PointId(item.name.rpartition("/")[2])]
             lines.append(f"forget {row.point_id} of {row.vm_name}, taken {row.created_at[:19]}")
+        for item in plan.gone:
+            row = by_id[PointId(item.name.rpartition("/")[2])]
+            lines.append(
+                f"forget {row.point_id} of {row.vm_name}, taken {row.created_at[:19]}:"
+                " it is not in the repository, and only the catalogue drops it"
+            )
         for item, reason in plan.kept:
             lines.append(f"keep {item.name.rpartition('/')[2]}: {reason}")
         return operator_pb2.RepositoryChange(
             plan=lines,
             done=not request.dry_run,
-            counts={"forgotten": len(plan.forgotten), "kept": len(plan.kept)},
-            names=[item.name.rpartition("/")[2] for item in plan.forgotten],
+            counts={
+                "forgotten": len(plan.forgotten) + len(plan.gone),
+                "kept": len(plan.kept),
+            },
+            names=[item.name.rpartition("/")[2] for item in (*plan.forgotten, *plan.gone)],
         )
 
     def rebuild(self, request: operator_pb2.RebuildRequest) -> operator_pb2.RepositoryChange:

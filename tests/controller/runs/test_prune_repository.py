@@ -13,16 +13,18 @@ from holdfast_common.clock import SystemClock, utc_text
 from holdfast_common.errors import Locked, StoreFailed
 from holdfast_common.identity import PointId
 from holdfast_common.repository.prune_progress import DELETING, MARKING
-from holdfast_common.repository.prune_report import PruneLimits
+from holdfast_common.repository.prune_report import PruneLimits, PruneReport
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.commands import following
 from holdfast_controller.commands.output import Output
 from holdfast_controller.decide.job_state import JobEvent, JobState
 from holdfast_controller.runs.engine import Engine
+from holdfast_controller.runs.prune_repository import TOLD_MAX, prune_lines
 from holdfast_controller.runs.reconcile import Orphans, Reconciler
 from holdfast_controller.runs.requests import PruneRequest, RepairRequest, Started
 from holdfast_controller.service.follower import RunFollower
 from holdfast_controller.service.point_actions import PointActions
+from holdfast_controller.service.repository_actions import RepositoryActions
 from holdfast_controller.store.jobs import JobTable, NewJob
 from holdfast_lab.server import RunningLab
 from support.one_process import OneProcess, guest_writes, one_process, one_round
@@ -161,6 +163,84 @@ def test_a_prune_or_repair_that_a_crash_cut_off_ends_as_interrupted_and_a_prune_
     one_round(Reconciler(world, Orphans()))
     assert world.jobs.job(left.job_id).state is JobState.INTERRUPTED
     assert holdfast.ended(start(holdfast.engine)).error is None
+
+
+def test_a_point_that_is_missing_stops_a_prune_until_it_is_back_or_somebody_lets_it_go(
+    holdfast: OneProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = holdfast.world
+    point_id = holdfast.back_up("web").point_id
+    assert point_id is not None
+    (manifest,) = (each for each in (holdfast.folder / "repository" / "points").rglob(point_id))
+    name = str(manifest.relative_to(holdfast.folder / "repository"))
+    taken = manifest.rename(holdfast.folder / "taken")
+    for dry_run in (True, False):
+        job = holdfast.ended(start(holdfast.engine, dry_run=dry_run))
+        assert job.error is not None
+        assert (job.error.code, job.error.exit_status) == ("points_missing", 13)
+        events = RunFollower(world.jobs, world.prunes, job.run_id).next_events()
+        (finished,) = (each.finished for each in events if each.WhichOneof("event") == "finished")
+        assert list(finished.change.names) == [name]
+        assert finished.change.counts["missing_points"] == 1
+        assert not finished.change.done
+        following.show_finished(finished, Output(as_json=False))
+        told = capsys.readouterr()
+        assert f"missing: point {point_id} of web, taken " in told.out
+        assert "holdfast repo forget" in told.err
+    taken.rename(manifest)
+    assert holdfast.ended(start(holdfast.engine)).error is None
+    manifest.unlink()
+    actions = RepositoryActions(world, holdfast.engine)
+    planned = actions.forget(operator_pb2.ForgetRequest(point_ids=[point_id], dry_run=True))
+    assert list(planned.names) == [point_id]
+    assert "it is not in the repository" in planned.plan[0]
+    assert world.catalogue.points(), "that was a dry run"
+    assert actions.forget(operator_pb2.ForgetRequest(point_ids=[point_id])).done
+    assert not world.catalogue.points()
+    assert holdfast.ended(start(holdfast.engine)).error is None
+
+
+def test_a_manifest_that_cannot_be_read_is_not_forgotten_as_a_missing_one(
+    holdfast: OneProcess,
+) -> None:
+    point_id = holdfast.back_up("web").point_id
+    assert point_id is not None
+    (manifest,) = (each for each in (holdfast.folder / "repository" / "points").rglob(point_id))
+    manifest.chmod(0o600)
+    manifest.write_bytes(manifest.read_bytes()[:-100] + bytes(100))
+    actions = RepositoryActions(holdfast.world, holdfast.engine)
+    kept = actions.forget(operator_pb2.ForgetRequest(point_ids=[point_id]))
+    assert (list(kept.names), kept.counts["kept"]) == ([], 1)
+    assert "repair the repository first" in kept.plan[0]
+    assert manifest.exists()
+    assert holdfast.world.catalogue.points()
+
+
+def test_an_index_object_that_cannot_be_used_is_named_in_what_a_prune_tells(
+    holdfast: OneProcess, lab: RunningLab
+) -> None:
+    forgotten_point(holdfast, lab)
+    index = min((holdfast.folder / "repository" / "index").rglob("*"))
+    index.chmod(0o600)
+    index.write_bytes(index.read_bytes()[:-100] + bytes(100))
+    name = str(index.relative_to(holdfast.folder / "repository"))
+    for dry_run in (True, False):
+        job = holdfast.ended(start(holdfast.engine, dry_run=dry_run))
+        row = holdfast.world.prunes.of_job(job.job_id)
+        assert job.error is None
+        assert row is not None
+        assert f"{name} is missing or cannot be used" in row.plan
+        assert row.counts["refused_indexes"] == 1
+        (warned,) = (each for each in job.warnings if each.code == "index")
+        assert warned.message.startswith(name)
+        assert "`holdfast repo repair`" in warned.message
+
+
+def test_many_index_objects_are_told_by_some_names_and_their_number() -> None:
+    refused = tuple(f"index/{number:032x}" for number in range(TOLD_MAX + 7))
+    lines = prune_lines(PruneReport(refused_indexes=refused), dry_run=False)
+    assert "and 7 more index objects" in lines
+    assert sum(line.startswith("index/") for line in lines) == TOLD_MAX
 
 
 def test_points_are_listed_while_nobody_can_say_which_are_held(
