@@ -71,6 +71,7 @@ def repair(
     """Mend what can be, and say exactly what stays lost; exits with 13 when something does.
 
     Nothing damaged leaves its place before its replacement was stored and proven, and it is kept under aside/.
+    Refused beside a prune or another repair.
     """
     if key_file is not None and not source_folder:
         raise UsageError("--from-key opens what --from names; name it")
@@ -114,6 +115,7 @@ def prune(
     """Delete what no restore point needs: found dead once, and again after the grace time.
 
     A job: backups may go on meanwhile, and it may be cancelled at any time; the next one goes on.
+    Refused beside a repair, and when a point that the controller knows is not in the repository.
     """
     request = operator_pb2.PruneRequest(
         dry_run=dry_run,
