@@ -22,9 +22,11 @@ from holdfast_common.places import find_places
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.commands.operator_client import operators
 from holdfast_lab.control_client import LabClient
+from support.forked_programs import Program, nursery
 from support.waiting import wait_until
 
 BIN = Path(sys.executable).parent
+PYTHON = [sys.executable, "-m"]
 READY_SECONDS = 60.0
 COMMAND_SECONDS = 180.0
 HOST_NAME = "proxy1"
@@ -69,7 +71,8 @@ class Installation:
     lab_arguments: tuple[str, ...] = ()
     program_prefix: dict[str, list[str]] = field(default_factory=dict)
     extra_environment: dict[str, str] = field(default_factory=dict)
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    forked: bool = True  # programs start at once, see `forked_programs`
+    processes: dict[str, Program] = field(default_factory=dict)
     session_port: int = 0
     repository: Path = field(init=False)
     restores: Path = field(init=False)
@@ -102,16 +105,23 @@ class Installation:
     def program(self, name: str, *arguments: str) -> list[str]:
         return [*self.program_prefix.get(name, [str(BIN / name)]), *arguments]
 
-    def start(self, key: str, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, key: str, name: str, *arguments: str) -> Program:
         log = (self.folder / f"{key}.log").open("ab")
-        process = subprocess.Popen(
-            self.program(name, *arguments),
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+        process: Program
+        if self.forked:
+            prefix = self.program_prefix.get(name, [*PYTHON, name])
+            assert prefix[:2] == PYTHON, "only modules can be forked"
+            order = [*prefix[2:], *arguments]
+            process = nursery().start(order, environment=self.environment, stdout=log, stderr=log)
+        else:
+            process = subprocess.Popen(
+                self.program(name, *arguments),
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         log.close()
         self.processes[key] = process
         return process
@@ -121,6 +131,10 @@ class Installation:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def run(self, name: str, *arguments: str, seconds: float = COMMAND_SECONDS) -> Done:
+        if self.forked:
+            order = [name, *arguments]
+            found = nursery().run(order, environment=self.environment, seconds=seconds)
+            return Done(status=found.returncode, stdout=found.stdout, stderr=found.stderr)
         found = subprocess.run(
             [str(BIN / name), *arguments],
             env=self.environment,

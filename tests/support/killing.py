@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from holdfast_common.places import find_places
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.commands.operator_client import operators
 from holdfast_lab.control_client import LabClient
-from support.installation import FAST, Installation
+from support.installation import FAST, PYTHON, Installation
 from support.killing_judge import Look, SoapJudge, differences
 from support.traced_program import FOLDER_VARIABLE
 from support.traced_steps import TracePlan
@@ -318,7 +317,6 @@ class KillRig:
 @contextmanager
 def kill_rig(folder: Path) -> Iterator[KillRig]:
     """Everything up, with traced programs; foreign things lie in the way."""
-    traced = [sys.executable, "-m", "support.traced_program"]
     folder.mkdir(parents=True, exist_ok=True)
     inventory = folder / "inventory.json"
     inventory.write_text(json.dumps(INVENTORY))
@@ -326,8 +324,8 @@ def kill_rig(folder: Path) -> Iterator[KillRig]:
         folder,
         lab_arguments=("--inventory", str(inventory)),
         program_prefix={
-            "holdfast": [*traced, "holdfast"],
-            "holdfast-agent": [*traced, "holdfast-agent"],
+            name: [*PYTHON, "support.traced_program", name]
+            for name in ("holdfast", "holdfast-agent")
         },
         extra_environment={FOLDER_VARIABLE: str(folder / "trace"), "PYTHONPATH": str(TESTS)},
     )

@@ -84,6 +84,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             FILE_VARIABLE: str(jobs),
             "PYTHONPATH": str(Path(__file__).parents[1]),
         },
+        forked=False,  # its memory is read: it is to be its own
     )
     try:
         installation.start_lab()
