@@ -54,6 +54,7 @@ from holdfast_common.repository.recipients import (
     wrapped_for,
 )
 from holdfast_common.repository.recovery_sheet import RecoverySheet, new_recovery_sheet
+from holdfast_common.repository.revocation import Revoked, next_step
 from holdfast_common.repository.writers import (
     ROLE_VERIFY,
     ROLE_WRITE,
@@ -61,8 +62,6 @@ from holdfast_common.repository.writers import (
     Writer,
     WriterList,
     load_writers,
-    revoked,
-    signed_objects,
     store_missing_copy,
     store_writers,
 )
@@ -213,20 +212,36 @@ class RepositoryKeys:
         raise Refused("somebody else keeps changing the list of writers")
 
     def revoke_writer(
-        self, store: ObjectStore, public_key: bytes, *, clock: Clock, keep_existing: bool
-    ) -> WriterList:
-        """Refuse what this key signs from now on.
+        self,
+        store: ObjectStore,
+        public_key: bytes,
+        *,
+        clock: Clock,
+        keep_existing: bool,
+        give_up_unread: bool = False,
+    ) -> Revoked:
+        """Refuse what this key signs from now on. Again is harmless, and finishes what was interrupted.
 
         ``keep_existing``: what it has signed until now stays valid (a proxy that retires); otherwise all of
-        it is refused (a stolen key). Raises: NotFound, RepositoryFull, RepositoryFailed.
+        it is refused (a stolen key). ``give_up_unread``: also if damaged objects will count no more then.
+        Raises: NotFound, Refused (something is damaged), RepositoryFull, RepositoryFailed.
         """
+        given_up: tuple[str, ...] = ()
         for _ in range(_WRITERS_ATTEMPTS):
             listed = self.writers(store)
-            accepted = frozenset(signed_objects(store, public_key) if keep_existing else ())
-            changed = revoked(listed, public_key, at=utc_text(clock.now()), accepted=accepted)
-            stored = self._store_writers(store, changed, number=listed.number + 1)
-            if stored is not None:
-                return stored
+            step = next_step(
+                store,
+                self,
+                listed,
+                public_key,
+                at=utc_text(clock.now()),
+                keep_existing=keep_existing,
+                give_up_unread=give_up_unread,
+            )
+            if step is None:
+                return Revoked(listed, given_up)
+            given_up = given_up or step.given_up
+            self._store_writers(store, step.writers, number=listed.number + 1)
         raise Refused("somebody else keeps changing the list of writers")
 
     def restate_writers(self, store: ObjectStore) -> WriterList:

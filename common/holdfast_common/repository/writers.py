@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,7 +23,7 @@ from holdfast_common.errors import (
     RepositoryFailed,
     RevokedWriter,
 )
-from holdfast_common.repository.key_sets import GRANT_BYTES, ReaderKeys
+from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import (
     UNREADABLE,
     ObjectKind,
@@ -34,7 +33,7 @@ from holdfast_common.repository.layout import (
 )
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import Randomness
-from holdfast_common.repository.sealed_object import OpenedObject, signer_of
+from holdfast_common.repository.sealed_object import OpenedObject
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +54,9 @@ class Writer:
     added_at: str
     revoked_at: str = ""  # empty: not revoked
     accepted: frozenset[bytes] = frozenset()  # digests that stay valid after the revocation
+    is_settled: bool = (
+        True  # False: revoked, and what it published in that moment is not yet accepted
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,30 +159,22 @@ def store_missing_copy(store: ObjectStore, number: int) -> None:
 
 
 def revoked(
-    writers: WriterList, public_key: bytes, *, at: str, accepted: frozenset[bytes]
+    writers: WriterList,
+    public_key: bytes,
+    *,
+    at: str,
+    accepted: frozenset[bytes],
+    is_settled: bool = True,
 ) -> tuple[Writer, ...]:
     """The writers with one of them revoked. Raises: NotFound."""
     if writers.of(public_key) is None:
         raise NotFound("no such writer", public_key=public_key.hex())
     return tuple(
-        replace(writer, revoked_at=at, accepted=accepted)
+        replace(writer, revoked_at=at, accepted=accepted, is_settled=is_settled)
         if writer.public_key == public_key
         else writer
         for writer in writers.writers
     )
-
-
-def signed_objects(store: ObjectStore, public_key: bytes) -> Iterator[bytes]:
-    """Digests of all indexes, manifests, proofs and fences that this key signed, rightly."""
-    for prefix in ("index/", "points/", "proofs/", "fences/"):
-        for info in store.list(prefix):
-            try:
-                data = store.get(info.name, length_max=info.length)
-                found = signer_of(data[:-GRANT_BYTES] if prefix == "points/" else data)
-            except (FormatError, IntegrityError):
-                continue  # damaged: nothing to accept; `check` reports it
-            if found.signer == public_key:
-                yield found.digest
 
 
 def read_list(store: ObjectStore, name: str, keys: ReaderKeys) -> WriterList:
@@ -213,6 +207,7 @@ def _writer_from_json(entry: dict[str, object]) -> Writer:
         added_at=str(entry["added_at"]),
         revoked_at=str(entry.get("revoked_at", "")),
         accepted=frozenset(bytes.fromhex(str(digest)) for digest in accepted),
+        is_settled=bool(entry.get("settled", True)),
     )
 
 
@@ -228,6 +223,8 @@ def _to_json(listed: WriterList) -> bytes:
         if writer.revoked_at:
             entry["revoked_at"] = writer.revoked_at
             entry["accepted"] = sorted(digest.hex() for digest in writer.accepted)
+        if not writer.is_settled:
+            entry["settled"] = False
         entries.append(entry)
     document = {"number": listed.number, "writers": entries}
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()

@@ -631,6 +631,7 @@ class Agent(_message.Message):
     REPOSITORIES_FIELD_NUMBER: _builtins.int
     RESTORE_FOLDERS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    TOLD_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     role: _builtins.str
     host_name: _builtins.str
@@ -647,6 +648,10 @@ class Agent(_message.Message):
     def repositories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def restore_folders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def told(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of a revocation: what was done and what is left to do, for people"""
+
     def __init__(
         self,
         *,
@@ -661,10 +666,11 @@ class Agent(_message.Message):
         repositories: _abc.Iterable[_builtins.str] | None = ...,
         restore_folders: _abc.Iterable[_builtins.str] | None = ...,
         version: _builtins.str = ...,
+        told: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "certificate_ends_at", b"certificate_ends_at", "datastores", b"datastores", "host_name", b"host_name", "last_seen_at", b"last_seen_at", "repositories", b"repositories", "restore_folders", b"restore_folders", "role", b"role", "state", b"state", "transports", b"transports", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "certificate_ends_at", b"certificate_ends_at", "datastores", b"datastores", "host_name", b"host_name", "last_seen_at", b"last_seen_at", "repositories", b"repositories", "restore_folders", b"restore_folders", "role", b"role", "state", b"state", "told", b"told", "transports", b"transports", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -691,23 +697,27 @@ class AgentList(_message.Message):
 Global___AgentList: _TypeAlias = AgentList  # noqa: Y015
 
 @_typing.final
-class AgentName(_message.Message):
+class AgentRevocation(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     AGENT_FIELD_NUMBER: _builtins.int
+    GIVE_UP_DAMAGED_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
+    give_up_damaged: _builtins.bool
+    """also when damaged objects will never count again then"""
     def __init__(
         self,
         *,
         agent: _builtins.str = ...,
+        give_up_damaged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "give_up_damaged", b"give_up_damaged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___AgentName: _TypeAlias = AgentName  # noqa: Y015
+Global___AgentRevocation: _TypeAlias = AgentRevocation  # noqa: Y015
 
 @_typing.final
 class StartBackupRequest(_message.Message):

@@ -86,7 +86,7 @@ class OperatorsStub:
                 _registered_method=True)
         self.RevokeAgent = channel.unary_unary(
                 '/holdfast.v1.Operators/RevokeAgent',
-                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.AgentName.SerializeToString,
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.AgentRevocation.SerializeToString,
                 response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.Agent.FromString,
                 _registered_method=True)
         self.StartBackup = channel.unary_unary(
@@ -457,7 +457,7 @@ def add_OperatorsServicer_to_server(servicer, server):
             ),
             'RevokeAgent': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeAgent,
-                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.AgentName.FromString,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.AgentRevocation.FromString,
                     response_serializer=holdfast__common_dot_wire_dot_operator__pb2.Agent.SerializeToString,
             ),
             'StartBackup': grpc.unary_unary_rpc_method_handler(
@@ -866,7 +866,7 @@ class Operators:
             request,
             target,
             '/holdfast.v1.Operators/RevokeAgent',
-            holdfast__common_dot_wire_dot_operator__pb2.AgentName.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.AgentRevocation.SerializeToString,
             holdfast__common_dot_wire_dot_operator__pb2.Agent.FromString,
             options,
             channel_credentials,

@@ -41,7 +41,7 @@ class OperatorsStub:
     ShowVm: _grpc.UnaryUnaryMultiCallable[_operator_pb2.VmQuery, _operator_pb2.Vm]
     CreateToken: _grpc.UnaryUnaryMultiCallable[_operator_pb2.CreateTokenRequest, _operator_pb2.Token]
     ListAgents: _grpc.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.AgentList]
-    RevokeAgent: _grpc.UnaryUnaryMultiCallable[_operator_pb2.AgentName, _operator_pb2.Agent]
+    RevokeAgent: _grpc.UnaryUnaryMultiCallable[_operator_pb2.AgentRevocation, _operator_pb2.Agent]
     StartBackup: _grpc.UnaryUnaryMultiCallable[_operator_pb2.StartBackupRequest, _operator_pb2.RunStarted]
     StartRestore: _grpc.UnaryUnaryMultiCallable[_operator_pb2.StartRestoreRequest, _operator_pb2.RunStarted]
     StartCheck: _grpc.UnaryUnaryMultiCallable[_operator_pb2.StartCheckRequest, _operator_pb2.RunStarted]
@@ -78,7 +78,7 @@ class OperatorsAsyncStub(OperatorsStub):
     ShowVm: _aio.UnaryUnaryMultiCallable[_operator_pb2.VmQuery, _operator_pb2.Vm]  # type: ignore[assignment]
     CreateToken: _aio.UnaryUnaryMultiCallable[_operator_pb2.CreateTokenRequest, _operator_pb2.Token]  # type: ignore[assignment]
     ListAgents: _aio.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.AgentList]  # type: ignore[assignment]
-    RevokeAgent: _aio.UnaryUnaryMultiCallable[_operator_pb2.AgentName, _operator_pb2.Agent]  # type: ignore[assignment]
+    RevokeAgent: _aio.UnaryUnaryMultiCallable[_operator_pb2.AgentRevocation, _operator_pb2.Agent]  # type: ignore[assignment]
     StartBackup: _aio.UnaryUnaryMultiCallable[_operator_pb2.StartBackupRequest, _operator_pb2.RunStarted]  # type: ignore[assignment]
     StartRestore: _aio.UnaryUnaryMultiCallable[_operator_pb2.StartRestoreRequest, _operator_pb2.RunStarted]  # type: ignore[assignment]
     StartCheck: _aio.UnaryUnaryMultiCallable[_operator_pb2.StartCheckRequest, _operator_pb2.RunStarted]  # type: ignore[assignment]
@@ -176,7 +176,7 @@ class OperatorsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def RevokeAgent(
         self,
-        request: _operator_pb2.AgentName,
+        request: _operator_pb2.AgentRevocation,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.Agent, _abc.Awaitable[_operator_pb2.Agent]]: ...
 

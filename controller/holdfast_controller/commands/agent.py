@@ -83,15 +83,32 @@ def list_agents(entry: Entry, *, output: Output) -> None:
 @agent.command()
 @click.argument("agent_id", metavar="AGENT")
 @click.option("--yes", is_flag=True)
+@click.option(
+    "--give-up-damaged",
+    is_flag=True,
+    help="Also when points of this agent are damaged and nothing tells what they were: they never count again.",
+)
 @json_option
 @pass_entry
-def revoke(entry: Entry, *, agent_id: str, yes: bool, output: Output) -> None:
-    """Shut an agent out for ever; its live session is cut at once."""
+def revoke(
+    entry: Entry, *, agent_id: str, yes: bool, give_up_damaged: bool, output: Output
+) -> None:
+    """Shut an agent out for ever; its live session is cut at once.
+
+    That is done first, whatever state the repository is in. Then the repository refuses what its key signs
+    from now on; what it stored before stays. If damage there stands in the way, the command says what to
+    repair, and is to be given again.
+    """
     if not yes:
         click.confirm(f"Revoke {agent_id}?", abort=True, err=True)
     with operators(entry.places) as client:
-        revoked = client.call(client.stub.RevokeAgent, operator_pb2.AgentName(agent=agent_id))
+        revoked = client.call(
+            client.stub.RevokeAgent,
+            operator_pb2.AgentRevocation(agent=agent_id, give_up_damaged=give_up_damaged),
+        )
     if output.as_json:
         output.document("agent", revoked)
         return
     output.line(f"{revoked.agent_id} ({revoked.host_name}): {revoked.state}")
+    for line in revoked.told:
+        output.line(line)

@@ -5,7 +5,6 @@ The engine itself runs on proxies; here only small key and writer objects are re
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -221,14 +220,31 @@ class KeyKeeper:
             self._settings.raise_number(names.WRITERS_NUMBER, listed.number)
         return signing_key
 
-    def revoke(self, agent_id: str) -> None:
-        """Refuse everything this agent signs from now on; what it wrote before stays valid."""
+    def revoke(self, agent_id: str, *, give_up_unread: bool) -> tuple[str, ...]:
+        """Refuse everything this agent signs from now on; what it wrote before stays valid.
+
+        Returns names of damaged objects that will never count again. Raises: Refused (there are such, and
+        they are not to be given up), RepositoryFull, RepositoryFailed.
+        """
         agent = self._agents.get(AgentId(agent_id))
-        with self._writing, contextlib.suppress(NotFound):  # it never wrote anything
-            listed = self.keys().revoke_writer(
-                self._store(), agent.signing_public_key, clock=self._clock, keep_existing=True
+        with self._writing:
+            try:
+                done = self.keys().revoke_writer(
+                    self._store(),
+                    agent.signing_public_key,
+                    clock=self._clock,
+                    keep_existing=True,
+                    give_up_unread=give_up_unread,
+                )
+            except NotFound:
+                return ()  # it never wrote anything
+            self._settings.raise_number(names.WRITERS_NUMBER, done.writers.number)
+        if done.given_up:
+            log.warning(
+                "damaged objects given up",
+                extra={"agent_id": agent_id, "object": ", ".join(done.given_up)},
             )
-            self._settings.raise_number(names.WRITERS_NUMBER, listed.number)
+        return done.given_up
 
     def grant(
         self,

@@ -237,18 +237,30 @@ class OperatorActions:
             ]
         )
 
-    def revoke_agent(self, request: operator_pb2.AgentName) -> operator_pb2.Agent:
-        """Shut an agent out: its session is cut, its writer's key refused."""
+    def revoke_agent(self, request: operator_pb2.AgentRevocation) -> operator_pb2.Agent:
+        """Shut an agent out: its session is cut, its writer's key refused.
+
+        The first is done whatever state the repository is in.
+        """
         agent = self._world.agents.named(request.agent)
         self._administration.revoke(AgentId(agent.agent_id))
         try:
-            self._world.keeper.revoke(agent.agent_id)
+            given_up = self._world.keeper.revoke(
+                agent.agent_id, give_up_unread=request.give_up_damaged
+            )
         except HoldfastError as error:
             raise type(error)(
-                f"the agent is shut out, but its key could not be refused in the repository: {error}",
-                advice="revoke it again when the repository can be reached",
+                "the agent is shut out: no session, no keys, no leave to publish a point. Still to do: its"
+                f" signing key is not yet refused in the repository: {error}",
+                advice=error.advice or "revoke it again when the repository can be reached",
             ) from error
-        return agent_message(self._world.agents.get(agent.agent_id), connected=False)
+        message = agent_message(self._world.agents.get(agent.agent_id), connected=False)
+        message.told.append("it has no session, gets no keys and no leave to publish a point")
+        message.told.append(
+            "its signing key is refused in the repository; what it stored before stays"
+        )
+        message.told.extend(f"given up: {name}" for name in given_up)
+        return message
 
     # -- runs and jobs --------------------------------------------------------------------------
 

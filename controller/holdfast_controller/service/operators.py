@@ -109,7 +109,7 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
         return await self._call(self._actions.list_agents, request, context)
 
     async def RevokeAgent(
-        self, request: operator_pb2.AgentName, context: Context
+        self, request: operator_pb2.AgentRevocation, context: Context
     ) -> operator_pb2.Agent:
         """See `OperatorActions.revoke_agent`."""
         return await self._call(self._actions.revoke_agent, request, context)

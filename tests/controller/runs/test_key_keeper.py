@@ -20,6 +20,7 @@ from holdfast_common.job_spec import Attempt
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.key_changes import rotate
 from holdfast_common.repository.keys import open_repository
+from holdfast_common.repository.points import list_points
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS
 from holdfast_common.repository.recipients import KeyFileUnlock, recovery_recipient
 from holdfast_common.repository.recovery_sheet import new_recovery_sheet
@@ -30,6 +31,7 @@ from holdfast_controller.runs.check_points import CheckPoints
 from holdfast_controller.runs.key_keeper import KeyKeeper
 from holdfast_controller.runs.requests import CheckRequest
 from holdfast_controller.service.key_actions import KeyActions
+from holdfast_controller.service.operator_actions import OperatorActions
 from holdfast_controller.store import settings as names
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab
@@ -134,6 +136,60 @@ def test_proxies_take_turns_at_reading_the_data_and_each_may_prove_it(
         ["check all data of all points on proxy2"],
         ["check the structure of all points on proxy"],
     ]
+
+
+class ShutsOut:
+    """What of the administration of agents a revocation needs."""
+
+    def __init__(self, holdfast: OneProcess) -> None:
+        self.agents = holdfast.world.agents
+
+    def revoke(self, agent_id: AgentId) -> None:
+        self.agents.revoke(agent_id)
+
+
+def test_an_agent_is_shut_out_at_once_also_where_damage_keeps_its_key_from_being_refused(
+    holdfast: OneProcess, lab: RunningLab
+) -> None:
+    """The one never waits for the other, and who asked is told what is done and what is left to do."""
+    guest_writes(lab, "web", 0, length=MIB // 2)
+    job = holdfast.back_up("web")
+    world, agent_id = holdfast.world, holdfast.agent.agent.agent_id
+    actions = OperatorActions(world, holdfast.engine, ShutsOut(holdfast))  # type: ignore[arg-type]  # all of it that is used
+    (path,) = (each for each in (world.keeper.folder / "points").rglob("*") if each.is_file())
+    whole = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(whole[:200] + bytes(8) + whole[208:])
+    request = operator_pb2.AgentRevocation(agent=agent_id)
+    with pytest.raises(Refused, match=r"shut out.*Still to do.*repair first: points/") as refused:
+        actions.revoke_agent(request)
+    assert "--give-up-damaged" in refused.value.advice
+    assert world.agents.get(agent_id).revoked_at
+    public = world.agents.get(agent_id).signing_public_key
+    with DirectoryStore.open(world.keeper.folder) as store:
+        listed = world.keeper.keys().writers(store).of(public)
+        assert listed is not None
+        assert not listed.revoked_at
+        path.write_bytes(whole)
+        told = actions.revoke_agent(request).told
+        assert len(told) == 2
+        listed = world.keeper.keys().writers(store).of(public)
+        assert listed is not None
+        assert listed.revoked_at
+        (point,) = list_points(store, world.keeper.keys()).points
+    assert point.point_id == job.point_id
+
+
+def test_what_is_given_up_with_a_revoked_agent_is_named(holdfast: OneProcess) -> None:
+    holdfast.back_up("web")
+    world, agent_id = holdfast.world, holdfast.agent.agent.agent_id
+    actions = OperatorActions(world, holdfast.engine, ShutsOut(holdfast))  # type: ignore[arg-type]  # all of it that is used
+    (path,) = (each for each in (world.keeper.folder / "points").rglob("*") if each.is_file())
+    path.chmod(0o600)
+    path.write_bytes(b"rotten")
+    request = operator_pb2.AgentRevocation(agent=agent_id, give_up_damaged=True)
+    name = path.relative_to(world.keeper.folder).as_posix()
+    assert actions.revoke_agent(request).told[2:] == [f"given up: {name}"]
 
 
 def test_a_job_that_may_not_read_gets_no_segment_key(holdfast: OneProcess) -> None:

@@ -54,7 +54,7 @@ def actions(holdfast: OneProcess) -> OperatorActions:
         ("follower", operator_pb2.RunName(run_id="nosuch"), NotFound),
         ("points.list_points", operator_pb2.PointQuery(vcenter="nosuch"), NotFound),
         ("start_check", operator_pb2.StartCheckRequest(point_ids=["nosuch"]), NotFound),
-        ("revoke_agent", operator_pb2.AgentName(agent="nosuch"), NotFound),
+        ("revoke_agent", operator_pb2.AgentRevocation(agent="nosuch"), NotFound),
         ("test_vcenter", operator_pb2.VcenterName(name="nosuch"), NotFound),
         ("confirm_recovery_sheet", operator_pb2.RecoverySheetProof(typed="x"), WrongKey),
         ("confirm_recovery_sheet", operator_pb2.RecoverySheetProof(typed=""), WrongKey),
