@@ -14,6 +14,8 @@ import numpy as np
 from holdfast_common.repository.index import FILTER_PROBES, LOCATION_ROW, Array, IndexSegment
 
 TAIL_WORDS: Final = 3  # an id is four words: the prefix and these
+_BYTE_SHIFT: Final = np.uint64(3)  # from a bit's place in a filter to its byte's,
+_BIT_MASK: Final = np.uint64(7)  # and to its place in that byte
 LOCATED_ROW: Final = np.dtype([*LOCATION_ROW.descr, ("segment", "<u4")])  # number of the segment
 
 
@@ -83,6 +85,7 @@ class IdBatch:
         return IdBatch(self.prefixes[which], self.tails[which], self.order[which])
 
 
+# Below, `nonzero` of the array itself: numpy's `flatnonzero` wraps it so often that it was a fifth of a look-up.
 def search(table: ChunkTable, batch: IdBatch, *, filtered: bool = False) -> Matches | None:
     """Every place of these ids in a table; None: there is none.
 
@@ -99,13 +102,13 @@ def search(table: ChunkTable, batch: IdBatch, *, filtered: bool = False) -> Matc
     rows: list[Array] = []
     positions = prefixes.searchsorted(batch.prefixes)
     while True:
-        inside = np.flatnonzero(positions < count)
+        (inside,) = (positions < count).nonzero()
         inside = inside[prefixes[positions[inside]] == batch.prefixes[inside]]
         if not len(inside):
             break
         batch, positions = batch.chosen(inside), positions[inside]
         tails, found = table.rows_at(positions)
-        same = np.flatnonzero((tails == batch.tails).all(axis=1))
+        (same,) = (tails == batch.tails).all(axis=1).nonzero()
         if len(same):
             asked.append(batch.order[same])
             rows.append(found[same])
@@ -156,7 +159,7 @@ def _candidates(bits: Array, batch: IdBatch) -> Array:
     left: Array = np.arange(len(place))
     for _ in range(FILTER_PROBES):
         at = place & mask
-        hit = np.flatnonzero(bits[at >> np.uint64(3)] >> (at & np.uint64(7)).astype(np.uint8) & 1)
+        (hit,) = (bits[at >> _BYTE_SHIFT] >> (at & _BIT_MASK).astype(np.uint8) & 1).nonzero()
         left, step = left[hit], step[hit]
         place = place[hit] + step
     return left
