@@ -27,6 +27,7 @@ from support.waiting import wait_until
 
 BIN = Path(sys.executable).parent
 PYTHON = [sys.executable, "-m"]
+HASTY = {"holdfast": [*PYTHON, "support.hasty_controller"]}  # where an agent is away for good
 READY_SECONDS = 60.0
 COMMAND_SECONDS = 180.0
 HOST_NAME = "proxy1"
@@ -372,10 +373,16 @@ class BackgroundCommand:
 
 @contextmanager
 def whole_installation(
-    folder: Path, *, lab_arguments: tuple[str, ...] = (), vcenter: bool = True
+    folder: Path,
+    *,
+    lab_arguments: tuple[str, ...] = (),
+    vcenter: bool = True,
+    program_prefix: Mapping[str, list[str]] | None = None,
 ) -> Iterator[Installation]:
     """Lab, controller, vCenter, agent: all up; all stopped at the end."""
-    installation = Installation(folder, lab_arguments=lab_arguments)
+    installation = Installation(
+        folder, lab_arguments=lab_arguments, program_prefix=dict(program_prefix or {})
+    )
     try:
         installation.start_lab()
         installation.init()

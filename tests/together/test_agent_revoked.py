@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.installation import Installation
+from support.installation import HASTY, Installation
 from support.waiting import wait_until
 
 # Slow enough that an agent which is held for a moment still counts as connected.
@@ -20,7 +20,7 @@ BIG = {"name": "big", "datastore": "nfs1", "disks": [DISK]}
 
 @pytest.fixture
 def holdfast(tmp_path: Path) -> Iterator[Installation]:
-    installation = Installation(tmp_path / "i")
+    installation = Installation(tmp_path / "i", program_prefix=HASTY)
     try:
         installation.start_lab()
         installation.control("vm-add", machine=BIG)

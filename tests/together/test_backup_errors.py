@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from support.installation import Installation, whole_installation
+from support.installation import HASTY, Installation, whole_installation
 from support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
 def holdfast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    with whole_installation(tmp_path_factory.mktemp("errors")) as installation:
+    folder = tmp_path_factory.mktemp("errors")
+    with whole_installation(folder, program_prefix=HASTY) as installation:
         installation.configure(attempts_max=1)  # an error is to be seen, not passed by
         installation.kill("controller", signal.SIGTERM)
         installation.start_controller()
