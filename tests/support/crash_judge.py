@@ -97,16 +97,18 @@ def judge_workload(
     seeds: Iterable[int],
     images_max: int = 1 << 62,
     enough: Callable[[Loss], bool] = lambda _: False,
+    is_mine: Callable[[CrashState], bool] = lambda _: True,
 ) -> Tally:
     """Every distinct disk that a crash of this workload could leave.
 
-    Ends after ``images_max`` of them, or at a loss that is ``enough``.
+    Ends after ``images_max`` of them, or at a loss that is ``enough``. ``is_mine``: which disks are judged
+    here, when several processes share the same seeds.
     """
     tally = Tally(name)
     seen: set[int] = set()
     visible: set[_Visible] = set()
     with shared_work():
-        for made, state, shown in _distinct_disks(name, seeds, tally):
+        for made, state, shown in _distinct_disks(name, seeds, tally, is_mine):
             seen.add(state.digest)
             visible.add(shown)
             tally.images, tally.visible_images = len(seen), len(visible)
@@ -118,17 +120,22 @@ def judge_workload(
 
 
 def _distinct_disks(
-    name: str, seeds: Iterable[int], tally: Tally
+    name: str, seeds: Iterable[int], tally: Tally, is_mine: Callable[[CrashState], bool]
 ) -> Iterator[tuple[Recording, CrashState, _Visible]]:
-    """Of some seeds at a time: first disks that differ in what a store looks at, then all others."""
+    """Of some seeds at a time: first disks that differ in what a store looks at, then all others.
+
+    A disk that an earlier seed left, with the same promises, comes once: it is nearly empty.
+    """
     others: list[tuple[Recording, CrashState, _Visible]] = []
+    known: set[tuple[int, tuple[str, ...]]] = set()
     for number, seed in enumerate(seeds, 1):
         made = recording(name, seed=seed)
-        known: set[tuple[int, tuple[str, ...]]] = set()
         known_visible: set[tuple[_Visible, tuple[str, ...]]] = set()
         for state in crash_states(
             made.log, made.before, made.inodes, promised=made.promised, seed=seed
         ):
+            if not is_mine(state):
+                continue
             tally.states += 1
             if (state.digest, state.promised) in known:
                 continue

@@ -1,6 +1,6 @@
 """Thousands of repositories that are nearly equal share pure work: what was right once is not computed again.
 
-Signatures, derived keys, unsealed keys, opened objects and decoded indexes: each is remembered by all bytes
+Signatures, derived keys, unsealed keys, opened objects, decoded indexes, manifests and lists of writers: each is remembered by all bytes
 that it depends on; what is wrong is found out every time.
 """
 
@@ -23,9 +23,11 @@ from holdfast_common.repository import (
     key_sets,
     keys,
     sealed_object,
+    writers,
 )
 from holdfast_common.repository.index import IndexSegment
 from holdfast_common.repository.layout import ObjectKind
+from holdfast_common.repository.manifest import Manifest
 from holdfast_common.repository.sealed_object import Expected, ObjectHeader, OpenedObject
 
 _REMEMBERED: Final = 20_000
@@ -68,6 +70,8 @@ def _verify(public: bytes, signature: bytes, message: bytes) -> None:
 _derived_key = lru_cache(_REMEMBERED)(derivation.derived_key)
 _opened_with_private_key = lru_cache(_REMEMBERED)(derivation.opened_with_private_key)
 _decoded = lru_cache(_OBJECTS_REMEMBERED)(index.decoded_segment)
+_decoded_list = lru_cache(_OBJECTS_REMEMBERED)(writers.decoded_list)
+_decoded_manifest = lru_cache(_OBJECTS_REMEMBERED)(Manifest.decode)
 _usual_decoded_segment = index.decoded_segment
 _usual_opened = sealed_object.opened
 
@@ -102,6 +106,7 @@ _FUNCTIONS: Final[tuple[tuple[str, object, object], ...]] = (
     ("opened_with_private_key", derivation.opened_with_private_key, _opened_with_private_key),
     ("decoded_segment", _usual_decoded_segment, _decoded_segment),
     ("opened", _usual_opened, _opened),
+    ("decoded_list", writers.decoded_list, _decoded_list),
 )
 
 
@@ -122,10 +127,13 @@ def shared_work() -> Iterator[None]:
         if getattr(module, name, None) is original
     ]
     saved = [(module, name, getattr(module, name)) for module, name, _ in replaced]
+    usual_decode = vars(Manifest)["decode"]
+    Manifest.decode = staticmethod(_decoded_manifest)  # type: ignore[method-assign]  # for the block only
     for module, name, substitute in replaced:
         setattr(module, name, substitute)
     try:
         yield
     finally:
+        Manifest.decode = usual_decode  # type: ignore[method-assign]  # as it was
         for module, name, original in saved:
             setattr(module, name, original)

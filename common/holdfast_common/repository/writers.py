@@ -183,16 +183,21 @@ def read_list(store: ObjectStore, name: str, keys: ReaderKeys) -> WriterList:
     if not keys.may_list_writers(found.signer, number=numbered(name)):
         raise IntegrityError("the list of writers is not signed by the authority", name=name)
     try:
-        document = json.loads(found.body)
-        listed = WriterList(
-            number=int(document["number"]),
-            writers=tuple(_writer_from_json(entry) for entry in document["writers"]),
-        )
+        listed = decoded_list(found.body)
     except UNREADABLE as error:
         raise IntegrityError("the list of writers cannot be read", name=name) from error
     if listed.number != numbered(name) or not listed.number:
         raise IntegrityError("a list of writers stands under another number", name=name)
     return listed
+
+
+def decoded_list(body: bytes) -> WriterList:
+    """A list from an opened object's body. Raises: one of `UNREADABLE`."""
+    document = json.loads(body)
+    return WriterList(
+        number=int(document["number"]),
+        writers=tuple(_writer_from_json(entry) for entry in document["writers"]),
+    )
 
 
 def _writer_from_json(entry: dict[str, object]) -> Writer:
