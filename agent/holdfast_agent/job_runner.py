@@ -41,6 +41,7 @@ from holdfast_common.identity import JobId
 from holdfast_common.job_result import ErrorReport, JobResult, Outcome
 from holdfast_common.job_spec import Attempt, JobSpec, Work
 from holdfast_common.repository.forgetting import give_back_freed_memory
+from holdfast_common.repository.hang_watch import while_it_answers
 from holdfast_common.wire_codec.results import decoded_result, encoded_result
 
 log = logging.getLogger(__name__)
@@ -278,7 +279,7 @@ class JobRunner:
             raise CapabilityAbsent("this agent cannot do such a job", work=kind)
         job.state = AttemptState.RUNNING
         self._surroundings.post(StateChanged(attempt=job.attempt, state=AttemptState.RUNNING))
-        return pipeline(job.spec, job)
+        return while_it_answers(lambda: pipeline(job.spec, job), gave_up=job.stop)
 
     def _end(self, job: RunningAttempt, result: JobResult) -> None:
         try:

@@ -36,6 +36,7 @@ from holdfast_common.job_result import ErrorReport
 from holdfast_common.logs import log_to_stderr
 from holdfast_common.places import find_places
 from holdfast_common.repository.forgetting import keep_one_heap
+from holdfast_common.repository.hang_watch import leave
 from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.trust.join_token import parse_join_token
 
@@ -235,7 +236,7 @@ def show_command(as_json: bool) -> None:
 
 def main() -> None:
     """The program. Exit codes: see the README."""
-    sys.exit(run(sys.argv[1:]))
+    leave(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:

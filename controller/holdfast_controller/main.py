@@ -14,6 +14,7 @@ from holdfast_common.arguments import check_text
 from holdfast_common.errors import HoldfastError, Interrupted, UsageError
 from holdfast_common.job_result import ErrorReport
 from holdfast_common.places import HOME_VARIABLE, find_places
+from holdfast_common.repository.hang_watch import leave
 from holdfast_controller.commands.entry import Entry
 from holdfast_controller.commands.lazy_group import LazyGroup
 from holdfast_controller.commands.output import note
@@ -67,7 +68,7 @@ def completion(shell: str) -> None:
 
 def main() -> None:
     """The program. Exit codes: see the README."""
-    sys.exit(run(sys.argv[1:]))
+    leave(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:

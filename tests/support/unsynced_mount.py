@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -31,10 +32,23 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class UnsyncedMount:
     """This side of the mount. Its folders are independent of each other; one fault holds for all."""
 
-    def __init__(self, path: Path, connection: Connection) -> None:
+    def __init__(self, path: Path, connection: Connection, *, server: int = 0) -> None:
         self.path = path
         self._connection = connection
+        self.server = server  # its process
         self._loaded = 0
+
+    def hang(self) -> None:
+        """From now on nothing is answered: every call waits. Nobody has begun one that is being answered.
+
+        Of what the server has taken already, a process cannot even be killed: so it stands still before.
+        """
+        os.kill(self.server, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.server, os.WSTOPPED | os.WNOWAIT)
+
+    def go_on(self) -> None:
+        """Answer what waits, and what comes."""
+        os.kill(self.server, signal.SIGCONT)
 
     @contextmanager
     def loaded(self, image: Image, *, now: float) -> Iterator[str]:
@@ -91,7 +105,7 @@ def unsynced_mount(folder: Path) -> Iterator[UnsyncedMount]:
             is_ready = False
         if not is_ready:
             pytest.skip("libfuse (Debian: fuse3) and the right to mount would run this")
-        yield UnsyncedMount(folder, mine)
+        yield UnsyncedMount(folder, mine, server=server.pid or 0)
     finally:
         _libc.umount2(os.fsencode(folder), _MNT_DETACH)  # ends the server
         server.join(STOP_SECONDS_MAX)

@@ -18,6 +18,7 @@ from holdfast_common.job_result import ErrorReport, JobResult, Outcome
 from holdfast_common.job_spec import JobSpec, RepairRepository
 from holdfast_common.repository import repair
 from holdfast_common.repository.directory_store import DirectoryStore
+from holdfast_common.repository.hang_watch import watched_files
 from holdfast_common.repository.key_sets import LineageKeyRing, WriterKeys
 from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.repository.object_store import ObjectStore
@@ -121,7 +122,7 @@ def _opened_source(folder: str, context: JobContext) -> Iterator[list[ObjectStor
         )
     check_answers(Path(folder))
     try:
-        store = DirectoryStore.open(Path(folder))
+        store = DirectoryStore.open(Path(folder), files=watched_files(Path(folder)))
     except NoRepository as error:
         raise NoRepository(
             "there is no copy of a repository in that folder; nothing was changed",

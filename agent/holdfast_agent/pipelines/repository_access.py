@@ -13,6 +13,7 @@ from holdfast_common.identity import LineageId, PointId, RepositoryId
 from holdfast_common.job_spec import DiskToRestore
 from holdfast_common.logs import Secret
 from holdfast_common.repository.directory_store import DirectoryStore
+from holdfast_common.repository.hang_watch import watched_files
 from holdfast_common.repository.key_sets import ReaderKeys, SegmentKeyRequest
 from holdfast_common.repository.manifest import PointDisk
 from holdfast_common.repository.mount_probe import check_answers
@@ -47,7 +48,7 @@ def opened_store(context: JobContext, repository_id: RepositoryId) -> Iterator[D
     """The repository's folder. Raises: NoRepository, TimedOut (its mount hangs)."""
     folder = context.repository_path(repository_id)
     check_answers(folder)
-    with DirectoryStore.open(folder) as store:
+    with DirectoryStore.open(folder, files=watched_files(folder)) as store:
         yield store
 
 

@@ -8,6 +8,8 @@ import click
 
 from holdfast_common.errors import IntegrityError, UsageError
 from holdfast_common.repository.directory_store import DirectoryStore
+from holdfast_common.repository.hang_watch import watched_files, while_it_answers
+from holdfast_common.repository.loss import DamagedObject
 from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.repository.scrub import scrub as scrubbed
 from holdfast_common.units import MIB
@@ -179,9 +181,14 @@ def scrub(folder: Path, *, output: Output) -> None:
     Finds every changed byte of the data, but not what of which restore point is lost by it, nor packs that
     are missing: `holdfast repo check --read-data` does.
     """
-    check_answers(folder.absolute())
-    with DirectoryStore.open(folder.absolute()) as store:
-        damaged = scrubbed(store)
+    folder = folder.absolute()
+
+    def compared() -> list[DamagedObject]:
+        with DirectoryStore.open(folder, files=watched_files(folder)) as store:
+            return scrubbed(store)
+
+    check_answers(folder)
+    damaged = while_it_answers(compared)
     if output.as_json:
         output.document(
             "scrubbed", {"damaged": [{"name": i.name, "reason": i.reason} for i in damaged]}

@@ -13,8 +13,9 @@ from functools import partial
 from typing import Final
 
 from holdfast_common.clock import utc_text
-from holdfast_common.errors import Locked, StoreFailed
+from holdfast_common.errors import Locked, StoreFailed, TimedOut
 from holdfast_common.job_result import JobResult, Outcome, Warned
+from holdfast_common.repository.hang_watch import while_it_answers
 from holdfast_common.repository.prune_progress import MOVING, PruneProgress
 from holdfast_common.repository.prune_report import PruneReport
 from holdfast_common.units import size_text
@@ -59,11 +60,15 @@ class PruneRepository:
         watch = _JobWatch(world, job)
         with world.lifecycle.cleaning(job.job_id):
             world.jobs.advance(job.job_id, JobEvent.TRANSFER)
-            report = self._care.prune(
-                self._request.limits,
-                actor=self._request.actor,
-                watch=PruneWatch(job_id=job.job_id, check=watch.check, tell=watch.tell),
-                told=partial(prune_lines, dry_run=self._request.limits.dry_run),
+            report = while_it_answers(
+                partial(
+                    self._care.prune,
+                    self._request.limits,
+                    actor=self._request.actor,
+                    watch=PruneWatch(job_id=job.job_id, check=watch.check, tell=watch.tell),
+                    told=partial(prune_lines, dry_run=self._request.limits.dry_run),
+                ),
+                gave_up=watch.give_up,
             )
         return JobResult(outcome=Outcome.DONE, warnings=_warnings(report))
 
@@ -77,9 +82,16 @@ class _JobWatch:
     step: str = ""
     looked_at: float = field(default=-LOOK_SECONDS)
     told_at: float = 0.0
+    given_up: TimedOut | None = None
+
+    def give_up(self, error: TimedOut) -> None:
+        """The repository hangs: should it ever answer again, this round ends."""
+        self.given_up = error
 
     def check(self) -> None:
-        """Raises: Interrupted, Cancelled."""
+        """Raises: Interrupted, Cancelled, TimedOut (it was given up)."""
+        if self.given_up is not None:
+            raise self.given_up
         now = self.world.clock.monotonic_seconds()
         if now - self.looked_at >= LOOK_SECONDS:
             self.looked_at = now

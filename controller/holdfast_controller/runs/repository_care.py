@@ -37,6 +37,7 @@ from holdfast_common.repository.forget import (
     forget_point,
     plan_forget,
 )
+from holdfast_common.repository.hang_watch import watched_files
 from holdfast_common.repository.holds import (
     Hold,
     held_points,
@@ -275,6 +276,8 @@ class RepositoryCare:
 
     @contextmanager
     def _alone(self, *locks: threading.Lock) -> Iterator[DirectoryStore]:
+        folder = self._world.keeper.folder
+        check_answers(folder)
         with ExitStack() as stack:
             for lock in locks:
                 if not lock.acquire(blocking=False):
@@ -286,7 +289,7 @@ class RepositoryCare:
                     )
                 stack.callback(lock.release)
             self._world.keeper.keys()
-            with DirectoryStore.open(self._world.keeper.folder) as store:
+            with DirectoryStore.open(folder, files=watched_files(folder)) as store:
                 yield store
 
     def _last_seen(self) -> datetime | None:

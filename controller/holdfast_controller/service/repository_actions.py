@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 from holdfast_common.identity import PointId
+from holdfast_common.repository.hang_watch import while_it_answers
 from holdfast_common.repository.prune_report import PruneLimits
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.decide.retention import KnownPoint, beyond_last
@@ -51,7 +53,9 @@ class RepositoryActions:
         over = beyond_last(known, keep_last=request.keep_last)
         chosen += [rows[PointId(point.point_id)] for point in over]
         by_id = {row.point_id: row for row in chosen}
-        plan = self._care.forget(list(by_id), actor=current_actor(), dry_run=request.dry_run)
+        plan = while_it_answers(
+            partial(self._care.forget, list(by_id), actor=current_actor(), dry_run=request.dry_run)
+        )
         lines = []
         for item in plan.forgotten:
             row = by_id[PointId(item.name.rpartition("/")[2])]
@@ -76,7 +80,9 @@ class RepositoryActions:
 
     def rebuild(self, request: operator_pb2.RebuildRequest) -> operator_pb2.RepositoryChange:
         """Make the catalogue of points anew, from the repository alone."""
-        rebuilt = self._care.rebuild(actor=current_actor(), dry_run=request.dry_run)
+        rebuilt = while_it_answers(
+            partial(self._care.rebuild, actor=current_actor(), dry_run=request.dry_run)
+        )
         lines = [f"add {point_id}" for point_id in rebuilt.added]
         lines += [f"remove {point_id}: it is not in the repository" for point_id in rebuilt.removed]
         lines += [f"not usable: {text}" for text in rebuilt.unusable]
