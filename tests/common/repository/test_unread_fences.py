@@ -19,6 +19,7 @@ from support.repositories import BLOCK, Repository, disk_header, new_repository,
 
 IMAGE = patterned(16 * BLOCK, "stays")
 IMAGE_OF_OTHER = patterned(16 * BLOCK, "other")
+FENCE = "fences/0000000001"
 
 
 class Unlucky(MemoryStore):
@@ -55,6 +56,16 @@ def pruner(repository: Repository) -> Pruner:
     return Pruner.of(repository)
 
 
+@pytest.fixture
+def point(repository: Repository, pruner: Pruner) -> Point:
+    """It stays; another one is forgotten, the first fence calls dead what only that needed, and the grace time is over."""
+    stays = repository.backup(IMAGE)
+    forget(repository, repository.backup(patterned(16 * BLOCK, "goes")))
+    assert pruner.round().doomed
+    pass_grace(repository)
+    return stays
+
+
 def pass_grace(repository: Repository) -> None:
     repository.clock.advance(GRACE_SECONDS + 60)
 
@@ -72,13 +83,13 @@ def test_a_writer_that_cannot_read_the_newest_fence_builds_on_no_pack_that_may_b
     forget(repository, repository.backup(IMAGE))
     assert pruner.round().fence == 1
     pass_grace(repository)
-    kept = store.objects["fences/0000000001"]
+    kept = store.objects[FENCE]
     if how == "damaged":
-        damage(store, "fences/0000000001")
+        damage(store, FENCE)
         writer = repository.writer()
     else:
         writer = repository.writer(store=Unlucky(store, "fences/"))
-    store.objects["fences/0000000001"] = kept
+    store.objects[FENCE] = kept
     disk = writer.begin_disk(disk_header(len(IMAGE)))
     disk.write(0, IMAGE)
     disk.finish()
@@ -90,12 +101,8 @@ def test_a_writer_that_cannot_read_the_newest_fence_builds_on_no_pack_that_may_b
 
 
 def test_a_prune_that_cannot_read_a_fence_deletes_nothing_and_closes_no_epoch(
-    repository: Repository, store: MemoryStore, pruner: Pruner
+    repository: Repository, store: MemoryStore, pruner: Pruner, point: Point
 ) -> None:
-    point = repository.backup(IMAGE)
-    forget(repository, repository.backup(patterned(16 * BLOCK, "goes")))
-    pruner.round()
-    pass_grace(repository)
     before = dict(store.objects)
     with pytest.raises(RepositoryFailed, match="a fence cannot be read"):
         pruner.round(store=Unlucky(store, "fences/"))
@@ -105,13 +112,9 @@ def test_a_prune_that_cannot_read_a_fence_deletes_nothing_and_closes_no_epoch(
 
 
 def test_behind_a_damaged_fence_deletion_begins_anew_with_two_others(
-    repository: Repository, store: MemoryStore, pruner: Pruner
+    repository: Repository, store: MemoryStore, pruner: Pruner, point: Point
 ) -> None:
-    point = repository.backup(IMAGE)
-    forget(repository, repository.backup(patterned(16 * BLOCK, "goes")))
-    assert pruner.round().doomed
-    pass_grace(repository)
-    damage(store, "fences/0000000001")
+    damage(store, FENCE)
     began_anew = pruner.round()
     assert (began_anew.fence, began_anew.doomed, began_anew.deleted) == (2, 0, 0)
     again = pruner.round(grace=timedelta(0))
@@ -123,12 +126,9 @@ def test_behind_a_damaged_fence_deletion_begins_anew_with_two_others(
 
 
 def test_nothing_is_forgotten_while_it_is_not_known_what_the_newest_fence_counted(
-    repository: Repository, store: MemoryStore, pruner: Pruner
+    repository: Repository, store: MemoryStore, point: Point
 ) -> None:
-    point = repository.backup(IMAGE)
-    forget(repository, repository.backup(patterned(16 * BLOCK, "goes")))
-    pruner.round()
-    damage(store, "fences/0000000001")
+    damage(store, FENCE)
     fences = load_fences(store, repository.keys.common, repository.keys.writers(store))
     named = PointName(name=point.name, digest=point.digest)
     plan = plan_forget([named], held=(), fences=fences)
@@ -164,57 +164,48 @@ def repair(repository: Repository, store: MemoryStore, good: MemoryStore, *point
 
 
 def test_a_manifest_that_a_repair_took_out_and_did_not_yet_put_back_is_no_forgotten_one(
-    repository: Repository, store: MemoryStore, pruner: Pruner
+    repository: Repository, store: MemoryStore, pruner: Pruner, point: Point
 ) -> None:
-    rotten, other = repository.backup(IMAGE), repository.backup(patterned(16 * BLOCK, "other"))
-    forget(repository, repository.backup(patterned(16 * BLOCK, "goes")))
-    pruner.round()
-    pass_grace(repository)
+    other = repository.backup(IMAGE_OF_OTHER)
     good = store.copy()
-    damage(store, rotten.name)
+    damage(store, point.name)
     with pytest.raises(RepositoryFailed, match="killed"):
-        repair(repository, CutOff(store, rotten.name), good, rotten, other)
-    assert rotten.name not in store.objects
+        repair(repository, CutOff(store, point.name), good, point, other)
+    assert point.name not in store.objects
     with pytest.raises(IntegrityError, match="a repair was not finished"):
         pruner.round()
-    repair(repository, store, good, rotten, other)
+    repair(repository, store, good, point, other)
     pruner.until_done()
-    assert {point.name for point in list_points(store, repository.keys).points} == {
-        rotten.name,
+    assert {each.name for each in list_points(store, repository.keys).points} == {
+        point.name,
         other.name,
     }
-    assert repository.restored(rotten) == IMAGE
+    assert repository.restored(point) == IMAGE
 
 
 @pytest.mark.parametrize("kind", ["points/", "maps/", "index/", "fences/", "about/", "keys/"])
 def test_a_replacement_that_waits_beside_its_whole_object_stops_no_prune_now_or_later(
-    repository: Repository, store: MemoryStore, pruner: Pruner, kind: str
+    repository: Repository, store: MemoryStore, pruner: Pruner, point: Point, kind: str
 ) -> None:
     """A repair was cut off after it had put the object and before it took the other one away."""
-    goes, stays = repository.backup(IMAGE), repository.backup(patterned(16 * BLOCK, "other"))
-    forget(repository, goes)
-    pruner.round()
     for name in [each for each in store.objects if each.startswith(kind)]:
         store.put(replacement_name(name), store.objects[name])
-    pass_grace(repository)
     assert pruner.until_done()
     assert not [name for name in store.objects if name.startswith("aside/")]
-    assert repository.restored(stays) == IMAGE_OF_OTHER
+    assert repository.restored(point) == IMAGE
 
 
 def test_a_point_that_is_forgotten_leaves_no_replacement_behind(
-    repository: Repository, store: MemoryStore, pruner: Pruner
+    store: MemoryStore, pruner: Pruner, point: Point
 ) -> None:
-    point = repository.backup(IMAGE)
     store.put(replacement_name(point.name), store.objects[point.name])
     forget_point(store, PointName(name=point.name, digest=point.digest))
     assert pruner.until_done()
 
 
 def test_a_replacement_that_differs_from_what_stands_there_is_left_to_its_repair(
-    repository: Repository, store: MemoryStore, pruner: Pruner
+    store: MemoryStore, pruner: Pruner, point: Point
 ) -> None:
-    point = repository.backup(IMAGE)
     store.put(replacement_name(point.name), b"another")
     pruner.round()
     assert replacement_name(point.name) in store.objects
