@@ -72,8 +72,8 @@ class WriterList:
     def check(self, found: OpenedObject, *, role: str) -> Writer:
         """The writer who signed ``found`` in that role.
 
-        Raises: IntegrityError when it is not listed or lacks the role; RevokedWriter when it was revoked
-        and the object is not among those accepted then.
+        Raises: IntegrityError when it is not listed or lacks the role, or a revocation stopped half way;
+        RevokedWriter when it was revoked and the object is not among those accepted then.
         """
         writer = self.of(found.signer or b"")
         if writer is None or role not in writer.roles:
@@ -83,6 +83,12 @@ class WriterList:
                 signer=(found.signer or b"").hex(),
             )
         if writer.revoked_at and found.digest not in writer.accepted:
+            if not writer.is_settled and found.header.kind is ObjectKind.MANIFEST:
+                raise IntegrityError(
+                    "whether a point counts is not known: the revocation of its writer was not finished",
+                    agent=writer.agent_id,
+                    advice="revoke that agent again",
+                )
             raise RevokedWriter(
                 "an object is signed by a revoked writer",
                 kind=found.header.kind.name,

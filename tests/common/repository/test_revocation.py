@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from holdfast_common.errors import Refused, RepositoryFailed
+from holdfast_common.errors import IntegrityError, Refused, RepositoryFailed
 from holdfast_common.repository.check import check_data
 from holdfast_common.repository.layout import ObjectKind
 from holdfast_common.repository.manifest import ManifestFacts
@@ -219,8 +219,13 @@ def test_a_revocation_that_was_cut_off_between_its_two_lists_is_finished_by_the_
     assert mine.revoked_at
     assert not mine.is_settled
     assert len(retiring.counted()) == 1
+    with pytest.raises(IntegrityError, match="revocation of its writer was not finished"):
+        Pruner.of(repository).until_done()
     retiring.revoke()
     assert len(retiring.counted()) == 2
+    Pruner.of(repository).until_done()
+    for point in list_points(retiring.store, repository.keys).points:
+        assert repository.restored(point)
 
 
 def test_a_key_that_retired_can_be_called_stolen_later_and_then_nothing_of_it_counts(
