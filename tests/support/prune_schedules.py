@@ -1,8 +1,9 @@
 """Random schedules of backups, prunes, forgetting, crashes and clocks, on the product's own writer and prune.
 
 Writers stand still at any step while others work, also between their last look and the manifest's put;
-a prune is killed at any call, or stands still there while others work, another prune among them. In
-the end every acknowledged point that nobody forgot must count, and every point that counts be whole.
+a prune is killed at any call, or stands still there while others work, another prune among them, or one
+of its reads fails. Keys are rotated and writers revoked in between, at any of these moments too. In the
+end every acknowledged point that nobody forgot must count, and every point that counts be whole.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from holdfast_common.errors import HoldfastError, RepositoryFailed
 from holdfast_common.identity import JobId
 from holdfast_common.repository.fence import load_fences
 from holdfast_common.repository.forget import PointName, forget_point, plan_forget
 from holdfast_common.repository.holds import held_points
+from holdfast_common.repository.key_changes import rotate, settle
+from holdfast_common.repository.keys import RepositoryKeys
 from holdfast_common.repository.layout import manifest_name
 from holdfast_common.repository.manifest import ManifestFacts
 from holdfast_common.repository.object_store import ObjectInfo, Upload
@@ -26,6 +31,7 @@ from holdfast_common.repository.points import Point, list_points
 from holdfast_common.repository.prune import prune
 from holdfast_common.repository.prune_report import PruneLimits
 from holdfast_common.repository.writer import PointWriter, PreparedPoint
+from holdfast_common.repository.writers import ROLE_VERIFY, ROLE_WRITE
 from support.memory_store import MemoryStore
 from support.pruning import Pruner
 from support.repositories import BLOCK, LINEAGE, FixedClock, Repository, disk_header, new_repository
@@ -34,18 +40,23 @@ USED = (0, 1, 2, 3, 16, 17, 18, 19)  # blocks that a schedule writes: two frames
 CAPACITY = 20 * BLOCK
 STEPS = 16
 KILLED = "the process was killed here"
+STANDS_STILL, IS_KILLED, READ_FAILS = "stands still", "is killed", "read fails"
 
 
 class Interrupting:
-    """A store that, before one of its calls, lets something else happen, or fails from then on."""
+    """A store that, before one of its calls, lets something else happen, or fails from then on.
+
+    Or one object cannot be read once: the first that is asked for from that call on.
+    """
 
     def __init__(
-        self, inner: MemoryStore, *, call: int, happens: Callable[[], None], killed: bool
+        self, inner: MemoryStore, *, call: int, happens: Callable[[], None], what: str
     ) -> None:
         self._inner = inner
         self._call = call
         self._happens = happens
-        self._killed = killed
+        self._killed = what == IS_KILLED
+        self._read_fails = what == READ_FAILS and call > 0
         self.calls = 0
 
     def _step(self) -> None:
@@ -65,6 +76,9 @@ class Interrupting:
 
     def get(self, name: str, *, length_max: int) -> bytes:
         self._step()
+        if self._read_fails and self.calls >= self._call:
+            self._read_fails = False
+            raise RepositoryFailed("input/output error", name=name)
         return self._inner.get(name, length_max=length_max)
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
@@ -103,6 +117,8 @@ class Writing:
     values: tuple[int, ...]  # of the blocks of USED
     previous: Point | None
     writer: PointWriter
+    public_key: bytes
+    authority: bytes  # whose word it takes for a grant: of the keys that it began with
     prepared: PreparedPoint | None = None
     written: bool = False
 
@@ -135,6 +151,11 @@ class Schedule:
         assert isinstance(made.store, MemoryStore)
         self.world = FixedClock()  # the storage's
         self.store = MemoryStore(made.store.objects)
+        self.keys = RepositoryKeys(  # it remembers the highest list of writers that it saw
+            made.keys.secrets, generation=made.keys.generation, randomness=made.randomness
+        )
+        self.signing_key = made.signing_key  # of the writers that begin now
+        self.unfinished: list[bytes] = []  # public keys whose revocation failed half way
         # where the storage tells no time, writers' clocks may differ by less than the margin
         self.tells_time = self.random.random() < 0.7
         if self.tells_time:
@@ -157,6 +178,7 @@ class Schedule:
         for writing in list(self.writings):
             if self.random.random() < 0.5:
                 self.publish(writing)
+        self.finish_revocations()
         self.world.advance(self.random.choice([0, 90_000]))
         self.prune_round()
         self.world.advance(90_000)
@@ -171,6 +193,7 @@ class Schedule:
             (4, self.forget),
             (1, self.crash_writer),
             (3, self.time_passes),
+            (1, self.change_keys),
         ]
         weights = [weight for weight, _ in steps]
         self.random.choices([step for _, step in steps], weights)[0]()
@@ -200,14 +223,18 @@ class Schedule:
         store = self.interrupting(chance=0.2)
         previous = self.some_point() if self.random.random() < 0.6 else None
         made = self.template.repository
-        repository = Repository(store, made.keys, made.sheet, made.signing_key, clock)
+        repository = Repository(store, self.keys, made.sheet, self.signing_key, clock)
+        authority = self.keys.authority_public
         try:
             writer = repository.writer(job_id=job_id)
         except HoldfastError as error:
             self.note(f"refused {job_id}: {error}")
             return
         values = self.new_values(previous)
-        self.writings.append(Writing(job_id, clock, store, values, previous, writer))
+        public_key = repository.signing_key.public_key().public_bytes_raw()
+        self.writings.append(
+            Writing(job_id, clock, store, values, previous, writer, public_key, authority)
+        )
         self.note(f"begins {job_id} on {previous.name[-8:] if previous else None} skew {skew}")
 
     def go_on(self) -> None:
@@ -266,18 +293,29 @@ class Schedule:
         if writing.prepared is None:
             return
         prepared = writing.prepared
-        keys = self.template.repository.keys
-        name = manifest_name(keys.reader_keys(LINEAGE).lineage_tag, writing.job_id)
+        name = manifest_name(self.keys.reader_keys(LINEAGE).lineage_tag, writing.job_id)
         self.values[name] = writing.values
         if self.random.random() < 0.4 and not self.depth:
             # it stands still somewhere in its publishing
             writing.store._call = writing.store.calls + self.random.randint(1, 12)
             writing.store._happens = self.meanwhile
         try:
+            grant = self.keys.commit_grant(
+                job_id=writing.job_id,
+                attempt=prepared.manifest.attempt,
+                manifest_digest=prepared.manifest_digest,
+                controller_epoch=1,
+                authority=writing.authority,
+            )
             with self.working(writing):
-                writing.writer.publish(prepared, self.template.repository.grant(prepared))
+                writing.writer.publish(prepared, grant)
         except HoldfastError as error:
             self.ended(writing, f"unpublished {writing.job_id}: {error}")
+            return
+        if writing.authority != self.keys.authority_public and self.is_revoked(writing):
+            # No list that was put after the rotation can be read with its keys. The controller cuts off
+            # whom it revokes, and hears of no result.
+            self.ended(writing, f"unheard {writing.job_id}")
             return
         self.acknowledged.add(name)
         self.ended(writing, f"acknowledged {writing.job_id}")
@@ -314,7 +352,7 @@ class Schedule:
         try:
             report = prune(
                 store,
-                self.template.repository.keys,
+                self.keys,
                 signing_key=self.template.pruner.signing_key,
                 clock=clock,
                 limits=PruneLimits(
@@ -333,16 +371,59 @@ class Schedule:
 
     def interrupting(self, *, chance: float, kill: bool = False) -> Interrupting:
         call = self.random.randint(1, 60) if self.random.random() < chance else -1
-        killed = kill and self.random.random() < 0.5
-        happens = (lambda: None) if killed else self.meanwhile
-        return Interrupting(self.store, call=call, happens=happens, killed=killed)
+        what = self.random.choices([STANDS_STILL, IS_KILLED, READ_FAILS], [4, 4 if kill else 0, 1])[
+            0
+        ]
+        happens = self.meanwhile if what == STANDS_STILL else lambda: None
+        return Interrupting(self.store, call=call, happens=happens, what=what)
+
+    def change_keys(self) -> None:
+        """Rotate them, or shut a writer out; another one takes its place."""
+        if self.random.random() < 0.5:
+            self.keys = rotate(self.store, self.keys)
+            settle(self.store, self.keys)
+            self.note("rotated keys")
+        else:
+            self.revoke_writer()
+
+    def revoke_writer(self) -> None:
+        retired = self.signing_key.public_key().public_bytes_raw()
+        self.signing_key = Ed25519PrivateKey.from_private_bytes(self.random.randbytes(32))
+        self.keys.authorise_writer(
+            self.store,
+            self.signing_key.public_key().public_bytes_raw(),
+            agent_id="proxy-1",
+            clock=self.world,
+            roles=(ROLE_WRITE, ROLE_VERIFY),
+        )
+        self.note("revoked the writer")
+        keys = self.keys
+        try:
+            keys.revoke_writer(
+                self.interrupting(chance=0.5, kill=True),
+                retired,
+                clock=self.world,
+                keep_existing=True,
+            )
+        except HoldfastError as error:
+            self.note(f"half-revoked it: {error}")
+            self.unfinished.append(retired)
+
+    def is_revoked(self, writing: Writing) -> bool:
+        found = self.keys.writers(self.store).of(writing.public_key)
+        return found is None or bool(found.revoked_at)
+
+    def finish_revocations(self) -> None:
+        """As who was told that it failed does: again."""
+        for key in self.unfinished:
+            self.keys.revoke_writer(self.store, key, clock=self.world, keep_existing=True)
+        self.unfinished = []
 
     def forget(self) -> None:
         point = self.some_point()
         if point is None:
             return
-        keys = self.template.repository.keys
-        fences = load_fences(self.store, keys.common, keys.writers(self.store))
+        fences = load_fences(self.store, self.keys.common, self.keys.writers(self.store))
         named = PointName(name=point.name, digest=point.digest)
         plan = plan_forget([named], held=held_points(self.store), fences=fences)
         for chosen in plan.forgotten:
@@ -351,7 +432,7 @@ class Schedule:
             self.note(f"forgotten {chosen.name[-8:]}")
 
     def some_point(self) -> Point | None:
-        points = list_points(self.store, self.template.repository.keys).points
+        points = list_points(self.store, self.keys).points
         return self.random.choice(points) if points else None
 
     def new_values(self, previous: Point | None) -> tuple[int, ...]:
@@ -372,8 +453,8 @@ class Schedule:
         """Raises AssertionError with the story."""
         story = "\n".join([f"seed {self.seed}", *self.events])
         made = self.template.repository
-        repository = Repository(self.store, made.keys, made.sheet, made.signing_key, self.world)
-        counted = {point.name: point for point in list_points(self.store, made.keys).points}
+        repository = Repository(self.store, self.keys, made.sheet, self.signing_key, self.world)
+        counted = {point.name: point for point in list_points(self.store, self.keys).points}
         for name in self.acknowledged - self.forgotten:
             assert name in counted, f"an acknowledged point is gone: {name}\n{story}"
         for name, point in counted.items():

@@ -14,8 +14,10 @@ PARTS = 8
 
 def assert_eventful(counts: Counter[str], schedules: int) -> None:
     """What never happens shows nothing."""
-    for what in ("acknowledged", "deleted objects", "forgotten", "prune-ended", "crashed"):
+    often = ("acknowledged", "deleted objects", "forgotten", "prune-ended", "crashed")
+    for what in (*often, "rotated", "revoked"):
         assert counts[what] > schedules / 10, (what, counts)
+    assert counts["half-revoked"] > schedules / 50, counts
     assert counts["repacked"] > schedules / 50, counts
     assert counts["unpublished"] > schedules / 50, counts
 
