@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.setup-done
-WORKERS ?= 2
+WORKERS ?= 3  # on two cores: these wait as well as they work
 LONG_WORKERS ?= 3  # they wait more than they work
 SECONDS ?= 600
 SEED ?= 1
@@ -31,11 +31,11 @@ demo: setup
 # Everything that fits into ten minutes on two cores. What fails beside others is tried once more alone, and
 # named by pytest both times: a test that passes only then depends on time and wants mending.
 test: setup-tests
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not long" --durations=15 || $(BIN)/python -m pytest -q -m "not long" --last-failed
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not long" --durations=15 || $(BIN)/python -m pytest -q -m "not long" --last-failed
 
 # What takes longer: every step killed, every rule broken, every call refereed, a restored VM booted.
 test-long: setup-tests
-	$(BIN)/python -m pytest -q -n $(LONG_WORKERS) -m long --durations=15 || $(BIN)/python -m pytest -q -m long --last-failed
+	$(BIN)/python -m pytest -q -n $(LONG_WORKERS) --dist worksteal -m long --durations=15 || $(BIN)/python -m pytest -q -m long --last-failed
 	$(MAKE) --no-print-directory referee
 
 # Branch coverage of the repository engine: what is missing, by line; less than 95 % fails.
@@ -45,9 +45,9 @@ coverage: setup-tests
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-# Random kills and faults for as long as SECONDS, from SEED on.
+# Random kills, crashes with failing calls, and damages: each for as long as SECONDS, from SEED on.
 soak: setup-tests
-	HOLDFAST_SOAK_SECONDS=$(SECONDS) HOLDFAST_SOAK_SEED=$(SEED) $(BIN)/python -m pytest -q -s tests/together/soak.py tests/common/repository/damage_soak.py
+	HOLDFAST_SOAK_SECONDS=$(SECONDS) HOLDFAST_SOAK_SEED=$(SEED) $(BIN)/python -m pytest -q -s tests/together/soak.py tests/together/soak_crash_states.py tests/common/repository/damage_soak.py
 
 check: setup
 	$(BIN)/ruff format --check .
