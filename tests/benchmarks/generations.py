@@ -187,7 +187,9 @@ def garbage(site: Site, point_id: PointId) -> Garbage:
                 if chunk_id is not None:
                     places[chunk_id].add(place)
         stored = dead = parts = 0
-        for locations in reader.index.by_pack().values():
+        for locations in reader.index.by_pack(
+            [pack.digest for pack in reader.index.packs()]
+        ).values():
             for location in locations:
                 if location.kind is not BlobKind.DISK_FRAME:
                     continue

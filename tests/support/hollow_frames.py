@@ -98,7 +98,7 @@ def hollow_out(repository: Repository, pruner: Pruner) -> int:
 
 def _by_chunk(index: RepositoryIndex) -> Mapping[bytes, list[ChunkLocation]]:
     found: dict[bytes, list[ChunkLocation]] = {}
-    for places in index.by_pack().values():
+    for places in index.by_pack([pack.digest for pack in index.packs()]).values():
         for place in places:
             found.setdefault(place.chunk_id, []).append(place)
     return found

@@ -185,23 +185,27 @@ class RepositoryCheck:
             self._store, self._ring.common, index=self.index, segment_keys=segment_keys
         )
         packs = PackDecoder(self._store, frames)
-        places_of = self.index.by_pack()
         proven_at = (
             load_proof_times(self._store, self._ring.common, self._writers)
             if isinstance(subset, Share)
             else {}
         )
-        chosen = [
-            (digest, places_of[digest])
-            for digest in chosen_packs(self._present, subset, proven_at=proven_at)
-            if digest in places_of
-        ]
+        chosen = chosen_packs(self._present, subset, proven_at=proven_at)
         told = 0
         with ThreadPoolExecutor(max(1, workers)) as pool:
-            results = pool.map(
-                lambda item: packs.decode(item[0], self._present[item[0]], item[1]), chosen
+            results = (
+                (digest, places, found)
+                for group in self.index.in_groups(chosen)
+                for (digest, places), found in zip(
+                    group.items(),
+                    pool.map(
+                        lambda item: packs.decode(item[0], self._present[item[0]], item[1]),
+                        group.items(),
+                    ),
+                    strict=True,
+                )
             )
-            for (digest, places), found in zip(chosen, results, strict=True):
+            for digest, places, found in results:
                 check()
                 self._decoded.append(digest)
                 self._decoded_bytes += sum(place.plain_length for place in places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,9 +10,10 @@ import numpy as np
 
 from holdfast_common.repository.index import Array, IndexSegment
 from holdfast_common.repository.index_cache import CachedSegment
-from holdfast_common.repository.index_table import MemoryTable, memory_table
+from holdfast_common.repository.index_table import ChunkTable, MemoryTable, memory_table
 from holdfast_common.repository.key_sets import SegmentKeyRequest
 
+ROWS_AT_ONCE: Final = 1 << 17  # when all are gone through: 10 MiB
 SMALL_CHUNKS: Final = 1 << 12  # smaller segments are held in memory, together: 64 bytes a chunk
 ORIGINS_KEPT: Final = 1 << 14  # some 10 MiB of those that were asked for last
 
@@ -79,6 +81,28 @@ class OpenSegment:
         source = self._source
         return source.packs if isinstance(source, IndexSegment) else source.pack_rows(slice(None))
 
+    def origin_packs(self) -> Array:
+        """Of every origin the number of its pack. Raises: IntegrityError (a damaged file)."""
+        source = self._source
+        rows = (
+            source.origins if isinstance(source, IndexSegment) else source.origin_rows(slice(None))
+        )
+        return rows["pack"]
+
+    def which_packs(self, wanted: Collection[bytes]) -> tuple[Array, list[bytes]]:
+        """Of every pack whether it is one of these, and those that are. Raises: as `pack_rows`."""
+        digests = np.ascontiguousarray(self.pack_rows()["digest"])
+        words = np.frombuffer(digests.tobytes(), "<u8").reshape(-1, 4)[:, 0]
+        asked = np.frombuffer(b"".join(digest[:8] for digest in wanted), "<u8")
+        inside = np.zeros(len(words), bool)
+        found = []
+        for at in np.flatnonzero(np.isin(words, asked)).tolist():
+            digest = digests[at].tobytes()
+            if digest in wanted:
+                inside[at] = True
+                found.append(digest)
+        return inside, found
+
     def packs(self) -> list[IndexedPack]:
         """Every pack. Raises: as `pack_rows`."""
         rows = self.pack_rows()
@@ -116,3 +140,35 @@ class OpenSegment:
             ),
             writer=self.writers[int(row["writer"])],
         )
+
+
+def rows_in_packs(
+    segments: Sequence[OpenSegment], tables: Sequence[ChunkTable], wanted: Collection[bytes]
+) -> tuple[set[bytes], Iterator[tuple[bytes, tuple[int, ...]]]]:
+    """Which of these packs are indexed, and the ids and rows of what lies in them.
+
+    Every table is gone through, some rows at a time. Raises: IntegrityError (a damaged file).
+    """
+    found: set[bytes] = set()
+    origins: dict[int, Array] = {}  # by segment: whether an origin lies in one of the packs
+    for segment in segments:
+        inside, digests = segment.which_packs(wanted)
+        found.update(digests)
+        origins[segment.number] = inside[segment.origin_packs()]
+    return found, _rows_of(tables, origins)
+
+
+def _rows_of(
+    tables: Sequence[ChunkTable], origins: Mapping[int, Array]
+) -> Iterator[tuple[bytes, tuple[int, ...]]]:
+    for table in tables:
+        for start in range(0, len(table.prefixes), ROWS_AT_ONCE):
+            positions = np.arange(start, min(start + ROWS_AT_ONCE, len(table.prefixes)))
+            tails, rows = table.rows_at(positions)
+            here = np.zeros(len(rows), bool)
+            for number in np.unique(rows["segment"]).tolist():
+                of = np.flatnonzero(rows["segment"] == number)
+                here[of] = origins[number][rows["origin"][of]]
+            for at in np.flatnonzero(here).tolist():
+                prefix = int(table.prefixes[start + at]).to_bytes(8, "big")
+                yield prefix + tails[at].tobytes(), rows[at].tolist()

@@ -96,7 +96,7 @@ class DataRepair:
         leaving = set(damaged)
         if lease is not None:  # a prune under way may delete these, whatever is announced now
             leaving |= tombstoned_packs(lease.fences)
-        contents = self._check.index.by_pack()
+        contents = self._check.index.by_pack(damaged)
         kept: set[bytes] = set()
         for digest, name in damaged.items():
             chunks = {place.chunk_id for place in contents.get(digest, ())}
@@ -151,11 +151,11 @@ class DataRepair:
         """Packs that are proven and that no index object names: the one that did is damaged."""
         assert self._report is not None
         index = self._check.index
-        contents = index.by_pack()
         return [
             digest
-            for digest in self._report.proven_packs
-            if all(index.object_of(place) is None for place in contents[digest])
+            for group in index.in_groups(self._report.proven_packs)
+            for digest, places in group.items()
+            if all(index.object_of(place) is None for place in places)
         ]
 
     def _take(self, source: ObjectStore, lost: dict[bytes, int], go_on: Callable[[], None]) -> None:

@@ -99,8 +99,8 @@ def store_blobs(
     frames = FrameReader(store, keys, index=fresh, segment_keys=segment_keys)
     wanted = {blob.place.chunk_id for blob in blobs}
     wanted |= {blob.chunk_id for contents in sealed for blob in contents.blobs}
-    for digest, places in fresh.by_pack().items():
-        for place in places if digest in packs else ():
+    for indexed in fresh.in_groups(packs):
+        for place in (each for places in indexed.values() for each in places):
             frames.read_at(place)
             wanted.discard(place.chunk_id)
     if wanted:

@@ -208,7 +208,13 @@ def test_where_chunks_lie_is_asked_of_the_index_for_many_at_once(
         return find_many(index, ids)
 
     with repository.reader() as reader:
-        places = [each for found in reader.index.by_pack().values() for each in found]
+        places = [
+            each
+            for found in reader.index.by_pack(
+                [pack.digest for pack in reader.index.packs()]
+            ).values()
+            for each in found
+        ]
         wanted = [place.chunk_id for place in places]
         monkeypatch.setattr(RepositoryIndex, "find_many", counted)
         monkeypatch.setattr(frame_reader, "LOOKUP_BATCH", 3)

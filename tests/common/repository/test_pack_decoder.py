@@ -29,7 +29,9 @@ class Pack:
         image[MIB : 3 * MIB] = random.Random(1).randbytes(2 * MIB)  # stored as they are
         self.repository.backup(image)
         with self.repository.reader() as reader:
-            ((self.digest, places),) = reader.index.by_pack().items()
+            ((self.digest, places),) = reader.index.by_pack(
+                [pack.digest for pack in reader.index.packs()]
+            ).items()
         self.places: list[ChunkLocation] = places
         self.length = len(self.store.objects[pack_name(self.digest)])
 

@@ -267,7 +267,7 @@ def test_packs_that_nobody_is_known_to_have_written_are_taken_for_known_by_nobod
         index = writer._index
         assert index.recover(store)
         pack = point.manifest.packs[0]
-        places = index.by_pack()[pack]
+        places = index.by_pack([pack])[pack]
         assert places
         assert not any(writer._known.trusted.trusts(place) for place in places)
 
