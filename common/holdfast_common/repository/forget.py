@@ -35,6 +35,7 @@ class ForgetPlan:
     forgotten: tuple[PointName, ...]
     kept: tuple[tuple[PointName, str], ...]
     gone: tuple[PointName, ...] = ()
+    given_up: tuple[tuple[PointName, str], ...] = ()  # damaged, with why
 
 
 def plan_forget(

@@ -38,6 +38,7 @@ class Needed:
     maps: frozenset[str]  # names of map objects
     indexes: frozenset[bytes]  # index objects that points name
     problems: tuple[str, ...] = ()
+    unusable: tuple[str, ...] = ()  # of the problems: manifests that cannot be used
 
 
 def find_needed(
@@ -88,6 +89,7 @@ def find_needed(
     return Needed(
         census={point.name: point.digest for point in listed.points},
         void=tuple(item.name for item in listed.unusable if item.code in never_counted),
+        unusable=tuple(item.name for item in listed.unusable if item.code not in never_counted),
         chunks=chunks.sorted(),
         maps=frozenset(maps),
         indexes=frozenset(indexes),

@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_common.clock import Clock, utc_text
 from holdfast_common.errors import (
-    IntegrityError,
     ObjectMissing,
     RepositoryFull,
 )
@@ -52,6 +51,7 @@ from holdfast_common.repository.prune_progress import DELETING, SURVEYING, Prune
 from holdfast_common.repository.prune_refusals import (
     refuse_doubtful_clock,
     refuse_missing,
+    refuse_unknown,
     refuse_unread,
 )
 from holdfast_common.repository.prune_report import DEFAULT_LIMITS, PruneLimits, PruneReport
@@ -201,12 +201,7 @@ class _Round:
         needed = find_needed(
             self.store, self.ring, fences=fences, check=self._check, tell=self.tell
         )
-        if needed.problems:
-            raise IntegrityError(
-                f"what the points need is not known, so nothing more is deleted: {needed.problems[0]}",
-                problems=len(needed.problems),
-                advice="run `holdfast check`; repair what it names, or delete those points",
-            )
+        refuse_unknown(needed)
         # once more: this listing is the one that decides what counts
         refuse_missing(self.expected_points, {*needed.census, *needed.void}, fences)
         if fences.newest_problem:  # what it called dead is not known: two new ones begin anew

@@ -7,9 +7,10 @@ from datetime import datetime
 from typing import Final
 
 from holdfast_common.clock import parse_utc, utc_text
-from holdfast_common.errors import PointsMissing, Refused, RepositoryFailed
+from holdfast_common.errors import IntegrityError, PointsMissing, Refused, RepositoryFailed
 from holdfast_common.repository.fence import Fences
 from holdfast_common.repository.lease_survey import AnnouncedWriter
+from holdfast_common.repository.live_chunks import Needed
 from holdfast_common.repository.prune_plan import ClockFacts, clock_problem
 
 _TOLD_MAX: Final = 10  # names in the message; the error has all of them
@@ -35,6 +36,21 @@ def refuse_missing(expected: Collection[str], there: Collection[str], fences: Fe
         error.names = tuple(missing)
         raise error
     return gone
+
+
+def refuse_unknown(needed: Needed) -> None:
+    """Raises: IntegrityError: what the points need is not known; names the manifests that nobody can use."""
+    if not needed.problems:
+        return
+    more = len(needed.unusable) - _TOLD_MAX
+    names = " ".join(needed.unusable[:_TOLD_MAX]) + (f" and {more} more" if more > 0 else "")
+    raise IntegrityError(
+        f"what the points need is not known, so nothing more is deleted: {needed.problems[0]}",
+        problems=len(needed.problems),
+        **({"manifests": names} if names else {}),
+        advice="run `holdfast check`; repair what it names (`holdfast repo repair --from COPY`), or delete those"
+        " points: `holdfast point delete POINT --give-up` where the manifest itself stays damaged",
+    )
 
 
 def refuse_unread(fences: Fences) -> None:

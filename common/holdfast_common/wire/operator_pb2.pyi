@@ -1733,6 +1733,7 @@ class ForgetRequest(_message.Message):
     VM_FIELD_NUMBER: _builtins.int
     KEEP_LAST_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    GIVE_UP_FIELD_NUMBER: _builtins.int
     vm: _builtins.str
     """"" = all"""
     keep_last: _builtins.int
@@ -1740,6 +1741,10 @@ class ForgetRequest(_message.Message):
     dry_run: _builtins.bool
     @_builtins.property
     def point_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def give_up(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """points that go although their manifest is damaged: ids or objects' names"""
+
     def __init__(
         self,
         *,
@@ -1747,10 +1752,11 @@ class ForgetRequest(_message.Message):
         vm: _builtins.str = ...,
         keep_last: _builtins.int = ...,
         dry_run: _builtins.bool = ...,
+        give_up: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "keep_last", b"keep_last", "point_ids", b"point_ids", "vm", b"vm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "give_up", b"give_up", "keep_last", b"keep_last", "point_ids", b"point_ids", "vm", b"vm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1828,6 +1834,7 @@ class RepositoryChange(_message.Message):
     DONE_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
     NAMES_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_FIELD_NUMBER: _builtins.int
     done: _builtins.bool
     @_builtins.property
     def plan(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1839,6 +1846,10 @@ class RepositoryChange(_message.Message):
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """of points or objects concerned"""
 
+    @_builtins.property
+    def given_up(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of the names: points whose manifest is damaged"""
+
     def __init__(
         self,
         *,
@@ -1846,10 +1857,11 @@ class RepositoryChange(_message.Message):
         done: _builtins.bool = ...,
         counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         names: _abc.Iterable[_builtins.str] | None = ...,
+        given_up: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "done", b"done", "names", b"names", "plan", b"plan"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "done", b"done", "given_up", b"given_up", "names", b"names", "plan", b"plan"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,6 +13,7 @@ from holdfast_controller.commands.operator_client import operators
 from holdfast_controller.commands.output import Output, note, plain
 from holdfast_controller.commands.repository_change import (
     forget_points,
+    give_up_option,
     show_repository_change,
 )
 
@@ -126,13 +127,20 @@ def unhold(entry: Entry, *, point_id: str, output: Output) -> None:
 
 @point.command()
 @click.argument("points", nargs=-1, required=True, metavar="POINT…")
+@give_up_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @pass_entry
 def delete(
-    entry: Entry, *, points: tuple[str, ...], dry_run: bool, yes: bool, output: Output
+    entry: Entry,
+    *,
+    points: tuple[str, ...],
+    give_up: bool,
+    dry_run: bool,
+    yes: bool,
+    output: Output,
 ) -> None:
     """Delete restore points; `holdfast repo prune` frees their room afterwards."""
-    request = operator_pb2.ForgetRequest(point_ids=points)
+    request = operator_pb2.ForgetRequest(point_ids=points, give_up=points if give_up else ())
     forget_points(entry, request, output, dry_run=dry_run, yes=yes)

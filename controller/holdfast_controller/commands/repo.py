@@ -25,6 +25,7 @@ from holdfast_controller.commands.repo_list import list_repositories
 from holdfast_controller.commands.repo_show import show
 from holdfast_controller.commands.repository_change import (
     forget_points,
+    give_up_option,
     show_repository_change,
 )
 
@@ -139,6 +140,7 @@ def prune(
 @click.option(
     "--keep-last", type=click.IntRange(min=0), default=0, help="Forget all but the newest so many."
 )
+@give_up_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
@@ -149,6 +151,7 @@ def forget(
     points: tuple[str, ...],
     vm: str,
     keep_last: int,
+    give_up: bool,
     dry_run: bool,
     yes: bool,
     output: Output,
@@ -156,7 +159,9 @@ def forget(
     """Forget restore points; `holdfast repo prune` frees their room afterwards."""
     if not points and not keep_last:
         raise UsageError("name restore points, or give --keep-last")
-    request = operator_pb2.ForgetRequest(point_ids=points, vm=vm, keep_last=keep_last)
+    request = operator_pb2.ForgetRequest(
+        point_ids=points, vm=vm, keep_last=keep_last, give_up=points if give_up else ()
+    )
     forget_points(entry, request, output, dry_run=dry_run, yes=yes)
 
 

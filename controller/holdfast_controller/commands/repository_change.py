@@ -9,6 +9,13 @@ from holdfast_controller.commands.entry import Entry
 from holdfast_controller.commands.operator_client import operators
 from holdfast_controller.commands.output import Output, note
 
+give_up_option = click.option(
+    "--give-up",
+    is_flag=True,
+    help="Also points that are named and whose manifest is damaged, which no copy can repair: POINT may be the name"
+    " of its object. What only they need is lost.",
+)
+
 
 def forget_points(
     entry: Entry,
@@ -27,8 +34,10 @@ def forget_points(
                 for line in planned.plan:
                     note(line)
                 question = f"forget {len(planned.names)} restore points for ever?"
+                if planned.given_up:
+                    question += f" {len(planned.given_up)} of them are given up, unread"
                 click.confirm(question, abort=True, err=True)
-            exact = operator_pb2.ForgetRequest(point_ids=planned.names)
+            exact = operator_pb2.ForgetRequest(point_ids=planned.names, give_up=planned.given_up)
             planned = client.call(client.stub.ForgetPoints, exact)
         show_repository_change(planned, output, "forgotten")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -23,20 +23,18 @@ from holdfast_common.errors import (
     NotFound,
     ObjectMissing,
     PointsMissing,
-    PointVoided,
-    RevokedWriter,
 )
 from holdfast_common.identity import JobId, LineageId, PointId
 from holdfast_common.repository.derivation import lineage_tag
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.fence import load_fences
 from holdfast_common.repository.forget import (
-    HELD,
     ForgetPlan,
     PointName,
     forget_point,
     plan_forget,
 )
+from holdfast_common.repository.giving_up import give_up_point
 from holdfast_common.repository.hang_watch import watched_files
 from holdfast_common.repository.holds import (
     Hold,
@@ -45,18 +43,18 @@ from holdfast_common.repository.holds import (
     read_hold,
     unhold_point,
 )
-from holdfast_common.repository.layout import hold_name, manifest_name
+from holdfast_common.repository.layout import aside_name, hold_name, manifest_name
 from holdfast_common.repository.manifest_record import point_record
 from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.repository.points import Point, PointList, list_points
 from holdfast_common.repository.prune import prune
 from holdfast_common.repository.prune_progress import Tell
 from holdfast_common.repository.prune_report import PruneLimits, PruneReport
+from holdfast_controller.runs.unusable_points import lost_names, with_given_up, with_unusable
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.catalogue import PointRow
 from holdfast_controller.store.prunes import PruneEnd, PruneTable
 
-UNREAD: Final = "its manifest is there and cannot be used: repair the repository first"
 HELD_ANSWER_SECONDS: Final = 5.0  # points are listed all the same
 
 
@@ -137,10 +135,18 @@ class RepositoryCare:
                 self._prunes.end(prune_id, end, at=utc_text(world.clock.now()))
             return report
 
-    def forget(self, point_ids: Sequence[PointId], *, actor: str, dry_run: bool) -> ForgetPlan:
+    def forget(
+        self,
+        point_ids: Sequence[PointId],
+        *,
+        actor: str,
+        dry_run: bool,
+        give_up: Collection[PointId] = (),
+    ) -> ForgetPlan:
         """Remove the manifests of these points, but those that are held or too young.
 
-        A point that is not in the repository any more is dropped from the catalogue.
+        A point that is not in the repository any more is dropped from the catalogue. Of those in ``give_up``,
+        which the catalogue need not know, a damaged manifest goes as well. Raises: NotFound.
         """
         world = self._world
         with self._alone(self._pruning, self._changing) as store:
@@ -155,11 +161,16 @@ class RepositoryCare:
             fences = load_fences(store, keys.common, keys.writers(store))
             held = held_points(store)
             known = self._known_points()
-            asked = set(point_ids) - found.keys()
-            lost = [name for name, row in known.items() if row.point_id in asked]
-            plan = _with_lost(
-                plan_forget(chosen, held=held, fences=fences), lost, listed=listed, held=held
+            asked = {*point_ids, *give_up} - found.keys()
+            plan = with_unusable(
+                plan_forget(chosen, held=held, fences=fences),
+                lost_names(
+                    listed, {n: row.point_id for n, row in known.items()}, asked, give_up=give_up
+                ),
+                listed=listed,
+                held=held,
             )
+            plan = with_given_up(plan, give_up, store=store, ring=keys, now=world.clock.now())
             if dry_run:
                 return plan
             ids = {name: row.point_id for name, row in known.items()}
@@ -167,6 +178,13 @@ class RepositoryCare:
             for item in plan.gone:
                 self._audit(actor, "forget a point", what=ids[item.name], result="it was not there")
                 world.catalogue.remove(ids[item.name])
+            for item, _ in plan.given_up:
+                point_id = PointId(item.name.rpartition("/")[2])
+                self._audit(actor, "give up a damaged point", what=point_id, result="begins")
+                is_kept = give_up_point(store, keys, item.name)
+                world.catalogue.remove(point_id)
+                where = aside_name(item.name) if is_kept else "nothing of it is kept"
+                self._audit(actor, "give up a damaged point", what=point_id, result=where)
             for item in plan.forgotten:
                 self._audit(actor, "forget a point", what=ids[item.name], result="begins")
                 forget_point(store, item)
@@ -191,9 +209,11 @@ class RepositoryCare:
     def unhold(self, point_id: PointId, *, actor: str) -> bool:
         """Whether it was held. Raises: NotFound."""
         with self._alone(self._changing) as store:
-            point = self._point(store, point_id)
+            # its manifest may be damaged: then its hold is all that tells its name
+            names = [n for n in held_points(store) if n.rpartition("/")[2] == point_id]
+            name = names[0] if len(names) == 1 else self._point(store, point_id).name
             self._audit(actor, "let go of a point", what=point_id, result="begins")
-            return unhold_point(store, point.name)
+            return unhold_point(store, name)
 
     def held(self) -> frozenset[str]:
         """Names of manifests that are held. Raises: NoRepository, TimedOut, RepositoryFailed."""
@@ -306,25 +326,6 @@ class RepositoryCare:
             object=what or self._world.keeper.repository_id,
             result=result,
         )
-
-
-def _with_lost(
-    plan: ForgetPlan, lost: Sequence[str], *, listed: PointList, held: Collection[str]
-) -> ForgetPlan:
-    """The plan, and points without a usable manifest: what is not there, or never counts, is only dropped."""
-    void = (PointVoided.code, RevokedWriter.code)
-    unread = {item.name for item in listed.unusable if item.code not in void}
-    unread |= set(listed.unopened)
-    kept, gone = [], []
-    for name in lost:
-        point = PointName(name=name, digest=b"")
-        if name in held:
-            kept.append((point, HELD))
-        elif name in unread:
-            kept.append((point, UNREAD))
-        else:
-            gone.append(point)
-    return replace(plan, kept=(*plan.kept, *kept), gone=tuple(gone))
 
 
 def _missing_end(error: PointsMissing, known: Mapping[str, PointRow]) -> PruneEnd:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
+from typing import Final
 
+from holdfast_common.errors import NotFound
 from holdfast_common.identity import PointId
+from holdfast_common.repository.forget import ForgetPlan, PointName
 from holdfast_common.repository.hang_watch import while_it_answers
 from holdfast_common.repository.prune_report import PruneLimits
 from holdfast_common.wire import operator_pb2
@@ -15,6 +19,12 @@ from holdfast_controller.runs.requests import PruneRequest
 from holdfast_controller.runs.world import World
 from holdfast_controller.service.access_rules import current_actor
 from holdfast_controller.service.operator_messages import started_message
+from holdfast_controller.store.catalogue import PointRow
+
+GIVING_UP: Final = (
+    "a repair from another copy could still bring back what is given up: `holdfast repo repair --from COPY`",
+    "data that only it needs dies at the next prunes; the damaged manifest is moved to aside/ in the repository",
+)
 
 
 class RepositoryActions:
@@ -44,7 +54,9 @@ class RepositoryActions:
     def forget(self, request: operator_pb2.ForgetRequest) -> operator_pb2.RepositoryChange:
         """Forget points that are named, and those that a rule leaves over. Raises: NotFound."""
         catalogue = self._world.catalogue
-        chosen = [catalogue.point(point_id) for point_id in request.point_ids]
+        give_up = {self._id_of(text) for text in request.give_up}
+        named = [text for text in request.point_ids if text not in request.give_up]
+        chosen = [catalogue.point(text) for text in named]
         rows = {row.point_id: row for row in catalogue.points(vm_name=request.vm)}
         known = [
             KnownPoint(point_id=row.point_id, lineage_id=row.lineage_id, created_at=row.created_at)
@@ -52,31 +64,35 @@ class RepositoryActions:
         ]
         over = beyond_last(known, keep_last=request.keep_last)
         chosen += [rows[PointId(point.point_id)] for point in over]
-        by_id = {row.point_id: row for row in chosen}
         plan = while_it_answers(
-            partial(self._care.forget, list(by_id), actor=current_actor(), dry_run=request.dry_run)
-        )
-        lines = []
-        for item in plan.forgotten:
-            row = by_id[PointId(item.name.rpartition("/")[2])]
-            lines.append(f"forget {row.point_id} of {row.vm_name}, taken {row.created_at[:19]}")
-        for item in plan.gone:
-            row = by_id[PointId(item.name.rpartition("/")[2])]
-            lines.append(
-                f"forget {row.point_id} of {row.vm_name}, taken {row.created_at[:19]}:"
-                " it is not in the repository, and only the catalogue drops it"
+            partial(
+                self._care.forget,
+                list({*(row.point_id for row in chosen), *give_up}),
+                actor=current_actor(),
+                dry_run=request.dry_run,
+                give_up=give_up,
             )
-        for item, reason in plan.kept:
-            lines.append(f"keep {item.name.rpartition('/')[2]}: {reason}")
+        )
+        going = (*plan.forgotten, *plan.gone, *(item for item, _ in plan.given_up))
         return operator_pb2.RepositoryChange(
-            plan=lines,
+            plan=_forget_lines(plan, {row.point_id: row for row in (*rows.values(), *chosen)}),
             done=not request.dry_run,
             counts={
                 "forgotten": len(plan.forgotten) + len(plan.gone),
+                "given_up": len(plan.given_up),
                 "kept": len(plan.kept),
             },
-            names=[item.name.rpartition("/")[2] for item in (*plan.forgotten, *plan.gone)],
+            names=[item.name.rpartition("/")[2] for item in going],
+            given_up=[item.name.rpartition("/")[2] for item, _ in plan.given_up],
         )
+
+    def _id_of(self, text: str) -> PointId:
+        """Of a point that the catalogue may not know: then it is the last part of its object's name."""
+        last = text.rpartition("/")[2]
+        try:
+            return self._world.catalogue.point(last).point_id
+        except NotFound:
+            return PointId(last)
 
     def rebuild(self, request: operator_pb2.RebuildRequest) -> operator_pb2.RepositoryChange:
         """Make the catalogue of points anew, from the repository alone."""
@@ -95,3 +111,23 @@ class RepositoryActions:
                 "unusable": len(rebuilt.unusable),
             },
         )
+
+
+def _forget_lines(plan: ForgetPlan, rows: Mapping[PointId, PointRow]) -> list[str]:
+    """What goes, what stays and why, for people."""
+
+    def told(item: PointName) -> str:
+        row = rows.get(PointId(item.name.rpartition("/")[2]))
+        if row is None:
+            return f"{item.name}, which the catalogue does not know"
+        return f"{row.point_id} of {row.vm_name}, taken {row.created_at[:19]}"
+
+    lines = [f"forget {told(item)}" for item in plan.forgotten]
+    lines += [
+        f"forget {told(item)}: it is not in the repository, and only the catalogue drops it"
+        for item in plan.gone
+    ]
+    for item, reason in plan.given_up:
+        lines.append(f"give up {told(item)}: its manifest cannot be read: {reason}")
+    lines += GIVING_UP if plan.given_up else ()
+    return lines + [f"keep {item.name.rpartition('/')[2]}: {reason}" for item, reason in plan.kept]

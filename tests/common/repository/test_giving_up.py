@@ -1,0 +1,156 @@
+"""Giving up points whose manifest is damaged: prunes go on afterwards, and nothing else is ever given up."""
+
+from __future__ import annotations
+
+import pytest
+
+from holdfast_common.clock import utc_text
+from holdfast_common.errors import IntegrityError, Refused, RepositoryFailed
+from holdfast_common.repository.forget import HELD
+from holdfast_common.repository.giving_up import (
+    AT_WORK,
+    NOT_DAMAGED,
+    REPAIR_WAITS,
+    GiveUpPlan,
+    give_up_point,
+    plan_give_up,
+)
+from holdfast_common.repository.holds import hold_point, unhold_point
+from holdfast_common.repository.layout import aside_name
+from holdfast_common.repository.repair_staging import replacement_name
+from support.memory_store import MemoryStore
+from support.pruning import Pruner
+from support.repositories import BLOCK, Repository, new_repository, patterned
+
+IMAGE = patterned(8 * BLOCK, "kept")
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def repository(store: MemoryStore) -> Repository:
+    made = new_repository(store)
+    store.now = made.clock.now
+    return made
+
+
+def plan(repository: Repository, *names: str, store: MemoryStore | None = None) -> GiveUpPlan:
+    return plan_give_up(
+        store or repository.store, repository.keys, names, now=repository.clock.now()
+    )
+
+
+def kept(found: GiveUpPlan) -> list[str]:
+    assert not found.given_up
+    return [reason for _, reason in found.kept]
+
+
+def damage(store: MemoryStore, name: str, at: int = -150) -> None:
+    data = bytearray(store.objects[name])
+    data[at] ^= 1
+    store.objects[name] = bytes(data)
+
+
+@pytest.mark.parametrize("at", [0, 100, -150, -1])
+def test_a_damaged_manifest_blocks_the_prune_until_it_is_given_up_and_is_kept_aside(
+    repository: Repository, store: MemoryStore, at: int
+) -> None:
+    pruner = Pruner.of(repository)
+    stays = repository.backup(IMAGE)
+    lost = repository.backup(patterned(8 * BLOCK, "lost"))
+    damage(store, lost.name, at)
+    damaged = store.objects[lost.name]
+    with pytest.raises(IntegrityError, match=lost.name) as refused:
+        pruner.round()
+    assert "holdfast point delete POINT --give-up" in refused.value.advice
+    assert refused.value.facts["manifests"] == lost.name
+    ((given, reason),) = plan(repository, lost.name).given_up
+    assert (given.name, bool(reason)) == (lost.name, True)
+    assert give_up_point(store, repository.keys, lost.name)
+    assert store.objects[aside_name(lost.name)] == damaged
+    assert lost.name not in store.objects
+    assert not give_up_point(store, repository.keys, lost.name), "twice is harmless"
+    assert sum(report.deleted for report in pruner.until_done()) > 0
+    assert store.objects[aside_name(lost.name)] == damaged
+    assert repository.restored(stays) == IMAGE
+
+
+def test_what_is_whole_or_held_or_waits_for_its_repair_is_not_given_up(
+    repository: Repository, store: MemoryStore
+) -> None:
+    pruner = Pruner.of(repository)
+    point = repository.backup(IMAGE)
+    whole = store.objects[point.name]
+    assert kept(plan(repository, point.name)) == [NOT_DAMAGED]
+    with pytest.raises(Refused, match="not damaged any more"):
+        give_up_point(store, repository.keys, point.name)
+    hold_point(
+        store,
+        point,
+        held_at=utc_text(repository.clock.now()),
+        reason="a court asked",
+        keys=repository.keys.common,
+        signing_key=pruner.signing_key,
+    )
+    damage(store, point.name)
+    assert kept(plan(repository, point.name)) == [HELD]
+    with pytest.raises(Refused, match="held"):
+        give_up_point(store, repository.keys, point.name)
+    unhold_point(store, point.name)
+    store.put(replacement_name(point.name), whole)
+    assert kept(plan(repository, point.name)) == [REPAIR_WAITS]
+    with pytest.raises(Refused, match="repair"):
+        give_up_point(store, repository.keys, point.name)
+    assert point.name in store.objects
+
+
+class Failing(MemoryStore):
+    """Its disk does not read one object."""
+
+    def __init__(self, store: MemoryStore, name: str) -> None:
+        super().__init__(now=store.now)
+        self.objects, self.times = store.objects, store.times
+        self._failing = name
+
+    def get(self, name: str, *, length_max: int) -> bytes:
+        if name == self._failing:
+            raise RepositoryFailed("Input/output error", name=name)
+        return super().get(name, length_max=length_max)
+
+
+def test_what_the_storage_does_not_read_just_now_is_not_given_up(
+    repository: Repository, store: MemoryStore
+) -> None:
+    point = repository.backup(IMAGE)
+    failing = Failing(store, point.name)
+    (reason,) = kept(plan(repository, point.name, store=failing))
+    assert "Input/output error" in reason
+    with pytest.raises(RepositoryFailed):
+        give_up_point(failing, repository.keys, point.name)
+    assert point.name in store.objects
+
+
+def test_a_point_of_a_revoked_writer_is_not_given_up(
+    repository: Repository, store: MemoryStore
+) -> None:
+    point = repository.backup(IMAGE)
+    repository.keys.revoke_writer(
+        store,
+        repository.signing_key.public_key().public_bytes_raw(),
+        clock=repository.clock,
+        keep_existing=False,
+    )
+    assert kept(plan(repository, point.name)) == [NOT_DAMAGED]
+
+
+def test_nothing_is_given_up_while_a_writer_is_at_work(
+    repository: Repository, store: MemoryStore
+) -> None:
+    point = repository.backup(IMAGE)
+    damage(store, point.name)
+    with repository.writer():
+        assert kept(plan(repository, point.name)) == [AT_WORK]
+    assert plan(repository, point.name).given_up

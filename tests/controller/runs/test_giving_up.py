@@ -1,0 +1,151 @@
+"""A point whose manifest is damaged and that no copy has is given up when somebody says so, and only then."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from holdfast_common.errors import NotFound
+from holdfast_common.places import Places
+from holdfast_common.repository.prune_report import PruneLimits
+from holdfast_common.wire import operator_pb2
+from holdfast_controller import main
+from holdfast_controller.commands import repository_change
+from holdfast_controller.runs.requests import PruneRequest
+from holdfast_controller.service.point_actions import PointActions
+from holdfast_controller.service.repository_actions import RepositoryActions
+from holdfast_controller.store.jobs import JobRow
+from holdfast_lab.server import RunningLab
+from support.one_process import OneProcess, one_process
+
+
+@pytest.fixture
+def holdfast(tmp_path: Path, lab: RunningLab) -> Iterator[OneProcess]:
+    with one_process(tmp_path / "holdfast", lab) as ready:
+        yield ready
+
+
+@pytest.fixture
+def cli(holdfast: OneProcess, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`holdfast` with these arguments and answers, beside the controller's own actions."""
+    actions = RepositoryActions(holdfast.world, holdfast.engine)
+    client = SimpleNamespace(
+        stub=SimpleNamespace(ForgetPoints=actions.forget),
+        call=lambda method, request: method(request),
+    )
+
+    @contextmanager
+    def operators(_: Places) -> Iterator[SimpleNamespace]:
+        yield client
+
+    monkeypatch.setattr(repository_change, "operators", operators)
+
+    def run(*arguments: str, answer: str = "") -> int:
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        return main.run(list(arguments))
+
+    return run
+
+
+def damaged_point(holdfast: OneProcess) -> tuple[str, Path]:
+    """Its id and its manifest."""
+    point_id = holdfast.back_up("web").point_id
+    assert point_id
+    return point_id, damaged_manifest(holdfast, point_id)
+
+
+def damaged_manifest(holdfast: OneProcess, point_id: str) -> Path:
+    """A point's, as a disk left it that lost its end."""
+    (manifest,) = (holdfast.folder / "repository" / "points").rglob(point_id)
+    manifest.chmod(0o600)
+    manifest.write_bytes(manifest.read_bytes()[:-200] + bytes(200))
+    return manifest
+
+
+def pruned(holdfast: OneProcess) -> JobRow:
+    limits = PruneLimits(grace=PruneLimits().grace * 0)
+    return holdfast.ended(
+        holdfast.engine.start_prune(PruneRequest(limits=limits, actor="somebody"))
+    )
+
+
+def test_the_operator_is_told_what_is_lost_and_asked_and_prunes_go_on_afterwards(
+    holdfast: OneProcess, cli: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    point_id, manifest = damaged_point(holdfast)
+    content = manifest.read_bytes()
+    refused = pruned(holdfast).error
+    assert refused is not None
+    assert f"/{point_id}" in refused.message + str(refused.facts)
+    assert "point delete POINT --give-up" in refused.advice
+    assert cli("point", "delete", point_id, "--yes") == 0
+    assert "point delete POINT --give-up" in capsys.readouterr().out
+    assert cli("point", "delete", point_id, "--give-up", "--dry-run", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["given_up"], told["done"]) == ([point_id], False)
+    assert cli("point", "delete", point_id, "--give-up", answer="n\n") != 0
+    asked = capsys.readouterr().err
+    assert f"give up {point_id} of web, taken " in asked
+    assert "its manifest cannot be read: " in asked
+    assert "holdfast repo repair --from COPY" in asked
+    assert "data that only it needs dies at the next prunes" in asked
+    assert manifest.read_bytes() == content
+    assert holdfast.world.catalogue.points()
+    assert cli("point", "delete", point_id, "--give-up", answer="y\n") == 0
+    assert not manifest.exists()
+    name = manifest.relative_to(holdfast.folder / "repository")
+    assert (holdfast.folder / "repository" / "aside" / name).read_bytes() == content
+    assert not holdfast.world.catalogue.points()
+    begun, done = [
+        each for each in holdfast.world.audit.entries() if each.action == "give up a damaged point"
+    ]
+    assert (begun.object, begun.result) == (point_id, "begins")
+    assert (done.object, done.result) == (point_id, f"aside/{name}")
+    assert pruned(holdfast).error is None
+
+
+def test_a_damaged_point_that_no_catalogue_knows_is_given_up_by_the_name_of_its_object(
+    holdfast: OneProcess, cli: Callable[..., int]
+) -> None:
+    point_id, manifest = damaged_point(holdfast)
+    holdfast.world.catalogue.remove(holdfast.world.catalogue.point(point_id).point_id)
+    actions = RepositoryActions(holdfast.world, holdfast.engine)
+    name = str(manifest.relative_to(holdfast.folder / "repository"))
+    told = actions.rebuild(operator_pb2.RebuildRequest())
+    assert any(line.startswith(f"not usable: {name}: ") for line in told.plan)
+    with pytest.raises(NotFound):
+        actions.forget(operator_pb2.ForgetRequest(point_ids=[name]))
+    with pytest.raises(NotFound):
+        actions.forget(operator_pb2.ForgetRequest(give_up=["points/00/NOSUCHPOINT"]))
+    assert cli("repo", "forget", name, "--give-up", "--yes") == 0
+    assert not manifest.exists()
+    assert pruned(holdfast).error is None
+
+
+def test_a_rule_gives_nothing_up_and_nothing_that_is_held_is_given_up(
+    holdfast: OneProcess, cli: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    held, whole = (holdfast.back_up("web").point_id for _ in range(2))
+    assert held
+    assert whole
+    points = PointActions(holdfast.world, holdfast.engine.care)
+    points.hold(operator_pb2.HoldRequest(point_id=held, reason="a court asked"))
+    manifest = damaged_manifest(holdfast, held)
+    assert cli("point", "delete", held, "--give-up", "--yes") == 0
+    assert f"keep {held}: it is held" in capsys.readouterr().out
+    points.hold(operator_pb2.HoldRequest(point_id=held, release=True))
+    rule = ("repo", "forget", whole, "--vm", "web", "--keep-last", "1", "--give-up")
+    assert cli(*rule, "--dry-run") == 0
+    told = capsys.readouterr().out
+    assert f"forget {whole} of web" in told
+    assert f"keep {held}: its manifest is there and cannot be used" in told
+    assert cli(*rule, "--yes") == 0
+    assert manifest.exists(), "it was not named"
+    assert cli("point", "delete", held, "--give-up", "--yes") == 0
+    assert not manifest.exists()
