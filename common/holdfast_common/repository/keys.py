@@ -224,7 +224,8 @@ class RepositoryKeys:
 
         ``keep_existing``: what it has signed until now stays valid (a proxy that retires); otherwise all of
         it is refused (a stolen key). ``give_up_unread``: also if damaged objects will count no more then.
-        Raises: NotFound, Refused (something is damaged), RepositoryFull, RepositoryFailed.
+        Raises: NotFound, Refused (something is damaged), RepositoryFull, RepositoryFailed: also when something
+        cannot be read just now, and then the revocation may be half done; again goes on with it.
         """
         given_up: tuple[str, ...] = ()
         for _ in range(_WRITERS_ATTEMPTS):
@@ -240,7 +241,7 @@ class RepositoryKeys:
             )
             if step is None:
                 return Revoked(listed, given_up)
-            given_up = given_up or step.given_up
+            given_up = tuple(dict.fromkeys((*given_up, *step.given_up)))
             self._store_writers(store, step.writers, number=listed.number + 1)
         raise Refused("somebody else keeps changing the list of writers")
 

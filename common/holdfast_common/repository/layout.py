@@ -83,6 +83,7 @@ class BlobKind(IntEnum):
 
 
 _JOB_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+_MANIFEST_NAME = re.compile(r"points/([0-9a-f]{32})/[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def checked_job_name(job_id: str) -> str:
@@ -132,6 +133,12 @@ def map_name(lineage_tag: bytes, object_id: bytes) -> str:
 def manifest_name(lineage_tag: bytes, job_id: str) -> str:
     """The object of a restore point: one job can make only one."""
     return f"points/{lineage_tag.hex()}/{checked_job_name(job_id)}"
+
+
+def manifest_tag(name: str) -> bytes | None:
+    """The lineage tag in a manifest's name; None: no manifest has such a name, whatever lies there."""
+    found = _MANIFEST_NAME.fullmatch(name)
+    return bytes.fromhex(found[1]) if found else None
 
 
 def fence_name(epoch: int) -> str:

@@ -2,18 +2,18 @@
 
 A revoked key's objects count only if the list of writers names their digests, so what is left out then is
 lost, also when a good copy of it is found later. What is left out is only what came after the revocation,
-and what nobody can tell the digest of: about that somebody has to decide first.
+and what nobody can tell the digest of: about that somebody has to decide first. What the storage does not
+read just now is never left out: the revocation stops, and is gone on with when it reads again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from holdfast_common.errors import (
     FormatError,
-    HoldfastError,
     IntegrityError,
     NotFound,
     ObjectMissing,
@@ -22,13 +22,12 @@ from holdfast_common.errors import (
 )
 from holdfast_common.repository.fence import Fences, load_fences
 from holdfast_common.repository.key_sets import GRANT_BYTES, KeyRing
-from holdfast_common.repository.layout import KEY_BYTES, index_name
-from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.layout import KEY_BYTES, fence_name, index_name, manifest_tag
+from holdfast_common.repository.object_store import ObjectInfo, ObjectStore
 from holdfast_common.repository.points import Point, PointJudge
 from holdfast_common.repository.sealed_object import SIGNATURE_BYTES, signer_of
 from holdfast_common.repository.writers import ROLE_PRUNE, Writer, WriterList, revoked
 
-_UNREADABLE: Final = (FormatError, IntegrityError, RepositoryFailed)
 _NAMES_TOLD: Final = 5
 
 
@@ -47,7 +46,8 @@ class Survey:
     """What one key signed, as far as it can be read."""
 
     digests: dict[str, bytes] = field(default_factory=dict)  # by name
-    unread: list[str] = field(default_factory=list)  # this key's, for all that can be told
+    damaged: list[str] = field(default_factory=list)  # this key's, for all that can be told
+    unread: list[str] = field(default_factory=list)  # the same: the storage failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,13 @@ def next_step(
         writers = revoked(listed, public_key, at=at, accepted=accepted, is_settled=False)
         return Step(writers, given_up)
     if not writer.is_settled:
-        accepted = writer.accepted | granted_besides(store, ring, listed, public_key)
-        return Step(revoked(listed, public_key, at=writer.revoked_at, accepted=accepted))
+        besides, given_up = granted_besides(
+            store, ring, listed, public_key, give_up_unread=give_up_unread
+        )
+        writers = revoked(
+            listed, public_key, at=writer.revoked_at, accepted=writer.accepted | besides
+        )
+        return Step(writers, given_up)
     return None
 
 
@@ -109,61 +114,114 @@ def accepted_until_now(
     Raises: Refused (something else is damaged, without ``give_up_unread``), RepositoryFailed.
     """
     fences = load_fences(store, ring.common, listed)
-    census = fences.by_epoch[max(fences.by_epoch)].census if fences.by_epoch else {}
+    census = _newest_census(fences)
     survey = _surveyed(store, listed, public_key)
     told = {name: digest for name, digest in census.items() if survey.digests.get(name) != digest}
-    if any(name.startswith("index/") for name in survey.unread):
-        for point in _points_of(store, ring, listed, fences, public_key):
+    if any(name.startswith("index/") for name in (*survey.damaged, *survey.unread)):
+        for point in _points_of(store, ring, listed, fences, public_key, survey=Survey()):
             told |= {index_name(each.object_id): each.digest for each in point.manifest.indexes}
-    given_up = tuple(name for name in survey.unread if _is_lost(name, told, listed, public_key))
-    if given_up and not give_up_unread:
-        more = f" and {len(given_up) - _NAMES_TOLD} more" if len(given_up) > _NAMES_TOLD else ""
-        raise Refused(
-            f"repair first: {', '.join(given_up[:_NAMES_TOLD])}{more} cannot be read, so what is in there"
-            " would stop to count for ever, also if a good copy is found later",
-            objects=len(given_up),
-            advice="`holdfast repo repair --from COPY`, then revoke again; or `holdfast agent revoke AGENT --give-up-damaged`",
-        )
+    lost = Survey(
+        damaged=[name for name in survey.damaged if _is_lost(name, told, listed, public_key)],
+        unread=[name for name in survey.unread if _is_lost(name, told, listed, public_key)],
+    )
+    if lost.damaged and fences.unread:  # what it tells may be their digests
+        lost.unread += [fence_name(epoch) for epoch in sorted(fences.unread)]
+    given_up = _given_up(lost, give_up_unread=give_up_unread)
     return frozenset(survey.digests.values()) | frozenset(told.values()), given_up
 
 
 def granted_besides(
-    store: ObjectStore, ring: KeyRing, listed: WriterList, public_key: bytes
-) -> frozenset[bytes]:
-    """Digests of this key's points, and of their indexes, that ``listed`` does not accept yet.
+    store: ObjectStore,
+    ring: KeyRing,
+    listed: WriterList,
+    public_key: bytes,
+    *,
+    give_up_unread: bool = False,
+) -> tuple[frozenset[bytes], tuple[str, ...]]:
+    """Digests of this key's points, and of their indexes, that ``listed`` does not accept yet; what is given up.
 
     Asked for once, right after the list that revoked it was put: whoever published before that list was there
     was told that his point is kept. Only what the controller granted is taken: the key alone is not enough.
+    Raises: Refused (a manifest is damaged, without ``give_up_unread``), RepositoryFailed: one cannot be read.
     """
     writer = listed.of(public_key)
     assert writer is not None, "it was revoked just now"
     fences = load_fences(store, ring.common, listed)
+    census = _newest_census(fences)
+    survey = Survey()
     found: set[bytes] = set()
-    for point in _points_of(store, ring, listed, fences, public_key):
+    for point in _points_of(store, ring, listed, fences, public_key, survey=survey):
         found |= {point.digest, *(each.digest for each in point.manifest.indexes)}
-    return frozenset(found) - writer.accepted
+    lost = Survey(
+        damaged=[name for name in survey.damaged if census.get(name) not in writer.accepted],
+        unread=[name for name in survey.unread if census.get(name) not in writer.accepted],
+    )
+    return frozenset(found) - writer.accepted, _given_up(lost, give_up_unread=give_up_unread)
+
+
+def _newest_census(fences: Fences) -> Mapping[str, bytes]:
+    return fences.by_epoch[max(fences.by_epoch)].census if fences.by_epoch else {}
+
+
+def _given_up(lost: Survey, *, give_up_unread: bool) -> tuple[str, ...]:
+    """The damaged ones of what would not count any more. Raises: Refused, RepositoryFailed."""
+    if lost.unread:
+        raise RepositoryFailed(
+            f"the revocation is not finished: the storage does not read {_told(lost.unread)} just now, so what"
+            " is in there would stop to count for ever",
+            objects=len(lost.unread),
+            advice="see that the storage is healthy, then revoke again; what it never reads again"
+            " `holdfast repo repair --from COPY` replaces",
+        )
+    if lost.damaged and not give_up_unread:
+        raise Refused(
+            f"repair first: {_told(lost.damaged)} cannot be read, so what is in there"
+            " would stop to count for ever, also if a good copy is found later",
+            objects=len(lost.damaged),
+            advice="`holdfast repo repair --from COPY`, then revoke again; or `holdfast agent revoke AGENT --give-up-damaged`",
+        )
+    return tuple(lost.damaged)
+
+
+def _told(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMES_TOLD} more" if len(names) > _NAMES_TOLD else ""
+    return f"{', '.join(names[:_NAMES_TOLD])}{more}"
 
 
 def _surveyed(store: ObjectStore, listed: WriterList, public_key: bytes) -> Survey:
-    others = {writer.public_key for writer in listed.writers} - {public_key}
     survey = Survey()
     for prefix in ("index/", "points/", "fences/"):
         for info in store.list(prefix):
-            signed = b""
-            try:
-                data = store.get(info.name, length_max=info.length)
-                signed = data[:-GRANT_BYTES] if prefix == "points/" else data
-                found = signer_of(signed)
-            except ObjectMissing:
-                continue  # deleted between the listing and now
-            except _UNREADABLE:
-                start = len(signed) - SIGNATURE_BYTES
-                if signed[start : start + KEY_BYTES] not in others:
-                    survey.unread.append(info.name)
-                continue
-            if found.signer == public_key:
-                survey.digests[info.name] = found.digest
+            if not info.name.startswith("points/") or manifest_tag(info.name) is not None:
+                _read_signed(store, info, listed, public_key, survey=survey)
     return survey
+
+
+def _read_signed(
+    store: ObjectStore, info: ObjectInfo, listed: WriterList, public_key: bytes, *, survey: Survey
+) -> bytes:
+    """An object that this key signed; empty: it did not, or nobody can say. Noted in ``survey``."""
+    is_manifest = info.name.startswith("points/")
+    signed = data = b""
+    try:
+        data = store.get(info.name, length_max=info.length)
+        signed = data[:-GRANT_BYTES] if is_manifest else data
+        found = signer_of(signed)
+    except ObjectMissing:
+        return b""  # deleted between the listing and now
+    except RepositoryFailed:
+        survey.unread.append(info.name)
+        return b""
+    except (FormatError, IntegrityError):
+        others = {writer.public_key for writer in listed.writers} - {public_key}
+        start = len(signed) - SIGNATURE_BYTES
+        if signed[start : start + KEY_BYTES] not in others:
+            survey.damaged.append(info.name)
+        return b""
+    if found.signer != public_key:
+        return b""
+    survey.digests[info.name] = found.digest
+    return data
 
 
 def _is_lost(name: str, told: dict[str, bytes], listed: WriterList, public_key: bytes) -> bool:
@@ -175,9 +233,18 @@ def _is_lost(name: str, told: dict[str, bytes], listed: WriterList, public_key: 
 
 
 def _points_of(
-    store: ObjectStore, ring: KeyRing, listed: WriterList, fences: Fences, public_key: bytes
+    store: ObjectStore,
+    ring: KeyRing,
+    listed: WriterList,
+    fences: Fences,
+    public_key: bytes,
+    *,
+    survey: Survey,
 ) -> Iterator[Point]:
-    """Points of this key that would count if it were not revoked: granted, and not fenced off."""
+    """Points of this key that would count if it were not revoked: granted, and not fenced off.
+
+    What may be one, and cannot be read, is noted in ``survey``.
+    """
     judge = PointJudge(
         replace(
             listed,
@@ -189,12 +256,16 @@ def _points_of(
         fences,
     )
     for info in store.list("points/"):
+        tag = manifest_tag(info.name)
+        keys = None if tag is None else ring.of_tag(tag)
+        if keys is None:
+            continue
+        data = _read_signed(store, info, listed, public_key, survey=survey)
+        if not data:
+            continue
         try:
-            data = store.get(info.name, length_max=info.length)
-            if signer_of(data[:-GRANT_BYTES]).signer != public_key:
-                continue
-            keys = ring.of_tag(bytes.fromhex(info.name.split("/")[1]))
-            if keys is not None:
-                yield judge.point(data, info.name, keys)
-        except (HoldfastError, ValueError):
-            continue  # it counts for nothing anyway, or `check` reports it
+            yield judge.point(data, info.name, keys)
+        except FormatError:
+            survey.damaged.append(info.name)  # another day it may be known
+        except IntegrityError:
+            continue  # nobody granted it, or it was fenced off: it never counted

@@ -268,6 +268,89 @@ def test_a_manifest_that_is_not_whole_while_its_writer_retires_counts_again_once
     assert retiring.repository.restored(rotten) == IMAGE
 
 
+@pytest.mark.parametrize("give_up_unread", [False, True])
+@pytest.mark.parametrize("name", ["", "fences/0000000001"])
+def test_what_the_storage_does_not_read_just_now_is_never_given_up(
+    retiring: Retiring, name: str, give_up_unread: bool
+) -> None:
+    """A manifest that no fence has counted, or the fence that may tell a damaged one's digest."""
+    point = retiring.backup()
+    if name:
+        gone = retiring.repository.backup(OTHER_IMAGE)
+        retiring.store.delete(gone.name)
+        assert Pruner.of(retiring.repository).round().fence == 1
+        retiring.damage(point.name)
+    before = dict(retiring.store.objects)
+    with pytest.raises(RepositoryFailed, match=f"{name or point.name} just now") as failed:
+        retiring.revoke(
+            BadSector(retiring.store, name or point.name), give_up_unread=give_up_unread
+        )
+    assert "then revoke again" in failed.value.advice
+    assert retiring.store.objects == before
+    assert retiring.revoke().given_up == ()
+
+
+class PublishedMeanwhile(Meanwhile):
+    """A point is published right before the first list of its writer's revocation, and is not read then."""
+
+    def __init__(self, retiring: Retiring, *, is_damaged: bool) -> None:
+        super().__init__(retiring.store, {"put writers/0000000003": self._publish})
+        self._retiring = retiring
+        self._is_damaged = is_damaged
+        self.published = ""
+        self.is_healthy = False
+
+    def _publish(self) -> None:
+        repository = self._retiring.repository
+        writer, prepared = self._retiring.prepared()
+        writer.publish(prepared, repository.grant(prepared))
+        tag = repository.keys.reader_keys(prepared.manifest.lineage_id).lineage_tag.hex()
+        self.published = f"points/{tag}/{prepared.manifest.job_id}"
+
+    def get(self, name: str, *, length_max: int) -> bytes:
+        data = super().get(name, length_max=length_max)
+        if name != self.published or self.is_healthy:
+            return data
+        if not self._is_damaged:
+            raise RepositoryFailed("input/output error", name=name)
+        return data[:100] + bytes([data[100] ^ 1]) + data[101:]
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_a_point_acknowledged_while_its_writer_was_being_revoked_stays_although_it_cannot_be_read_then(
+    retiring: Retiring, is_damaged: bool
+) -> None:
+    repository = retiring.repository
+    retiring.backup()
+    store = PublishedMeanwhile(retiring, is_damaged=is_damaged)
+    with pytest.raises(Refused if is_damaged else RepositoryFailed) as failed:
+        retiring.revoke(store)
+    assert "JOB00002" in str(failed.value)
+    assert "revoke again" in failed.value.advice
+    mine = repository.keys.writers(retiring.store).of(public(retiring.key))
+    assert mine is not None
+    assert mine.revoked_at
+    assert not mine.is_settled, "so nothing is deleted"
+    store.is_healthy = True
+    assert retiring.revoke(store).given_up == ()
+    Pruner.of(repository).until_done()
+    assert store.published in retiring.counted()
+    assert len(retiring.counted()) == 2
+
+
+def test_what_was_published_meanwhile_and_is_damaged_can_be_given_up_but_not_what_is_only_not_read(
+    retiring: Retiring,
+) -> None:
+    kept = retiring.backup()
+    with pytest.raises(RepositoryFailed):
+        retiring.revoke(PublishedMeanwhile(retiring, is_damaged=False), give_up_unread=True)
+    retiring = Retiring()
+    kept = retiring.backup()
+    store = PublishedMeanwhile(retiring, is_damaged=True)
+    assert retiring.revoke(store, give_up_unread=True).given_up == (store.published,)
+    assert retiring.counted() == {kept.name}
+
+
 class BadSector(MemoryStore):
     """The same objects, of which one cannot be read."""
 
@@ -371,6 +454,7 @@ def test_only_points_that_count_are_let_in_after_the_list(retiring: Retiring) ->
     assert other is not None
     store.objects["points/strange"] = store.objects[point.name]
     store.objects[point.name + "x"] = store.objects[point.name]
-    found = granted_besides(store, repository.keys, listed, public(retiring.key))
+    found, given_up = granted_besides(store, repository.keys, listed, public(retiring.key))
     indexes = {each.digest for each in point.manifest.indexes}
     assert found == {point.digest, *indexes}
+    assert not given_up
