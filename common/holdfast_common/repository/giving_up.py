@@ -30,6 +30,7 @@ from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.points import PointJudge
 from holdfast_common.repository.repair_objects import set_aside
 from holdfast_common.repository.repair_staging import replacement_name
+from holdfast_common.repository.reserve import give_back_reserve
 from holdfast_common.repository.storage_time import storage_time
 from holdfast_common.repository.writers import ROLE_WRITE
 
@@ -77,10 +78,11 @@ def plan_give_up(
 
 
 def give_up_point(store: ObjectStore, ring: KeyRing, name: str) -> bool:
-    """Take a damaged manifest out of its name; whether it is kept aside: a full repository has no room for it.
+    """Move a damaged manifest out of its name, to be kept aside; False: it was gone.
 
-    Harmless when it is gone. Raises: Refused when it is held or was mended meanwhile; IntegrityError,
-    RepositoryFailed: then it is still there.
+    On a full repository the room that is kept for prunes is given back for it, piece by piece: they wait for this.
+    Raises: Refused when it is held or was mended meanwhile; IntegrityError, RepositoryFull, RepositoryFailed:
+    then it is still there.
     """
     if name in held_points(store):
         raise Refused("the point is held", point=name)
@@ -90,14 +92,24 @@ def give_up_point(store: ObjectStore, ring: KeyRing, name: str) -> bool:
         raise Refused(REPAIR_WAITS, point=name)
     if not _damage(store, ring, PointJudge.load(store, ring.common), name):
         raise Refused("the manifest is not damaged any more", point=name)
-    try:
-        is_kept = set_aside(store, name)
-    except RepositoryFull:
-        store.delete(name)
-        return False
+    is_kept = _set_aside(store, name)
     if not is_kept and store.head(name) is not None:
         raise RepositoryFailed("a damaged manifest cannot be read just now", point=name)
     return is_kept
+
+
+def _set_aside(store: ObjectStore, name: str) -> bool:
+    while True:
+        try:
+            return set_aside(store, name, bulk=False)
+        except RepositoryFull as error:
+            if not give_back_reserve(store):
+                raise RepositoryFull(
+                    "the repository has no room to keep a damaged manifest aside, so it stays where it is",
+                    point=name,
+                    advice="make room on its file system, then try again; or move that file to another disk by hand,"
+                    " then let the point go: `holdfast repo forget POINT`",
+                ) from error
 
 
 def _problem(

@@ -84,11 +84,14 @@ def put_replacement(store: ObjectStore, name: str, data: bytes) -> bool:
     return was_there
 
 
-def set_aside(store: ObjectStore, name: str, *, unreadable_too: bool = False) -> bool:
+def set_aside(
+    store: ObjectStore, name: str, *, unreadable_too: bool = False, bulk: bool = True
+) -> bool:
     """Move a damaged object out of its name; whether that was done.
 
     One that cannot be read wholly stays, because another day it may be read; with ``unreadable_too`` it goes,
-    with zeros for what cannot be read. Raises: RepositoryFull, RepositoryFailed.
+    with zeros for what cannot be read. Without ``bulk`` it may take the space that is kept back.
+    Raises: RepositoryFull, RepositoryFailed.
     """
     info = store.head(name)
     if info is None:
@@ -98,7 +101,7 @@ def set_aside(store: ObjectStore, name: str, *, unreadable_too: bool = False) ->
         there = store.head(target)
         if there is not None and there.length != info.length:
             continue
-        upload = store.begin(bulk=True) if there is None else None
+        upload = store.begin(bulk=bulk) if there is None else None
         try:
             digest, whole = _read_through(store, info, upload)
             if not whole and not unreadable_too:

@@ -178,17 +178,17 @@ class RepositoryCare:
             for item in plan.gone:
                 self._audit(actor, "forget a point", what=ids[item.name], result="it was not there")
                 world.catalogue.remove(ids[item.name])
-            for item, _ in plan.given_up:
-                point_id = PointId(item.name.rpartition("/")[2])
-                self._audit(actor, "give up a damaged point", what=point_id, result="begins")
-                is_kept = give_up_point(store, keys, item.name)
-                world.catalogue.remove(point_id)
-                where = aside_name(item.name) if is_kept else "nothing of it is kept"
-                self._audit(actor, "give up a damaged point", what=point_id, result=where)
             for item in plan.forgotten:
                 self._audit(actor, "forget a point", what=ids[item.name], result="begins")
                 forget_point(store, item)
                 world.catalogue.remove(ids[item.name])
+            for item, _ in plan.given_up:  # last: it needs room
+                point_id = PointId(item.name.rpartition("/")[2])
+                self._audit(actor, "give up a damaged point", what=point_id, result="begins")
+                is_kept = give_up_point(store, keys, item.name)
+                world.catalogue.remove(point_id)
+                where = aside_name(item.name) if is_kept else "it was not there"
+                self._audit(actor, "give up a damaged point", what=point_id, result=where)
             return plan
 
     def hold(self, point_id: PointId, *, reason: str, actor: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from holdfast_common.clock import utc_text
-from holdfast_common.errors import IntegrityError, Refused, RepositoryFailed
+from holdfast_common.errors import IntegrityError, Refused, RepositoryFailed, RepositoryFull
 from holdfast_common.repository.forget import HELD
 from holdfast_common.repository.giving_up import (
     AT_WORK,
@@ -18,7 +18,7 @@ from holdfast_common.repository.giving_up import (
 from holdfast_common.repository.holds import hold_point, unhold_point
 from holdfast_common.repository.layout import aside_name
 from holdfast_common.repository.repair_staging import replacement_name
-from support.memory_store import MemoryStore
+from support.memory_store import MemoryStore, MemoryUpload
 from support.pruning import Pruner
 from support.repositories import BLOCK, Repository, new_repository, patterned
 
@@ -105,6 +105,45 @@ def test_what_is_whole_or_held_or_waits_for_its_repair_is_not_given_up(
     with pytest.raises(Refused, match="repair"):
         give_up_point(store, repository.keys, point.name)
     assert point.name in store.objects
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 2])
+def test_on_a_full_repository_it_is_kept_aside_in_the_room_of_prunes_or_stays_where_it_is(
+    repository: Repository, store: MemoryStore, pieces: int
+) -> None:
+    kept_at_first = [f"reserve/room-{number}" for number in range(pieces)]
+    point = repository.backup(IMAGE)
+    damage(store, point.name)
+    damaged = store.objects[point.name]
+    for name in kept_at_first:
+        store.put(name, bytes(len(damaged) * 2 // 3))
+    store.capacity_bytes = store.used_bytes()
+    before = dict(store.objects)
+    if pieces == 2:
+        assert give_up_point(store, repository.keys, point.name)
+        assert store.objects[aside_name(point.name)] == damaged
+        assert point.name not in store.objects
+        return
+    with pytest.raises(RepositoryFull, match="stays where it is") as full:
+        give_up_point(store, repository.keys, point.name)
+    assert "holdfast repo forget POINT" in full.value.advice
+    assert store.objects == {name: before[name] for name in before.keys() - set(kept_at_first)}
+
+
+def test_what_is_kept_back_from_data_is_room_for_it(
+    repository: Repository, store: MemoryStore
+) -> None:
+    asked = []
+
+    class Watched(MemoryStore):
+        def begin(self, *, bulk: bool = False) -> MemoryUpload:
+            asked.append(bulk)
+            return super().begin(bulk=bulk)
+
+    point = repository.backup(IMAGE)
+    damage(store, point.name)
+    assert give_up_point(Watched(store.objects), repository.keys, point.name)
+    assert asked == [False]
 
 
 class Failing(MemoryStore):
