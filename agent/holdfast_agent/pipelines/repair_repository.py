@@ -20,6 +20,7 @@ from holdfast_common.repository import repair
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.hang_watch import watched_files
 from holdfast_common.repository.key_sets import LineageKeyRing, WriterKeys
+from holdfast_common.repository.layout import manifest_tag
 from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.repair_content import OtherRepository
@@ -98,7 +99,7 @@ def _names(sources: Sequence[ObjectStore], points: Collection[PointId]) -> list[
         info.name
         for source in sources
         for info in source.list("points/")
-        if info.name.rpartition("/")[2] in points
+        if manifest_tag(info.name) is not None and info.name.rpartition("/")[2] in points
     ]
 
 

@@ -44,6 +44,7 @@ from holdfast_common.repository.trusted_chunks import names_all
 from holdfast_common.repository.writers import WriterList, load_writers
 
 PROVEN_PACKS: Final = 256  # 16 GiB: so much is read again after a check was cut off
+_STRAY: Final = "no manifest has such a name: nothing reads this file and nothing removes it; move it away by hand"
 _DAMAGE: Final = (IntegrityError, FormatError, RepositoryFailed)
 
 
@@ -241,6 +242,7 @@ class RepositoryCheck:
         unusable = [item for item in self._points.unusable if item.code != PointVoided.code]
         for item in unusable:
             self._damaged[item.name] = item.reason
+        self._damaged |= dict.fromkeys(self._points.strays, _STRAY)
         return CheckReport(
             points=len(self._points.points),
             packs=len(self._present),

@@ -1,7 +1,7 @@
 """Giving up restore points whose manifest is damaged: nobody knows what they need, so nothing could be pruned.
 
-Only what was read, and is not what was stored, can be given up. What cannot be read just now, was signed by
-somebody who may not, or is of a format that is not known here may count another day.
+Only what was read, and is not what was stored, can be given up, and what somebody signed who never was a writer.
+What cannot be read just now, or is of a format that is not known here, may count another day.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from holdfast_common.repository.derivation import lineage_tag
 from holdfast_common.repository.forget import FENCE_UNKNOWN, HELD, PointName
 from holdfast_common.repository.holds import held_points
 from holdfast_common.repository.key_sets import GRANT_BYTES, KeyRing, ReaderKeys
-from holdfast_common.repository.layout import ID_BYTES, ObjectKind, manifest_name
+from holdfast_common.repository.layout import ObjectKind, manifest_name, manifest_tag, numbered
 from holdfast_common.repository.lease_survey import survey_leases
 from holdfast_common.repository.manifest import MANIFEST_BYTES_MAX, Manifest
 from holdfast_common.repository.object_store import ObjectStore
@@ -31,8 +31,9 @@ from holdfast_common.repository.points import PointJudge
 from holdfast_common.repository.repair_objects import set_aside
 from holdfast_common.repository.repair_staging import replacement_name
 from holdfast_common.repository.reserve import give_back_reserve
+from holdfast_common.repository.sealed_object import OpenedObject
 from holdfast_common.repository.storage_time import storage_time
-from holdfast_common.repository.writers import ROLE_WRITE
+from holdfast_common.repository.writers import ROLE_WRITE, read_list
 
 AT_WORK: Final = "a writer is at work, which may have read it before: try again when no job runs"
 REPAIR_WAITS: Final = "a repair that was cut off has a good one: run `holdfast repo repair` again"
@@ -134,7 +135,8 @@ def _problem(
 
 def _damage(store: ObjectStore, ring: KeyRing, judge: PointJudge, name: str) -> str:
     """Why a manifest is not what was stored; empty: it is, or nobody can say. Raises: RepositoryFailed."""
-    keys = _keys_of(ring, name)
+    tag = manifest_tag(name)
+    keys = None if tag is None else ring.of_tag(tag)
     if keys is None:
         return ""
     try:
@@ -148,6 +150,10 @@ def _damage(store: ObjectStore, ring: KeyRing, judge: PointJudge, name: str) -> 
         return str(error)
     try:
         judge.writers.check(found, role=ROLE_WRITE)
+    except IntegrityError as error:
+        never = _never_counted(store, ring, keys, found, grant=data[-GRANT_BYTES:])
+        return str(error) if never else ""
+    try:
         manifest = Manifest.decode(found.body)
     except (IntegrityError, FormatError):
         return ""  # it is as its writer stored it
@@ -165,10 +171,34 @@ def _damage(store: ObjectStore, ring: KeyRing, judge: PointJudge, name: str) -> 
     return ""
 
 
-def _keys_of(ring: KeyRing, name: str) -> ReaderKeys | None:
-    parts = name.split("/")
+def _never_counted(
+    store: ObjectStore, ring: KeyRing, keys: ReaderKeys, found: OpenedObject, *, grant: bytes
+) -> bool:
+    """Whether no list of writers ever allowed that signer to write, and the controller did not grant it either.
+
+    All lists that there ever were must tell so. Raises: RepositoryFailed.
+    """
+    told: set[int] = set()
+    names = [info.name for info in store.list("writers/") if numbered(info.name)]
+    for name in names:
+        try:
+            listed = read_list(store, name, ring.common)
+        except (IntegrityError, FormatError):
+            continue  # its copy may tell
+        writer = listed.of(found.signer or b"")
+        if writer is not None and ROLE_WRITE in writer.roles:
+            return False
+        told.add(listed.number)
+    if told != set(range(1, max(map(numbered, names), default=0) + 1)):
+        return False
     try:
-        tag = bytes.fromhex(parts[1])
-    except (IndexError, ValueError):
-        return None
-    return ring.of_tag(tag) if len(parts) == 3 and len(tag) == ID_BYTES else None
+        manifest = Manifest.decode(found.body)
+        keys.check_grant(
+            grant,
+            job_id=manifest.job_id,
+            attempt=manifest.attempt,
+            manifest_digest=found.digest,
+        )
+    except (IntegrityError, FormatError):
+        return True
+    return False

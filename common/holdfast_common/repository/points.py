@@ -6,7 +6,6 @@ file times, and who signed them; with the lineage's keys everything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from holdfast_common.errors import (
@@ -20,7 +19,7 @@ from holdfast_common.identity import PointId
 from holdfast_common.repository.derivation import lineage_tag
 from holdfast_common.repository.fence import Fences, load_fences
 from holdfast_common.repository.key_sets import GRANT_BYTES, KeyRing, LineageKeyRing, ReaderKeys
-from holdfast_common.repository.layout import ID_BYTES, ObjectKind, manifest_name
+from holdfast_common.repository.layout import ObjectKind, manifest_name, manifest_tag
 from holdfast_common.repository.manifest import (
     MANIFEST_BYTES_MAX,
     BlobRecord,
@@ -90,6 +89,7 @@ class PointList:
     points: tuple[Point, ...]  # by order number, then time
     unusable: tuple[UnusablePoint, ...]
     unopened: tuple[str, ...] = ()  # names of manifests of lineages whose keys are not in the ring
+    strays: tuple[str, ...] = ()  # other files that lie there: no manifest has such a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,8 @@ def list_points(
 ) -> PointList:
     """All points: of one lineage, or with a key ring (the controller's `RepositoryKeys`) of all.
 
-    A damaged manifest does not hide the others: it is listed as unusable. ``fences``: known already.
+    A damaged manifest does not hide the others: it is listed as unusable. A file that somebody left there, or that
+    a file system did, is none. ``fences``: known already.
     Raises: IntegrityError (list of writers), RepositoryFailed.
     """
     ring: KeyRing = LineageKeyRing((keys,)) if isinstance(keys, ReaderKeys) else keys
@@ -156,10 +157,13 @@ def list_points(
     points: list[Point] = []
     unusable: list[UnusablePoint] = []
     unopened: list[str] = []
-    for name, tag in _manifest_names(store, prefix):
+    strays: list[str] = []
+    for info in store.list(prefix):
+        name, tag = info.name, manifest_tag(info.name)
+        if tag is None:
+            strays.append(name)
+            continue
         try:
-            if tag is None:
-                raise IntegrityError("not the name of a manifest", name=name)
             member = ring.of_tag(tag)
             if member is None:
                 unopened.append(name)
@@ -171,7 +175,12 @@ def list_points(
     points.sort(
         key=lambda point: (point.manifest.facts.order, point.manifest.created_at, point.name)
     )
-    return PointList(points=tuple(points), unusable=tuple(unusable), unopened=tuple(unopened))
+    return PointList(
+        points=tuple(points),
+        unusable=tuple(unusable),
+        unopened=tuple(unopened),
+        strays=tuple(strays),
+    )
 
 
 def find_job_point(store: ObjectStore, keys: ReaderKeys, job_id: str) -> Point | None:
@@ -193,13 +202,3 @@ def confirm_point(store: ObjectStore, point: Point) -> None:
     What it consists of is: its manifest was put last. Raises: ObjectMissing, RepositoryFailed.
     """
     store.confirm([point.name])
-
-
-def _manifest_names(store: ObjectStore, prefix: str) -> Iterator[tuple[str, bytes | None]]:
-    for info in store.list(prefix):
-        parts = info.name.split("/")
-        try:
-            tag = bytes.fromhex(parts[1])
-        except ValueError:
-            tag = b""
-        yield info.name, tag if len(parts) == 3 and len(tag) == ID_BYTES else None

@@ -49,7 +49,8 @@ def refuse_unknown(needed: Needed) -> None:
         problems=len(needed.problems),
         **({"manifests": names} if names else {}),
         advice="run `holdfast check`; repair what it names (`holdfast repo repair --from COPY`), or delete those"
-        " points: `holdfast point delete POINT --give-up` where the manifest itself stays damaged",
+        " points: `holdfast point delete POINT --give-up` where the manifest itself stays damaged, or nobody who may"
+        " signed it",
     )
 
 

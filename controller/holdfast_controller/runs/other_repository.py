@@ -15,6 +15,7 @@ from holdfast_common.logs import Secret
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.key_sets import SegmentKeyRequest
 from holdfast_common.repository.keys import RepositoryKeys, open_repository
+from holdfast_common.repository.layout import manifest_tag
 from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.repository.recipients import KeyFileUnlock, RecoveryUnlock
 from holdfast_common.repository.recovery_sheet import RecoverySheet
@@ -50,8 +51,8 @@ class OtherRepositoryKeys:
         )
         with DirectoryStore.open(folder) as store:
             keys = open_repository(store, unlock)
-            tags = {info.name.split("/")[1] for info in store.list("points/")}
-        return cls(keys, tuple(bytes.fromhex(tag) for tag in sorted(tags)), audit)
+            tags = {manifest_tag(info.name) for info in store.list("points/")}
+        return cls(keys, tuple(sorted(tag for tag in tags if tag is not None)), audit)
 
     def reader_keys(self) -> tuple[Secret, ...]:
         """Encoded, one per lineage."""

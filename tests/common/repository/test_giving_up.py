@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_common.clock import utc_text
 from holdfast_common.errors import IntegrityError, Refused, RepositoryFailed, RepositoryFull
@@ -16,11 +17,15 @@ from holdfast_common.repository.giving_up import (
     plan_give_up,
 )
 from holdfast_common.repository.holds import hold_point, unhold_point
+from holdfast_common.repository.key_sets import GRANT_BYTES
 from holdfast_common.repository.layout import aside_name
+from holdfast_common.repository.manifest import ManifestFacts
+from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.repair_staging import replacement_name
+from holdfast_common.repository.writers import ROLE_VERIFY, ROLE_WRITE
 from support.memory_store import MemoryStore, MemoryUpload
 from support.pruning import Pruner
-from support.repositories import BLOCK, Repository, new_repository, patterned
+from support.repositories import BLOCK, Repository, disk_header, new_repository, patterned
 
 IMAGE = patterned(8 * BLOCK, "kept")
 
@@ -41,6 +46,10 @@ def plan(repository: Repository, *names: str, store: MemoryStore | None = None) 
     return plan_give_up(
         store or repository.store, repository.keys, names, now=repository.clock.now()
     )
+
+
+def public(key: Ed25519PrivateKey) -> bytes:
+    return key.public_key().public_bytes_raw()
 
 
 def kept(found: GiveUpPlan) -> list[str]:
@@ -144,6 +153,93 @@ def test_what_is_kept_back_from_data_is_room_for_it(
     damage(store, point.name)
     assert give_up_point(Watched(store.objects), repository.keys, point.name)
     assert asked == [False]
+
+
+# -- what nobody who may has signed ---------------------------------------------------------------
+
+
+def names_of(store: ObjectStore) -> list[str]:
+    return [info.name for prefix in ("writers/", "leases/") for info in store.list(prefix)]
+
+
+def forged(repository: Repository, *, roles: tuple[str, ...] = (), is_granted: bool = False) -> str:
+    """A manifest by a key that was never listed, or in other roles, with all keys of the lineage; its name."""
+    store = repository.store
+    key = Ed25519PrivateKey.generate()
+    before = set(names_of(store))
+    number = repository.keys.writers_number_min
+
+    def list_it(*roles: str) -> None:
+        repository.keys.authorise_writer(
+            store, public(key), agent_id="thief", clock=repository.clock, roles=roles
+        )
+
+    list_it(ROLE_WRITE)
+    writer = repository.writer(signing_key=key)
+    disk = writer.begin_disk(disk_header(len(IMAGE)))
+    disk.write(0, patterned(8 * BLOCK, "forged"))
+    disk.finish()
+    prepared = writer.prepare(ManifestFacts(order=2))
+    grant = repository.grant(prepared) if is_granted else bytes(GRANT_BYTES)
+    writer.abandon()
+    for name in set(names_of(store)) - before:
+        store.delete(name)
+    repository.keys.writers_number_min = number
+    if roles:
+        list_it(*roles)
+    tag = repository.keys.reader_keys(prepared.manifest.lineage_id).lineage_tag.hex()
+    name = f"points/{tag}/{prepared.manifest.job_id}"
+    store.put(name, prepared.stored + grant)
+    return name
+
+
+@pytest.mark.parametrize("roles", [(), (ROLE_VERIFY,)])
+def test_a_manifest_of_a_key_that_was_never_listed_as_a_writers_stops_prunes_only_until_it_is_given_up(
+    repository: Repository, store: MemoryStore, roles: tuple[str, ...]
+) -> None:
+    pruner = Pruner.of(repository)
+    stays = repository.backup(IMAGE)
+    name = forged(repository, roles=roles)
+    content = store.objects[name]
+    with pytest.raises(IntegrityError, match="signed by nobody who may") as refused:
+        pruner.round()
+    assert "or nobody who may signed it" in refused.value.advice
+    assert [
+        (item.name, "nobody" in reason) for item, reason in plan(repository, name).given_up
+    ] == [(name, True)]
+    assert give_up_point(store, repository.keys, name)
+    assert store.objects[aside_name(name)] == content
+    pruner.until_done()
+    assert repository.restored(stays) == IMAGE
+
+
+def test_a_real_point_is_not_given_up_because_a_list_of_writers_is_gone(
+    repository: Repository, store: MemoryStore
+) -> None:
+    """It was granted; or nobody can tell who was listed, for a list is missing or damaged."""
+    assert kept(plan(repository, forged(repository, is_granted=True))) == [NOT_DAMAGED]
+    name = forged(repository)
+    repository.keys.restate_writers(store)
+    assert plan(repository, name).given_up
+    first = {
+        each: store.objects.pop(each) for each in ("writers/0000000001", "writers/0000000001-copy")
+    }
+    assert kept(plan(repository, name)) == [NOT_DAMAGED]
+    store.objects.update({each: data[:-1] for each, data in first.items()})
+    assert kept(plan(repository, name)) == [NOT_DAMAGED]
+    store.objects["writers/0000000001"] = first["writers/0000000001"]
+    assert plan(repository, name).given_up, "one copy tells"
+
+
+def test_a_point_of_a_writer_whose_role_was_taken_away_is_not_given_up(
+    repository: Repository, store: MemoryStore
+) -> None:
+    point = repository.backup(IMAGE)
+    key = repository.signing_key.public_key().public_bytes_raw()
+    repository.keys.authorise_writer(
+        store, key, agent_id="proxy", clock=repository.clock, roles=(ROLE_VERIFY,)
+    )
+    assert kept(plan(repository, point.name)) == [NOT_DAMAGED]
 
 
 class Failing(MemoryStore):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_common.errors import IntegrityError, PointsMissing
+from holdfast_common.repository.check import check_structure
+from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.object_store import ObjectInfo
 from holdfast_common.repository.points import list_points
+from holdfast_common.repository.prune_report import PruneLimits
 from support.memory_store import MemoryStore
 from support.pruning import GRACE_SECONDS, Pruner, forget
 from support.repositories import BLOCK, Repository, authorise, new_repository, patterned
@@ -136,3 +141,31 @@ def test_what_never_counted_may_be_gone_and_is_told_so_that_the_catalogue_drops_
     assert told[0] == ()
     assert told[1:] == [(void.name,)] * 3
     assert [point.name for point in list_points(store, repository.keys).points] == [kept.name]
+
+
+@pytest.mark.parametrize(
+    "stray",
+    ["points/strange.txt", "points/.nfs000000000001", "{lineage}/.JOB00001.swp", "{point}.bak"],
+)
+def test_a_file_that_somebody_left_among_the_manifests_stops_no_prune_and_stays_and_is_told(
+    tmp_path: Path, stray: str
+) -> None:
+    root = tmp_path / "repository"
+    with DirectoryStore.create(root) as store:
+        repository = new_repository(store)
+        pruner = Pruner.of(repository)
+        stays, goes = repository.backup(IMAGE), repository.backup(patterned(8 * BLOCK, "goes"))
+        name = stray.format(point=stays.name, lineage=stays.name.rpartition("/")[0])
+        (root / name).write_bytes((root / stays.name).read_bytes())
+        forget(repository, goes)
+        listed = list_points(store, repository.keys)
+        assert (listed.strays, listed.unusable) == ((name,), ())
+        limits = PruneLimits(accept_clock=True, grace=timedelta(0))
+        pruner.round(limits=limits, expected=[stays.name])
+        assert pruner.round(limits=limits, expected=[stays.name]).deleted
+        assert (root / name).exists()
+        assert repository.restored(stays) == IMAGE
+        found = check_structure(store, repository.keys)
+        assert [item.name for item in found.damaged] == [name]
+        assert "no manifest has such a name" in found.damaged[0].reason
+        assert not found.lost_points
