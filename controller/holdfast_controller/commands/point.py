@@ -119,7 +119,7 @@ def hold(entry: Entry, *, point_id: str, reason: str, output: Output) -> None:
 @json_option
 @pass_entry
 def unhold(entry: Entry, *, point_id: str, output: Output) -> None:
-    """Let go of a restore point that was held."""
+    """Let go of a restore point that was held; POINT may be the name of its object."""
     request = operator_pb2.HoldRequest(point_id=point_id, release=True)
     with operators(entry.places) as client:
         show_repository_change(client.call(client.stub.HoldPoint, request), output, "unheld")

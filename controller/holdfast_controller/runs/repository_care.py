@@ -206,11 +206,12 @@ class RepositoryCare:
                 signing_key=world.keeper.pruner_key(),
             )
 
-    def unhold(self, point_id: PointId, *, actor: str) -> bool:
-        """Whether it was held. Raises: NotFound."""
+    def unhold(self, point: str, *, actor: str) -> bool:
+        """Whether it was held. ``point``: its id, or the name of its object. Raises: NotFound."""
+        point_id = PointId(point.rpartition("/")[2])
         with self._alone(self._changing) as store:
             # its manifest may be damaged: then its hold is all that tells its name
-            names = [n for n in held_points(store) if n.rpartition("/")[2] == point_id]
+            names = [n for n in held_points(store) if point in (n, n.rpartition("/")[2])]
             name = names[0] if len(names) == 1 else self._point(store, point_id).name
             self._audit(actor, "let go of a point", what=point_id, result="begins")
             return unhold_point(store, name)

@@ -5,7 +5,8 @@ Points are listed from the catalogue, also while the repository cannot be reache
 
 from __future__ import annotations
 
-from holdfast_common.errors import HoldfastError
+from holdfast_common.errors import HoldfastError, NotFound
+from holdfast_common.identity import PointId
 from holdfast_common.repository.derivation import lineage_tag
 from holdfast_common.repository.layout import manifest_name
 from holdfast_common.wire import operator_pb2
@@ -62,12 +63,17 @@ class PointActions:
         )
 
     def hold(self, request: operator_pb2.HoldRequest) -> operator_pb2.RepositoryChange:
-        """Hold a point, or let go of it. Raises: NotFound."""
-        point_id = self._world.catalogue.point(request.point_id).point_id
+        """Hold a point, or let go of it: also of one that the catalogue does not know. Raises: NotFound."""
+        point_id = request.point_id
+        try:
+            point_id = self._world.catalogue.point(point_id).point_id
+        except NotFound:
+            if not request.release:
+                raise
         if request.release:
             was_held = self._care.unhold(point_id, actor=current_actor())
             line = f"{point_id} is no longer held" if was_held else f"{point_id} was not held"
         else:
-            self._care.hold(point_id, reason=request.reason, actor=current_actor())
+            self._care.hold(PointId(point_id), reason=request.reason, actor=current_actor())
             line = f"{point_id} is held: it is never forgotten before `holdfast point unhold`"
         return operator_pb2.RepositoryChange(plan=[line], done=True, names=[point_id])

@@ -128,6 +128,34 @@ def test_a_damaged_point_that_no_catalogue_knows_is_given_up_by_the_name_of_its_
     assert pruned(holdfast).error is None
 
 
+@pytest.mark.parametrize("is_named_by_object", [False, True])
+def test_a_damaged_held_point_that_no_catalogue_knows_is_let_go_of_and_then_given_up(
+    holdfast: OneProcess,
+    cli: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    is_named_by_object: bool,
+) -> None:
+    point_id = holdfast.back_up("web").point_id
+    assert point_id
+    points = PointActions(holdfast.world, holdfast.engine.care)
+    points.hold(operator_pb2.HoldRequest(point_id=point_id, reason="a court asked"))
+    manifest = damaged_manifest(holdfast, point_id)
+    holdfast.world.catalogue.remove(holdfast.world.catalogue.point(point_id).point_id)
+    name = str(manifest.relative_to(holdfast.folder / "repository"))
+    assert cli("point", "delete", name, "--give-up", "--yes") == 0
+    assert f"keep {point_id}: it is held" in capsys.readouterr().out
+    with pytest.raises(NotFound):
+        points.hold(operator_pb2.HoldRequest(point_id=name[:-1], release=True))
+    released = operator_pb2.HoldRequest(
+        point_id=name if is_named_by_object else point_id, release=True
+    )
+    assert points.hold(released).plan == [f"{released.point_id} is no longer held"]
+    (begun,) = [each for each in holdfast.world.audit.entries() if "let go" in each.action]
+    assert begun.object == point_id
+    assert cli("point", "delete", name, "--give-up", "--yes") == 0
+    assert not manifest.exists()
+
+
 def test_a_rule_gives_nothing_up_and_nothing_that_is_held_is_given_up(
     holdfast: OneProcess, cli: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,7 +167,7 @@ def test_a_rule_gives_nothing_up_and_nothing_that_is_held_is_given_up(
     manifest = damaged_manifest(holdfast, held)
     assert cli("point", "delete", held, "--give-up", "--yes") == 0
     assert f"keep {held}: it is held" in capsys.readouterr().out
-    points.hold(operator_pb2.HoldRequest(point_id=held, release=True))
+    points.hold(operator_pb2.HoldRequest(point_id=held[-8:], release=True))
     rule = ("repo", "forget", whole, "--vm", "web", "--keep-last", "1", "--give-up")
     assert cli(*rule, "--dry-run") == 0
     told = capsys.readouterr().out
