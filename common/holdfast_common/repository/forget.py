@@ -6,7 +6,7 @@ What only they needed is found by the next prune. `plan_forget` decides, without
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from holdfast_common.errors import ObjectMissing, Refused
@@ -64,13 +64,17 @@ def plan_forget(
     return ForgetPlan(forgotten=tuple(forgotten), kept=tuple(kept))
 
 
-def forget_point(store: ObjectStore, point: PointName) -> None:
+def forget_point(
+    store: ObjectStore, point: PointName, *, check: Callable[[], None] = lambda: None
+) -> None:
     """Remove one manifest that a plan names; harmless when it is gone.
 
+    ``check``: called right before; raises when nothing is to be removed any more.
     Raises: Refused when it was held meanwhile; RepositoryFailed.
     """
     if point.name in held_points(store):
         raise Refused("the point is held", point=point.name)
+    check()
     remove_replacement(store, point.name)
     with contextlib.suppress(ObjectMissing):
         store.delete(point.name)

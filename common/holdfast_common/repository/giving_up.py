@@ -6,7 +6,7 @@ What cannot be read just now, or is of a format that is not known here, may coun
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -78,10 +78,13 @@ def plan_give_up(
     return GiveUpPlan(given_up=tuple(given_up), kept=tuple(kept))
 
 
-def give_up_point(store: ObjectStore, ring: KeyRing, name: str) -> bool:
+def give_up_point(
+    store: ObjectStore, ring: KeyRing, name: str, *, check: Callable[[], None] = lambda: None
+) -> bool:
     """Move a damaged manifest out of its name, to be kept aside; False: it was gone.
 
     On a full repository the room that is kept for prunes is given back for it, piece by piece: they wait for this.
+    ``check``: called right before; raises when nothing is to be changed any more.
     Raises: Refused when it is held or was mended meanwhile; IntegrityError, RepositoryFull, RepositoryFailed:
     then it is still there.
     """
@@ -93,6 +96,7 @@ def give_up_point(store: ObjectStore, ring: KeyRing, name: str) -> bool:
         raise Refused(REPAIR_WAITS, point=name)
     if not _damage(store, ring, PointJudge.load(store, ring.common), name):
         raise Refused("the manifest is not damaged any more", point=name)
+    check()
     is_kept = _set_aside(store, name)
     if not is_kept and store.head(name) is not None:
         raise RepositoryFailed("a damaged manifest cannot be read just now", point=name)

@@ -66,6 +66,22 @@ class _WatchedFiles:
         return noted
 
 
+class StopWhenGivenUp:
+    """For work that looks now and then whether it is still waited for. Safe for several threads."""
+
+    def __init__(self) -> None:
+        self._given_up: TimedOut | None = None
+
+    def stop(self, error: TimedOut) -> None:
+        """What `while_it_answers` calls as ``gave_up``."""
+        self._given_up = error
+
+    def check(self) -> None:
+        """Raises: TimedOut: nobody waits any more, and it was told that the work failed."""
+        if self._given_up is not None:
+            raise self._given_up
+
+
 def watched_files(folder: Path) -> FileSystem:
     """The system's calls, for a store in ``folder``; watched where `while_it_answers` carries the work out."""
     from holdfast_common.repository.file_system import SYSTEM_FILES

@@ -142,11 +142,13 @@ class RepositoryCare:
         actor: str,
         dry_run: bool,
         give_up: Collection[PointId] = (),
+        check: Callable[[], None] = lambda: None,
     ) -> ForgetPlan:
         """Remove the manifests of these points, but those that are held or too young.
 
         A point that is not in the repository any more is dropped from the catalogue. Of those in ``give_up``,
-        which the catalogue need not know, a damaged manifest goes as well. Raises: NotFound.
+        which the catalogue need not know, a damaged manifest goes as well. ``check``: called before each change;
+        raises when nothing more is to be changed. Raises: NotFound.
         """
         world = self._world
         with self._alone(self._pruning, self._changing) as store:
@@ -175,21 +177,36 @@ class RepositoryCare:
                 return plan
             ids = {name: row.point_id for name, row in known.items()}
             ids |= {point.name: point.point_id for point in found.values()}
-            for item in plan.gone:
-                self._audit(actor, "forget a point", what=ids[item.name], result="it was not there")
-                world.catalogue.remove(ids[item.name])
-            for item in plan.forgotten:
-                self._audit(actor, "forget a point", what=ids[item.name], result="begins")
-                forget_point(store, item)
-                world.catalogue.remove(ids[item.name])
-            for item, _ in plan.given_up:  # last: it needs room
-                point_id = PointId(item.name.rpartition("/")[2])
-                self._audit(actor, "give up a damaged point", what=point_id, result="begins")
-                is_kept = give_up_point(store, keys, item.name)
-                world.catalogue.remove(point_id)
-                where = aside_name(item.name) if is_kept else "it was not there"
-                self._audit(actor, "give up a damaged point", what=point_id, result=where)
+            self._carry_out(store, plan, ids, actor=actor, check=check)
             return plan
+
+    def _carry_out(
+        self,
+        store: DirectoryStore,
+        plan: ForgetPlan,
+        ids: Mapping[str, PointId],
+        *,
+        actor: str,
+        check: Callable[[], None],
+    ) -> None:
+        world = self._world
+        for item in plan.gone:
+            check()
+            self._audit(actor, "forget a point", what=ids[item.name], result="it was not there")
+            world.catalogue.remove(ids[item.name])
+        for item in plan.forgotten:
+            check()
+            self._audit(actor, "forget a point", what=ids[item.name], result="begins")
+            forget_point(store, item, check=check)
+            world.catalogue.remove(ids[item.name])
+        for item, _ in plan.given_up:  # last: it needs room
+            check()
+            point_id = PointId(item.name.rpartition("/")[2])
+            self._audit(actor, "give up a damaged point", what=point_id, result="begins")
+            is_kept = give_up_point(store, world.keeper.keys(), item.name, check=check)
+            world.catalogue.remove(point_id)
+            where = aside_name(item.name) if is_kept else "it was not there"
+            self._audit(actor, "give up a damaged point", what=point_id, result=where)
 
     def hold(self, point_id: PointId, *, reason: str, actor: str) -> None:
         """Raises: NotFound, RepositoryFull."""
@@ -241,8 +258,13 @@ class RepositoryCare:
                     point_name=point_name, point_digest=b"", held_at="", reason=f"unknown: {error}"
                 )
 
-    def rebuild(self, *, actor: str, dry_run: bool) -> Rebuilt:
-        """Make the catalogue's points what the repository's are, from the manifests alone."""
+    def rebuild(
+        self, *, actor: str, dry_run: bool, check: Callable[[], None] = lambda: None
+    ) -> Rebuilt:
+        """Make the catalogue's points what the repository's are, from the manifests alone.
+
+        ``check``: called before anything is changed; raises when it is not to be.
+        """
         world = self._world
         with self._alone(self._changing) as store:
             listed: PointList = list_points(store, world.keeper.keys())
@@ -255,6 +277,7 @@ class RepositoryCare:
             if not dry_run:
                 self._audit(actor, "rebuild the catalogue", result=f"{len(added)} added")
                 store.confirm(point.name for point in added)
+                check()
                 for point in added:
                     world.catalogue.add(self._row(point))
                 for point_id in removed:

@@ -10,7 +10,7 @@ from typing import Final
 from holdfast_common.errors import NotFound
 from holdfast_common.identity import PointId
 from holdfast_common.repository.forget import ForgetPlan, PointName
-from holdfast_common.repository.hang_watch import while_it_answers
+from holdfast_common.repository.hang_watch import StopWhenGivenUp, while_it_answers
 from holdfast_common.repository.prune_report import PruneLimits
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.decide.retention import KnownPoint, beyond_last
@@ -64,6 +64,7 @@ class RepositoryActions:
         ]
         over = beyond_last(known, keep_last=request.keep_last)
         chosen += [rows[PointId(point.point_id)] for point in over]
+        waited = StopWhenGivenUp()
         plan = while_it_answers(
             partial(
                 self._care.forget,
@@ -71,7 +72,9 @@ class RepositoryActions:
                 actor=current_actor(),
                 dry_run=request.dry_run,
                 give_up=give_up,
-            )
+                check=waited.check,
+            ),
+            gave_up=waited.stop,
         )
         going = (*plan.forgotten, *plan.gone, *(item for item, _ in plan.given_up))
         return operator_pb2.RepositoryChange(
@@ -96,8 +99,15 @@ class RepositoryActions:
 
     def rebuild(self, request: operator_pb2.RebuildRequest) -> operator_pb2.RepositoryChange:
         """Make the catalogue of points anew, from the repository alone."""
+        waited = StopWhenGivenUp()
         rebuilt = while_it_answers(
-            partial(self._care.rebuild, actor=current_actor(), dry_run=request.dry_run)
+            partial(
+                self._care.rebuild,
+                actor=current_actor(),
+                dry_run=request.dry_run,
+                check=waited.check,
+            ),
+            gave_up=waited.stop,
         )
         lines = [f"add {point_id}" for point_id in rebuilt.added]
         lines += [f"remove {point_id}: it is not in the repository" for point_id in rebuilt.removed]

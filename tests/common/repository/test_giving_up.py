@@ -6,7 +6,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_common.clock import utc_text
-from holdfast_common.errors import IntegrityError, Refused, RepositoryFailed, RepositoryFull
+from holdfast_common.errors import (
+    IntegrityError,
+    Refused,
+    RepositoryFailed,
+    RepositoryFull,
+    TimedOut,
+)
 from holdfast_common.repository.forget import HELD
 from holdfast_common.repository.giving_up import (
     AT_WORK,
@@ -16,6 +22,7 @@ from holdfast_common.repository.giving_up import (
     give_up_point,
     plan_give_up,
 )
+from holdfast_common.repository.hang_watch import StopWhenGivenUp
 from holdfast_common.repository.holds import hold_point, unhold_point
 from holdfast_common.repository.key_sets import GRANT_BYTES
 from holdfast_common.repository.layout import aside_name
@@ -137,6 +144,19 @@ def test_on_a_full_repository_it_is_kept_aside_in_the_room_of_prunes_or_stays_wh
         give_up_point(store, repository.keys, point.name)
     assert "holdfast repo forget POINT" in full.value.advice
     assert store.objects == {name: before[name] for name in before.keys() - set(kept_at_first)}
+
+
+def test_nothing_is_given_up_when_nobody_waits_for_it_any_more(
+    repository: Repository, store: MemoryStore
+) -> None:
+    point = repository.backup(IMAGE)
+    damage(store, point.name)
+    waited = StopWhenGivenUp()
+    waited.stop(TimedOut("the mount does not answer"))
+    before = dict(store.objects)
+    with pytest.raises(TimedOut):
+        give_up_point(store, repository.keys, point.name, check=waited.check)
+    assert store.objects == before
 
 
 def test_what_is_kept_back_from_data_is_room_for_it(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from holdfast_common.clock import utc_text
-from holdfast_common.errors import Refused
+from holdfast_common.errors import Refused, TimedOut
 from holdfast_common.repository.check import check_structure
 from holdfast_common.repository.fence import load_fences
 from holdfast_common.repository.forget import (
@@ -14,6 +14,7 @@ from holdfast_common.repository.forget import (
     forget_point,
     plan_forget,
 )
+from holdfast_common.repository.hang_watch import StopWhenGivenUp
 from holdfast_common.repository.holds import held_points, hold_point, read_hold, unhold_point
 from holdfast_common.repository.layout import hold_name
 from holdfast_common.repository.points import Point
@@ -72,6 +73,18 @@ def test_a_held_point_is_not_forgotten_until_it_is_let_go(
     assert unhold_point(repository.store, point.name)
     assert not unhold_point(repository.store, point.name)
     assert plan(repository, point).forgotten
+
+
+def test_nothing_is_forgotten_when_nobody_waits_for_it_any_more(repository: Repository) -> None:
+    point = repository.backup(IMAGE)
+    waited = StopWhenGivenUp()
+    waited.check()
+    waited.stop(TimedOut("the mount does not answer"))
+    with pytest.raises(TimedOut):
+        forget_point(
+            repository.store, PointName(name=point.name, digest=point.digest), check=waited.check
+        )
+    assert repository.store.head(point.name)
 
 
 def test_a_damaged_hold_holds_and_is_reported(repository: Repository, pruner: Pruner) -> None:

@@ -11,13 +11,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from holdfast_common.errors import NotFound
+from holdfast_common.errors import NotFound, TimedOut
 from holdfast_common.places import Places
+from holdfast_common.repository.forget import ForgetPlan, PointName, forget_point
+from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.prune_report import PruneLimits
 from holdfast_common.wire import operator_pb2
 from holdfast_controller import main
 from holdfast_controller.commands import repository_change
+from holdfast_controller.runs import repository_care
+from holdfast_controller.runs.repository_care import Rebuilt
 from holdfast_controller.runs.requests import PruneRequest
+from holdfast_controller.service import repository_actions
 from holdfast_controller.service.point_actions import PointActions
 from holdfast_controller.service.repository_actions import RepositoryActions
 from holdfast_controller.store.jobs import JobRow
@@ -154,6 +159,52 @@ def test_a_damaged_held_point_that_no_catalogue_knows_is_let_go_of_and_then_give
     assert begun.object == point_id
     assert cli("point", "delete", name, "--give-up", "--yes") == 0
     assert not manifest.exists()
+
+
+def test_what_was_given_up_for_a_hanging_mount_forgets_nothing_more_when_that_answers_later(
+    holdfast: OneProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = {holdfast.back_up("web").point_id or "" for _ in range(2)}
+    told: list[Callable[[TimedOut], None]] = []
+
+    def given_up_later(
+        work: Callable[[], ForgetPlan | Rebuilt], *, gave_up: Callable[[TimedOut], None]
+    ) -> ForgetPlan | Rebuilt:
+        told.append(gave_up)
+        return work()
+
+    def forgotten(store: ObjectStore, point: PointName, *, check: Callable[[], None]) -> None:
+        forget_point(store, point, check=check)
+        told[-1](TimedOut("the mount does not answer"))
+
+    monkeypatch.setattr(repository_actions, "while_it_answers", given_up_later)
+    monkeypatch.setattr(repository_care, "forget_point", forgotten)
+    actions = RepositoryActions(holdfast.world, holdfast.engine)
+    with pytest.raises(TimedOut):
+        actions.forget(operator_pb2.ForgetRequest(point_ids=sorted(points)))
+    (left,) = holdfast.world.catalogue.points()
+    assert left.point_id in points
+    stored = [each for each in (holdfast.folder / "repository/points").rglob("*") if each.is_file()]
+    assert [each.name for each in stored] == [left.point_id]
+    begun = [each for each in holdfast.world.audit.entries() if each.action == "forget a point"]
+    assert len(begun) == 1
+
+
+def test_a_catalogue_is_not_made_anew_when_nobody_waits_for_it_any_more(
+    holdfast: OneProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point_id = holdfast.back_up("web").point_id
+    assert point_id
+    holdfast.world.catalogue.remove(holdfast.world.catalogue.point(point_id).point_id)
+
+    def given_up(work: Callable[[], Rebuilt], *, gave_up: Callable[[TimedOut], None]) -> Rebuilt:
+        gave_up(TimedOut("the mount does not answer"))
+        return work()
+
+    monkeypatch.setattr(repository_actions, "while_it_answers", given_up)
+    with pytest.raises(TimedOut):
+        RepositoryActions(holdfast.world, holdfast.engine).rebuild(operator_pb2.RebuildRequest())
+    assert not holdfast.world.catalogue.points()
 
 
 def test_a_rule_gives_nothing_up_and_nothing_that_is_held_is_given_up(
