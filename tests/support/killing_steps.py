@@ -22,6 +22,7 @@ BOTH = ("agent", "controller")
 READS = ("RetrieveProperties", "ContainerView", "DestroyView", "SearchDatastore", "QueryChanged")
 RESTLESS = ("Filter", "WaitForUpdates", "PropertyCollector", "CurrentTime", "LeaseProgress")
 WRITES = ("disk write",)
+TIMED = ("LeaseProgress",)  # made by a timer, if a transfer takes long enough
 SECOND_SECONDS_MAX = 20.0
 OTHER_ONE_IN = 4  # of the steps with effects, so many are also met by the other program's death
 
@@ -159,6 +160,11 @@ def planned_kills(steps: Sequence[Step], *, known: frozenset[str]) -> list[Kill]
         if effects % OTHER_ONE_IN == 0:
             kills.append(Kill(step, (OTHER[step.program],)))
     return kills
+
+
+def may_not_come(step: Step) -> bool:
+    """Whether a run without that step is right too: a quick machine makes no such call."""
+    return _is_any(step, TIMED)
 
 
 def effects_of(steps: Sequence[Step]) -> list[Step]:

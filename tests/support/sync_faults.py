@@ -46,8 +46,8 @@ class _Files(SystemFiles):
         return self._opened(super().create_file(path, at=at), path)
 
     def close(self, descriptor: int) -> None:
+        del self._open[descriptor]  # first: closed, its number may be another thread's at once
         super().close(descriptor)
-        del self._open[descriptor]
 
     def close_roots(self, root: Path) -> list[str]:
         """Close what stores hold; the names of what else is open."""
