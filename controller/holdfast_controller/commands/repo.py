@@ -170,7 +170,10 @@ def forget(
 @json_option
 @pass_entry
 def rebuild_catalogue(entry: Entry, *, dry_run: bool, output: Output) -> None:
-    """Make the controller's catalogue of restore points anew, from the repository alone."""
+    """Add to the controller's catalogue what restore points it lacks, from the repository alone.
+
+    Points that it knows and that are missing there stay known, and are told.
+    """
     with operators(entry.places) as client:
         request = operator_pb2.RebuildRequest(dry_run=dry_run)
         reply = client.call(client.stub.RebuildCatalogue, request)

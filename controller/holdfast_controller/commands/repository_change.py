@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from holdfast_common.errors import Refused
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.commands.entry import Entry
 from holdfast_controller.commands.operator_client import operators
@@ -25,11 +26,14 @@ def forget_points(
     dry_run: bool,
     yes: bool,
 ) -> None:
-    """Plan, ask, do exactly what was planned. Raises: click.Abort."""
+    """Plan, ask, do exactly what was planned. Raises: Refused (all that is named stays), click.Abort."""
     with operators(entry.places) as client:
         request.dry_run = True
         planned = client.call(client.stub.ForgetPoints, request)
-        if not dry_run and planned.names:
+        if not dry_run and not planned.names:
+            _check_nothing_was_named(request, planned)
+            planned.done = True  # there was nothing to do
+        elif not dry_run:
             if not yes:
                 for line in planned.plan:
                     note(line)
@@ -40,6 +44,16 @@ def forget_points(
             exact = operator_pb2.ForgetRequest(point_ids=planned.names, give_up=planned.given_up)
             planned = client.call(client.stub.ForgetPoints, exact)
         show_repository_change(planned, output, "forgotten")
+
+
+def _check_nothing_was_named(
+    request: operator_pb2.ForgetRequest, planned: operator_pb2.RepositoryChange
+) -> None:
+    if request.point_ids:
+        raise Refused(
+            "nothing was forgotten: " + "; ".join(planned.plan),
+            advice="`holdfast point unhold POINT` lets go of one that is held",
+        )
 
 
 def show_repository_change(

@@ -72,6 +72,11 @@ class KeyKeeper:
         return RepositoryId(found)
 
     @property
+    def has_repository(self) -> bool:
+        """Whether one was ever set up for this controller; its folder may be out of reach."""
+        return bool(self._settings.get(names.REPOSITORY_ID))
+
+    @property
     def folder(self) -> Path:
         """Where the controller reaches it."""
         return Path(self._settings.get(names.REPOSITORY_FOLDER))

@@ -60,10 +60,10 @@ HELD_ANSWER_SECONDS: Final = 5.0  # points are listed all the same
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebuilt:
-    """What a catalogue lacked, and what it knew that is not there."""
+    """What a catalogue lacked, and what it knows that is not there."""
 
     added: tuple[PointId, ...]
-    removed: tuple[PointId, ...]
+    missing: tuple[PointId, ...]
     unusable: tuple[str, ...]
 
 
@@ -261,30 +261,30 @@ class RepositoryCare:
     def rebuild(
         self, *, actor: str, dry_run: bool, check: Callable[[], None] = lambda: None
     ) -> Rebuilt:
-        """Make the catalogue's points what the repository's are, from the manifests alone.
+        """Add the repository's points to the catalogue, from the manifests alone.
 
-        ``check``: called before anything is changed; raises when it is not to be.
+        What is known and not there stays known: as long as it is missed, prune deletes nothing of its data,
+        and its manifest may still be put back. ``check``: called before anything is changed; raises when it is not to be.
         """
         world = self._world
         with self._alone(self._changing) as store:
-            listed: PointList = list_points(store, world.keeper.keys())
+            # before the listing: what a backup adds in between is in both, or in the listing alone
             known = {row.point_id for row in world.catalogue.points()}
+            listed: PointList = list_points(store, world.keeper.keys())
             there = {point.point_id: point for point in listed.points}
             unusable = {item.name.rpartition("/")[2] for item in listed.unusable}
             added = [point for point in listed.points if point.point_id not in known]
-            # a point that cannot be read just now is not gone
-            removed = sorted(known - there.keys() - unusable)
+            # a point that cannot be read just now is not missing
+            missing = sorted(known - there.keys() - unusable)
             if not dry_run:
                 self._audit(actor, "rebuild the catalogue", result=f"{len(added)} added")
                 store.confirm(point.name for point in added)
                 check()
                 for point in added:
                     world.catalogue.add(self._row(point))
-                for point_id in removed:
-                    world.catalogue.remove(point_id)
             return Rebuilt(
                 added=tuple(point.point_id for point in added),
-                removed=tuple(removed),
+                missing=tuple(missing),
                 unusable=tuple(f"{item.name}: {item.reason}" for item in listed.unusable),
             )
 

@@ -244,6 +244,10 @@ class OperatorActions:
         """
         agent = self._world.agents.named(request.agent)
         self._administration.revoke(AgentId(agent.agent_id))
+        if not self._world.keeper.has_repository:
+            message = agent_message(self._world.agents.get(agent.agent_id), connected=False)
+            message.told.append("it has no session; there is no repository in which it could write")
+            return message
         try:
             given_up = self._world.keeper.revoke(
                 agent.agent_id, give_up_unread=request.give_up_damaged

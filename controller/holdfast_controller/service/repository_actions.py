@@ -25,6 +25,10 @@ GIVING_UP: Final = (
     "a repair from another copy could still bring back what is given up: `holdfast repo repair --from COPY`",
     "data that only it needs dies at the next prunes; the damaged manifest is moved to aside/ in the repository",
 )
+_MISSING: Final = (
+    "which the catalogue keeps: put it back (`holdfast repo repair --from COPY`), or let it go with"
+    " `holdfast repo forget POINT`; until then prune deletes nothing"
+)
 
 
 class RepositoryActions:
@@ -58,6 +62,8 @@ class RepositoryActions:
         named = [text for text in request.point_ids if text not in request.give_up]
         chosen = [catalogue.point(text) for text in named]
         rows = {row.point_id: row for row in catalogue.points(vm_name=request.vm)}
+        if request.vm and not rows:
+            raise NotFound("no restore point is of a VM of that name", vm=request.vm)
         known = [
             KnownPoint(point_id=row.point_id, lineage_id=row.lineage_id, created_at=row.created_at)
             for row in rows.values()
@@ -110,14 +116,14 @@ class RepositoryActions:
             gave_up=waited.stop,
         )
         lines = [f"add {point_id}" for point_id in rebuilt.added]
-        lines += [f"remove {point_id}: it is not in the repository" for point_id in rebuilt.removed]
+        lines += [f"missing: {point_id}, {_MISSING}" for point_id in rebuilt.missing]
         lines += [f"not usable: {text}" for text in rebuilt.unusable]
         return operator_pb2.RepositoryChange(
             plan=lines,
             done=not request.dry_run,
             counts={
                 "added": len(rebuilt.added),
-                "removed": len(rebuilt.removed),
+                "missing": len(rebuilt.missing),
                 "unusable": len(rebuilt.unusable),
             },
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_common.clock import utc_text
-from holdfast_common.errors import NotFound, Refused
+from holdfast_common.errors import NotFound, PointsMissing, Refused
 from holdfast_common.identity import JobId
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.runs.requests import CheckRequest, Started
@@ -98,3 +98,23 @@ def test_the_catalogue_is_made_anew_from_the_repository_alone(holdfast: OneProce
     assert not holdfast.world.catalogue.points()
     assert actions.rebuild(operator_pb2.RebuildRequest()).counts["added"] == 1
     assert holdfast.world.catalogue.point(point_id) == known
+
+
+def test_a_catalogue_that_is_made_anew_still_misses_what_is_missing(holdfast: OneProcess) -> None:
+    actions = RepositoryActions(holdfast.world, holdfast.engine)
+    point_id = holdfast.back_up("web").point_id
+    assert point_id is not None
+    assert holdfast.back_up("web").point_id is not None
+    (manifest,) = (holdfast.folder / "repository" / "points").rglob(point_id)
+    taken = manifest.rename(holdfast.folder / "taken")
+    for dry_run in (True, False):
+        told = actions.rebuild(operator_pb2.RebuildRequest(dry_run=dry_run))
+        assert told.counts == {"added": 0, "missing": 1, "unusable": 0}
+        assert told.plan[0].startswith(f"missing: {point_id}, which the catalogue keeps")
+    job, _ = prune(holdfast)
+    assert job.error is not None
+    assert job.error.code == PointsMissing.code
+    taken.rename(manifest)
+    assert prune(holdfast)[0].error is None
+    assert actions.rebuild(operator_pb2.RebuildRequest()).counts["missing"] == 0
+    assert holdfast.ended(holdfast.engine.start_check(CheckRequest(read_data=True))).error is None

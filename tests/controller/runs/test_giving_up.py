@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from holdfast_common.errors import NotFound, TimedOut
+from holdfast_common.errors import NotFound, Refused, TimedOut
 from holdfast_common.places import Places
 from holdfast_common.repository.forget import ForgetPlan, PointName, forget_point
 from holdfast_common.repository.object_store import ObjectStore
@@ -89,8 +89,8 @@ def test_the_operator_is_told_what_is_lost_and_asked_and_prunes_go_on_afterwards
     assert refused is not None
     assert f"/{point_id}" in refused.message + str(refused.facts)
     assert "point delete POINT --give-up" in refused.advice
-    assert cli("point", "delete", point_id, "--yes") == 0
-    assert "point delete POINT --give-up" in capsys.readouterr().out
+    assert cli("point", "delete", point_id, "--yes") == Refused.exit_status
+    assert "point delete POINT --give-up" in capsys.readouterr().err
     assert cli("point", "delete", point_id, "--give-up", "--dry-run", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["given_up"], told["done"]) == ([point_id], False)
@@ -147,8 +147,8 @@ def test_a_damaged_held_point_that_no_catalogue_knows_is_let_go_of_and_then_give
     manifest = damaged_manifest(holdfast, point_id)
     holdfast.world.catalogue.remove(holdfast.world.catalogue.point(point_id).point_id)
     name = str(manifest.relative_to(holdfast.folder / "repository"))
-    assert cli("point", "delete", name, "--give-up", "--yes") == 0
-    assert f"keep {point_id}: it is held" in capsys.readouterr().out
+    assert cli("point", "delete", name, "--give-up", "--yes") == Refused.exit_status
+    assert f"keep {point_id}: it is held" in capsys.readouterr().err
     with pytest.raises(NotFound):
         points.hold(operator_pb2.HoldRequest(point_id=name[:-1], release=True))
     released = operator_pb2.HoldRequest(
@@ -216,8 +216,8 @@ def test_a_rule_gives_nothing_up_and_nothing_that_is_held_is_given_up(
     points = PointActions(holdfast.world, holdfast.engine.care)
     points.hold(operator_pb2.HoldRequest(point_id=held, reason="a court asked"))
     manifest = damaged_manifest(holdfast, held)
-    assert cli("point", "delete", held, "--give-up", "--yes") == 0
-    assert f"keep {held}: it is held" in capsys.readouterr().out
+    assert cli("point", "delete", held, "--give-up", "--yes") == Refused.exit_status
+    assert f"nothing was forgotten: keep {held}: it is held" in capsys.readouterr().err
     points.hold(operator_pb2.HoldRequest(point_id=held[-8:], release=True))
     rule = ("repo", "forget", whole, "--vm", "web", "--keep-last", "1", "--give-up")
     assert cli(*rule, "--dry-run") == 0
@@ -228,3 +228,13 @@ def test_a_rule_gives_nothing_up_and_nothing_that_is_held_is_given_up(
     assert manifest.exists(), "it was not named"
     assert cli("point", "delete", held, "--give-up", "--yes") == 0
     assert not manifest.exists()
+
+
+def test_who_asks_for_nothing_is_told_so_and_a_vm_that_nobody_knows_is_an_error(
+    holdfast: OneProcess, cli: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert holdfast.back_up("web").point_id
+    assert cli("repo", "forget", "--vm", "web", "--keep-last", "3", "--yes") == 0
+    assert "dry run" not in capsys.readouterr().out
+    assert cli("repo", "forget", "--vm", "wbe", "--keep-last", "3", "--yes") == NotFound.exit_status
+    assert "no restore point is of a VM of that name" in capsys.readouterr().err

@@ -148,6 +148,17 @@ class ShutsOut:
         self.agents.revoke(agent_id)
 
 
+def test_where_there_is_no_repository_shutting_an_agent_out_is_all_there_is_to_do(
+    holdfast: OneProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, agent_id = holdfast.world, holdfast.agent.agent.agent_id
+    actions = OperatorActions(world, holdfast.engine, ShutsOut(holdfast))  # type: ignore[arg-type]  # all of it that is used
+    monkeypatch.setattr(KeyKeeper, "has_repository", False)
+    told = actions.revoke_agent(operator_pb2.AgentRevocation(agent=agent_id)).told
+    assert told == ["it has no session; there is no repository in which it could write"]
+    assert world.agents.get(agent_id).revoked_at
+
+
 def test_an_agent_is_shut_out_at_once_also_where_damage_keeps_its_key_from_being_refused(
     holdfast: OneProcess, lab: RunningLab
 ) -> None:
