@@ -353,9 +353,8 @@ class _Round:
         dead = set(plan.dead) | {pack_name(digest) for digest in plan.repacked}
         dead |= {fact.name for fact in index_plan.dead}
         dead |= {fact.name for group in index_plan.rewritten for fact in group}
-        before = set(fences.newest.tombstones if fences.newest is not None else ())
-        again = sorted(dead & before & self.existing.keys())
-        fresh = dead - before
+        again = self._deleted_again(fences) & dead & self.existing.keys()
+        fresh = dead - again
         self.report = replace(
             self.report,
             deleted=len(again),
@@ -367,6 +366,15 @@ class _Round:
             rewritten_indexes=sum(len(group) for group in index_plan.rewritten),
             names=tuple(sorted(dead)),
         )
+
+    def _deleted_again(self, fences: Fences) -> set[str]:
+        """What this round deletes if it is still dead: while it waits, only what two fences call dead."""
+        newest = fences.newest
+        if newest is None:
+            return set()
+        if self.report.waiting is None:
+            return set(newest.tombstones)
+        return set(deletable(newest, fences.by_epoch.get(newest.closed_epoch - 1)))
 
     def _has_time(self) -> bool:
         self.outer_check()

@@ -90,6 +90,10 @@ def test_a_dry_run_is_the_same_plan_and_writes_nothing(
     assert store.objects == before
     done = pruner.round()
     assert (planned.doomed, planned.doomed_bytes) == (done.doomed, done.doomed_bytes)
+    planned = pruner.round(dry_run=True)
+    assert planned.waiting is not None
+    assert (planned.deleted, pruner.round().deleted) == (0, 0), "not before the grace time ended"
+    assert planned.doomed == done.doomed, "what it waits for"
     repository.clock.advance(GRACE_SECONDS + 1)
     planned = pruner.round(dry_run=True)
     done = pruner.round()
