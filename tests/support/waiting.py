@@ -6,8 +6,14 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], bool], *, seconds: float = 30.0, what: str = "") -> None:
+def wait_until(
+    condition: Callable[[], bool],
+    *,
+    seconds: float = 30.0,
+    every_seconds: float = 0.05,
+    what: str = "",
+) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"within {seconds} s never: {what or condition}"
-        time.sleep(0.05)
+        time.sleep(every_seconds)

@@ -35,9 +35,9 @@ from support.waiting import wait_until
 
 MIB = 1 << 20
 BLOCK = 64 * 1024
-DISK_BYTES = 40 * MIB
+DISK_BYTES = 72 * MIB
 TIMING = {"heartbeat_seconds": 4.0, "job_lease_seconds": 30.0, "reconcile_seconds": 1.0}
-OVERWRITTEN, KEPT, CHANGED = range(4 * MIB), range(8 * MIB, 12 * MIB), range(16 * MIB, 40 * MIB)
+OVERWRITTEN, KEPT, CHANGED = range(4 * MIB), range(8 * MIB, 12 * MIB), range(16 * MIB, 72 * MIB)
 
 
 def page(seed: str) -> tuple[bytes, bytes]:
@@ -128,7 +128,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 def _held_in_the_second_backup(installation: Installation) -> list[bytes]:
     before = set(_files(installation))
     command = installation.in_background("backup", "vault", "--transport", "direct", "--json")
-    wait_until(lambda: _written(installation, before) > MIB, what="the second backup writes")
+    # all of it takes some tenths of a second, and in the middle of it the agent shall stand still
+    wait_until(
+        lambda: _written(installation, before) > MIB,
+        every_seconds=0.002,
+        what="the second backup writes",
+    )
     memory = _memory(installation)
     done = command.wait(120)
     assert done.status == 0, done.text
