@@ -131,10 +131,12 @@ def peer(tool: Peer, folder: Path, images: Images, rows: Rows) -> None:
     rows.add(tool.name, "again", tool.again(image))
     rows.add(tool.name, "again_bytes", stored_bytes(tool.repository) - first)
     settle()
+    warm(tool.repository)
     seconds, restored = tool.restore(made(folder / "restored"))
     rows.add(tool.name, "restore", seconds)
     check_equal(restored, images.days[1])
     settle()
+    warm(tool.repository)
     rows.add(tool.name, "verify", tool.verify())
     for name, command in tool.commands.told.items():
         rows.tell(f"{tool.name} {name}: {command}")
@@ -158,8 +160,10 @@ def ours(folder: Path, images: Images, rows: Rows) -> None:
         rows.add("holdfast", "incremental", second.seconds)
         rows.add("holdfast", "incremental_bytes", stored_bytes(proxy.site.repository.folder) - size)
         settle()
+        warm(proxy.site.repository.folder)
         restore(proxy, point_of(second.result), images.days[1], rows)
         settle()
+        warm(proxy.site.repository.folder)
         rows.add("holdfast", "verify", proxy.check_all().seconds)
         scanned = backup(proxy, images, 2, previous=second, areas=AreaSource.EVERYTHING)
         rows.add("holdfast", "scan", scanned.seconds)
@@ -236,6 +240,15 @@ def put(image: DiskImage, path: Path) -> None:
 def settle() -> None:
     """Nobody pays for what another one left to be written."""
     os.sync()
+
+
+def warm(folder: Path) -> None:
+    """All of a repository into the page cache: we write past it, the others through it."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                while file.read(16 * MIB):
+                    pass
 
 
 def made(folder: Path) -> Path:

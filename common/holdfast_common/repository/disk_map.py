@@ -28,6 +28,7 @@ from holdfast_common.repository.layout import (
 )
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.sealed_object import SEGMENT_BYTES, SealedRanges, body_length
+from holdfast_common.units import MIB
 
 # level u8 (0) | zero u8 | runs u16 | frames u16 | zero u16 | number of the leaf u64
 _LEAF: Final = struct.Struct("<BBHHHQ")
@@ -39,7 +40,7 @@ _CHILD: Final = struct.Struct("<BBHIQQ32s")
 PAGE_BYTES_MAX: Final = 64 * 1024
 LEVEL_MAX: Final = 4
 PAGE_CACHE_MAX: Final = 64  # inner pages of some 15 KiB at most: 1 MiB
-SEGMENT_CACHE_MAX: Final = 8  # opened segments of 1 MiB of map objects
+SEGMENT_CACHE_BYTES: Final = 16 * MIB  # opened segments: after many incrementals leaves lie in many
 OBJECT_CACHE_MAX: Final = 256
 
 
@@ -121,8 +122,12 @@ class Leaf:
                 or place + more >= BLOCKS_PER_FRAME
             ):
                 raise IntegrityError("a run of a disk's map is out of bounds", leaf=number)
-            leaf.ids[start:end] = [frames[frame]] * (end - start)
-            leaf.places[start:end] = bytes(range(place, place + more + 1))
+            if more:
+                leaf.ids[start:end] = [frames[frame]] * (end - start)
+                leaf.places[start:end] = bytes(range(place, place + more + 1))
+            else:  # most runs of a disk of many incrementals
+                leaf.ids[start] = frames[frame]
+                leaf.places[start] = place
         return leaf
 
 
@@ -176,6 +181,7 @@ class PageStore:
         self._hasher: Hasher = keys.hasher()
         self._objects: OrderedDict[bytes, SealedRanges] = OrderedDict()
         self._segments: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()
+        self._segments_bytes = 0
 
     def page(self, reference: PageReference) -> bytes:
         """The page's bytes, which are what the reference promised.
@@ -202,8 +208,9 @@ class PageStore:
             return self._segments[key]
         plain = self._ranges(object_id).segment(number)
         self._segments[key] = plain
-        if len(self._segments) > SEGMENT_CACHE_MAX:
-            self._segments.popitem(last=False)
+        self._segments_bytes += len(plain)
+        while self._segments_bytes > SEGMENT_CACHE_BYTES:
+            self._segments_bytes -= len(self._segments.popitem(last=False)[1])
         return plain
 
     def _ranges(self, object_id: bytes) -> SealedRanges:

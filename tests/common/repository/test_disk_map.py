@@ -242,6 +242,46 @@ def test_a_change_on_a_huge_sparse_disk_costs_what_changed() -> None:
     assert [number for number, _ in world.map(world.root).references()] == [0, far]
 
 
+class CountingStore(MemoryStore):
+    """Counts what is read."""
+
+    reads = 0
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+        self.reads += 1
+        super().read_into(name, offset, buffer)
+
+
+def reads_of_two_passes(generations: int) -> tuple[int, int]:
+    """Over leaves of which each lies in an object of its own, as after many incrementals."""
+    world = World(12 * GIB)
+    world.store = store = CountingStore()
+    for number in range(generations):
+        world.edit({number: {0: (number, 0)}})
+    disk_map = world.map(world.root)
+    counts = []
+    for _ in range(2):
+        before = store.reads
+        for number in range(generations):
+            assert disk_map.leaf(number) is not None
+        counts.append(store.reads - before)
+    return counts[0], counts[1]
+
+
+def test_leaves_that_lie_in_many_small_objects_are_read_once() -> None:
+    first, second = reads_of_two_passes(60)
+    assert first >= 60
+    assert second == 0
+
+
+def test_no_more_opened_segments_are_kept_than_the_bound_allows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("holdfast_common.repository.disk_map.SEGMENT_CACHE_BYTES", 500)
+    _, second = reads_of_two_passes(60)
+    assert second >= 50
+
+
 class TestDamage:
     @pytest.fixture
     def world(self) -> World:
