@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -80,7 +80,8 @@ class OneProcess:
 
     def start(self, vm: str, **wish: str) -> Started:
         """Start a backup of one VM."""
-        return self.engine.start_backup(BackupRequest(selectors=(vm,), **wish), dry_run=False)
+        request = replace(BackupRequest(selectors=(vm,)), **wish)  # type: ignore[arg-type]  # texts
+        return self.engine.start_backup(request, dry_run=False)
 
     def ended(self, started: Started) -> JobRow:
         """The run's one job at its end."""

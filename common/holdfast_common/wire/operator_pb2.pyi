@@ -731,6 +731,7 @@ class StartBackupRequest(_message.Message):
     TRANSPORT_FIELD_NUMBER: _builtins.int
     AGENT_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    EXCLUDES_FIELD_NUMBER: _builtins.int
     vcenter: _builtins.str
     method: _builtins.str
     """image"""
@@ -745,6 +746,10 @@ class StartBackupRequest(_message.Message):
     dry_run: _builtins.bool
     @_builtins.property
     def vms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def excludes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """selectors: not these VMs"""
+
     def __init__(
         self,
         *,
@@ -756,10 +761,11 @@ class StartBackupRequest(_message.Message):
         transport: _builtins.str = ...,
         agent: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
+        excludes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "consistency", b"consistency", "dry_run", b"dry_run", "level", b"level", "method", b"method", "transport", b"transport", "vcenter", b"vcenter", "vms", b"vms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "consistency", b"consistency", "dry_run", b"dry_run", "excludes", b"excludes", "level", b"level", "method", b"method", "transport", b"transport", "vcenter", b"vcenter", "vms", b"vms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

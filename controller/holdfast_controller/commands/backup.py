@@ -14,6 +14,13 @@ from holdfast_controller.commands.output import Output, note
 @click.command()
 @click.argument("vms", nargs=-1, required=True, metavar="VM…")
 @click.option("--vcenter", default="", help="Only VMs of this vCenter.")
+@click.option(
+    "--exclude",
+    "excludes",
+    multiple=True,
+    metavar="SELECTOR",
+    help="Not these, though they are named otherwise; may be given more than once.",
+)
 @click.option("--method", type=click.Choice(["image"]), default="image", show_default=True)
 @click.option(
     "--level", type=click.Choice(["full", "incremental"]), default="incremental", show_default=True
@@ -38,6 +45,7 @@ def backup(
     *,
     vms: tuple[str, ...],
     vcenter: str,
+    excludes: tuple[str, ...],
     method: str,
     level: str,
     consistency: str,
@@ -47,10 +55,11 @@ def backup(
     dry_run: bool,
     output: Output,
 ) -> None:
-    """Back up VMs now: names, globs, or folder:, host:, datastore: selectors."""
+    """Back up VMs now: names, globs, folder:, host:, cluster:, pool:, datastore:, power: selectors."""
     request = operator_pb2.StartBackupRequest(
         vms=vms,
         vcenter=vcenter,
+        excludes=excludes,
         method=method,
         level=level,
         consistency=consistency,

@@ -24,7 +24,11 @@ def inventory() -> None:
 @json_option
 @pass_entry
 def list_vms(entry: Entry, *, selector: str, vcenter: str, output: Output) -> None:
-    """VMs: by name, glob, folder:, host: or datastore:."""
+    """VMs: by name or glob (web*, vc1/web*), instance uuid, or a kind and a pattern.
+
+    folder:/Berlin/web and pool:gold name all that is below them; host:esx1*, cluster:prod*,
+    datastore:nfs1 and power:on, power:off, power:suspended name what is there or is so.
+    """
     with operators(entry.places) as client:
         reply = client.call(
             client.stub.ListInventory,

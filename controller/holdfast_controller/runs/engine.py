@@ -90,7 +90,9 @@ class Engine:
         Raises: NothingProtected, NotFound, NoRepository; Refused when nothing could be started.
         """
         self._check_ready()
-        told = self._inventories.before_selecting(request.selectors, vcenter=request.vcenter)
+        told = self._inventories.before_selecting(
+            (*request.selectors, *request.excludes), vcenter=request.vcenter
+        )
         plan, works, jobs = list(told), [], []
         for known in self._chosen(request):
             work = ImageBackup(self._world, request, known)
@@ -105,7 +107,13 @@ class Engine:
         refuse_all_refused(jobs)
         if dry_run:
             return Started(run_id=None, job_ids=(), plan=tuple(plan))
-        started = self._start("backup", {"vms": list(request.selectors)}, jobs, works, plan)
+        started = self._start(
+            "backup",
+            {"vms": list(request.selectors), "excludes": list(request.excludes)},
+            jobs,
+            works,
+            plan,
+        )
         for text in told:
             self._world.jobs.note(started.job_ids[0], "old inventory", text)
         return started
@@ -187,7 +195,7 @@ class Engine:
             )
 
     def _chosen(self, request: BackupRequest) -> list[KnownVm]:
-        chosen = self._world.vcenters.inventory.select(request.selectors)
+        chosen = self._world.vcenters.inventory.select(request.selectors, excludes=request.excludes)
         if request.vcenter:
             chosen = [known for known in chosen if known.vcenter_name == request.vcenter]
         names_seen: dict[str, str] = {}

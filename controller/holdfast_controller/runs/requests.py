@@ -12,9 +12,13 @@ from holdfast_common.repository.prune_report import PruneLimits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupRequest:
-    """Back up the VMs that the selectors name. Empty ``transport`` and ``agent``: the best that can."""
+    """Back up the VMs that the selectors name, but for those that ``excludes`` name.
+
+    Empty ``transport`` and ``agent``: the best that can.
+    """
 
     selectors: tuple[str, ...]
+    excludes: tuple[str, ...] = ()
     vcenter: str = ""
     level: str = "incremental"
     consistency: str = "crash"

@@ -275,6 +275,7 @@ class OperatorActions:
         started = self._engine.start_backup(
             BackupRequest(
                 selectors=tuple(request.vms),
+                excludes=tuple(request.excludes),
                 vcenter=request.vcenter,
                 level=request.level or "incremental",
                 consistency=request.consistency or "crash",

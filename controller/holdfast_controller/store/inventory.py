@@ -1,22 +1,24 @@
-"""The inventory as it was last read, and how operators name VMs in it.
+"""The inventory as it was last read, and the VMs in it that selectors name (see `decide.selection`).
 
-A selector is ``name``, ``glob*``, ``folder:/Berlin/web``, ``host:esx1`` or ``datastore:nfs1``; a
-vCenter's name and a slash may stand before a name: ``vc1/web*``. The table is a cache: vSphere
-itself is asked before anything is done to a VM.
+The table is a cache: vSphere itself is asked before anything is done to a VM.
 """
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import msgspec
 from sqlite_utils import Database as SqliteDatabase
 from sqlite_utils import Migrations
 
-from holdfast_common.errors import NotFound, UsageError
+from holdfast_common.errors import NotFound
+from holdfast_controller.decide.selection import (
+    SelectableVm,
+    Whereabouts,
+    check_selector,
+    matches,
+)
 from holdfast_controller.facts import (
     DatastoreFacts,
     HostFacts,
@@ -74,20 +76,6 @@ class KnownVm:
     vcenter_name: str
     taken_at: str
     vm: VmFacts
-
-
-def _by_folder(vm: VmFacts, pattern: str) -> bool:
-    wanted = "/" + pattern.strip("/")
-    return vm.place == wanted or vm.place.startswith(wanted.rstrip("/") + "/")
-
-
-_SELECTORS: Final[Mapping[str, Callable[[VmFacts, str], bool]]] = {
-    "folder": _by_folder,
-    "host": lambda vm, pattern: fnmatch.fnmatchcase(vm.host_name, pattern),
-    "datastore": lambda vm, pattern: any(
-        fnmatch.fnmatchcase(name, pattern) for name in vm.datastore_names
-    ),
-}
 
 
 class InventoryTable:
@@ -174,34 +162,46 @@ class InventoryTable:
         seen = {text for known in self.vms() for text in (known.vm.name, known.vm.instance_uuid)}
         return set(selectors) <= seen
 
-    def select(self, selectors: Iterable[str]) -> list[KnownVm]:
-        """The VMs that any of the selectors names, each once.
+    def select(self, selectors: Iterable[str], *, excludes: Sequence[str] = ()) -> list[KnownVm]:
+        """The VMs that any of the selectors names, each once, but for those that ``excludes`` name.
 
-        Raises: NotFound when one of them names no VM, UsageError for an unknown kind.
+        Raises: NotFound when one of the selectors names no VM, also one to exclude: it protects or spares
+        nothing then, and somebody believes it does; UsageError for one that cannot be answered.
         """
-        known = self.vms()
+        known = self._selectable()
         chosen: dict[tuple[str, str], KnownVm] = {}
         for selector in selectors:
-            found = [each for each in known if _matches(each, selector)]
-            if not found:
-                raise NotFound(
-                    "no VM is named so",
-                    selector=selector,
-                    advice="see `holdfast inventory list`, and `holdfast vcenter refresh`",
-                )
-            chosen.update({(each.vcenter_id, each.vm.moref): each for each in found})
+            chosen |= _named(known, selector)
+        for selector in excludes:
+            for identity in _named(known, selector):
+                chosen.pop(identity, None)
         return list(chosen.values())
 
+    def _selectable(self) -> list[tuple[KnownVm, SelectableVm]]:
+        whereabouts: dict[str, Whereabouts] = {}
+        found = []
+        for known in self.vms():
+            if known.vcenter_id not in whereabouts:
+                around = self.surroundings(known.vcenter_id)
+                whereabouts[known.vcenter_id] = Whereabouts.of(around.hosts, around.places)
+            place = whereabouts[known.vcenter_id]
+            found.append((known, place.selectable(known.vcenter_name, known.vm)))
+        return found
 
-def _matches(known: KnownVm, selector: str) -> bool:
-    kind, colon, pattern = selector.partition(":")
-    if colon and kind in _SELECTORS:
-        return _SELECTORS[kind](known.vm, pattern)
-    if colon and kind == "tag":
-        raise UsageError("tags are not read from vSphere yet", selector=selector)
-    if selector in (known.vm.name, known.vm.instance_uuid):
-        return True
-    vcenter, slash, name = selector.partition("/")
-    if slash and vcenter == known.vcenter_name:
-        return fnmatch.fnmatchcase(known.vm.name, name)
-    return fnmatch.fnmatchcase(known.vm.name, selector)
+
+def _named(
+    known: Iterable[tuple[KnownVm, SelectableVm]], selector: str
+) -> dict[tuple[str, str], KnownVm]:
+    check_selector(selector)
+    found = {
+        (each.vcenter_id, each.vm.moref): each
+        for each, selectable in known
+        if matches(selectable, selector)
+    }
+    if not found:
+        raise NotFound(
+            "no VM is named so",
+            selector=selector,
+            advice="see `holdfast inventory list`, and `holdfast vcenter refresh`",
+        )
+    return found

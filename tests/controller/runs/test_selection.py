@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_common.errors import Refused
+from holdfast_common.errors import NotFound, NothingProtected, Refused
 from holdfast_common.identity import LineageId, PointId
 from holdfast_common.job_spec import JobSpec
 from holdfast_common.wire import operator_pb2
@@ -97,6 +97,19 @@ def test_a_vm_that_cannot_be_reached_does_not_hold_up_the_others(holdfast: OnePr
     request = BackupRequest(selectors=("web", "app"), transport="direct")
     plan = holdfast.engine.start_backup(request, dry_run=True).plan
     assert any(line.startswith("app: NOT backed up: ") for line in plan)
+
+
+def test_vms_that_are_excluded_are_not_backed_up(holdfast: OneProcess) -> None:
+    request = BackupRequest(selectors=("datastore:*",), excludes=("power:off", "proxy", "d*"))
+    with pytest.raises(NotFound) as caught:  # none is off: whoever excludes them is mistaken
+        holdfast.engine.start_backup(request, dry_run=True)
+    assert caught.value.facts["selector"] == "power:off"
+    request = replace(request, excludes=("proxy", "datastore:vmfs1"))
+    plan = holdfast.engine.start_backup(request, dry_run=True).plan
+    assert {line.partition(":")[0] for line in plan} >= {"web", "db"}
+    assert not any(line.startswith(("app", "proxy")) for line in plan)
+    with pytest.raises(NothingProtected):
+        holdfast.engine.start_backup(replace(request, excludes=("*",)), dry_run=True)
 
 
 def test_a_vm_that_was_made_just_now_is_selected(holdfast: OneProcess, lab: RunningLab) -> None:

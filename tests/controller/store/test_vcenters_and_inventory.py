@@ -9,49 +9,16 @@ import pytest
 from holdfast_common.clock import SystemClock
 from holdfast_common.errors import NotFound, Refused, UsageError
 from holdfast_common.logs import Secret
-from holdfast_controller.facts import Inventory, ServerFacts, VmFacts
+from holdfast_controller.facts import Inventory, ServerFacts
 from holdfast_controller.store import inventory, vcenters
 from holdfast_controller.store.database import Database
 from holdfast_controller.store.inventory import InventoryTable
 from holdfast_controller.store.secrets import SecretSeal
 from holdfast_controller.store.vcenters import NewVcenter, VcenterTable
+from support.vm_facts import VM
 
 SERVER = ServerFacts(
     instance_uuid="i-1", product="lab", version="8.0.1", build="1", is_vcenter=True
-)
-VM = VmFacts(
-    moref="vm-1",
-    name="web1",
-    instance_uuid="50aa",
-    bios_uuid="42aa",
-    place="/dc1/Berlin/web",
-    folder_moref="group-v1",
-    host_moref="host-1",
-    host_name="esx1.lab",
-    pool_moref="resgroup-1",
-    datacenter_moref="datacenter-1",
-    datastore_names=("nfs1",),
-    power_state="poweredOn",
-    connection_state="connected",
-    template=False,
-    hardware_version=19,
-    guest_id="debian12_64Guest",
-    guest_name="Debian",
-    firmware="bios",
-    tools_running="guestToolsRunning",
-    tools_version_status="",
-    change_tracking_supported=True,
-    change_tracking_enabled=False,
-    consolidation_needed=False,
-    encrypted=False,
-    has_vtpm=False,
-    fault_tolerant=False,
-    memory_mb=512,
-    cpu_count=1,
-    vmx=None,
-    snapshots=(),
-    current_snapshot_moref="",
-    disks=(),
 )
 
 
@@ -168,6 +135,18 @@ def known(table: VcenterTable, database: Database) -> InventoryTable:
 )
 def test_selectors_name_vms(known: InventoryTable, selector: str, names: list[str]) -> None:
     assert [each.vm.name for each in known.select([selector])] == names
+
+
+def test_what_is_excluded_is_not_chosen_though_it_is_named(known: InventoryTable) -> None:
+    found = known.select(["*"], excludes=["web2", "datastore:vmfs*"])
+    assert [each.vm.name for each in found] == ["web1"]
+    assert known.select(["web*"], excludes=["folder:/dc1"]) == []
+
+
+def test_rule_25_a_selector_that_would_exclude_nothing_is_an_error(known: InventoryTable) -> None:
+    with pytest.raises(NotFound) as caught:
+        known.select(["web*"], excludes=["wbe2"])
+    assert caught.value.facts["selector"] == "wbe2"
 
 
 def test_a_vm_that_two_selectors_name_is_chosen_once(known: InventoryTable) -> None:
