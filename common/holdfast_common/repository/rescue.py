@@ -77,9 +77,8 @@ except ImportError:
 # Limits and numbers of format 1
 # ---------------------------------------------------------------------------------------------------------
 
-RESCUE_RELEASE = (
-    1  # counts up with every change of this file or of FORMAT.md; repositories keep the newer one
-)
+# Counts up with every change of this file or of FORMAT.md; repositories keep the newer one. On one line: it is read.
+RESCUE_RELEASE = 2
 
 MIB = 1024 * 1024
 BLOCK_BYTES = 64 * 1024

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from holdfast_common.errors import RepositoryFailed
@@ -80,6 +82,18 @@ def test_an_older_one_is_replaced_and_a_whole_one_lies_there_at_every_moment(cha
 
 def test_those_of_a_newer_release_stay() -> None:
     newer = b"#!/usr/bin/env python3\nRESCUE_RELEASE = 999999\n"
+    store = MemoryStore()
+    store.objects = {RESCUE: newer, "about/FORMAT.md": b"newer"}
+    renew_description(store)
+    assert store.objects == {RESCUE: newer, "about/FORMAT.md": b"newer"}
+
+
+def test_the_release_that_is_shipped_can_be_read_and_is_kept_by_an_older_one() -> None:
+    line = re.search(rb"^RESCUE_RELEASE = ([0-9]+)$", about_files()[RESCUE], re.MULTILINE)
+    assert line is not None
+    release = int(line[1])
+    assert release > 0
+    newer = about_files()[RESCUE].replace(line[0], b"RESCUE_RELEASE = %d" % (release + 1))
     store = MemoryStore()
     store.objects = {RESCUE: newer, "about/FORMAT.md": b"newer"}
     renew_description(store)
