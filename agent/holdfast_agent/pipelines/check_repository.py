@@ -41,6 +41,7 @@ def check_repository(spec: JobSpec, context: JobContext) -> JobResult:
                 ring,
                 segment_keys=ControllerOpensKeys(context),
                 subset=parsed_subset(work.subset),
+                reader=context.signing_key.public_key().public_bytes_raw(),
                 workers=WORKERS,
                 proven=lambda packs: _prove(store, ring.common, packs, context),
             )

@@ -22,6 +22,7 @@ from holdfast_common.errors import (
 )
 from holdfast_common.repository.chunk_location import ChunkLocation
 from holdfast_common.repository.frame_reader import FrameReader
+from holdfast_common.repository.index_segment import writers_of_packs
 from holdfast_common.repository.key_sets import KeyRing, SegmentKeyOpener
 from holdfast_common.repository.layout import (
     METADATA_BYTES_MAX,
@@ -93,19 +94,21 @@ def check_data(
     *,
     segment_keys: SegmentKeyOpener,
     subset: Subset | Share | None = None,
+    reader: bytes = b"",
     workers: int = 2,
     expected_points: Collection[str] = (),
     proven: Callable[[Sequence[bytes]], None] | None = None,
 ) -> CheckReport:
     """`check_structure`, and open, decompress and hash every blob of the packs (or of a subset of them).
 
-    ``proven``: hears in between of packs that were found true, so that a long check which is cut off was
-    not in vain.
+    ``reader``: public key of who signs what is found true; a share of the data is chosen by what his proof
+    adds. ``proven``: hears in between of packs that were found true, so that a long check which is cut off
+    was not in vain.
     Raises: as `check_structure`; Refused, ControllerUnreachable from ``segment_keys``.
     """
     state = RepositoryCheck(store, ring)
     state.check_objects(expected_points)
-    state.decode(segment_keys, subset, workers=workers, proven=proven)
+    state.decode(segment_keys, subset, reader=reader, workers=workers, proven=proven)
     return state.report()
 
 
@@ -175,6 +178,7 @@ class RepositoryCheck:
         subset: Subset | Share | None,
         *,
         workers: int,
+        reader: bytes = b"",
         proven: Callable[[Sequence[bytes]], None] | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
@@ -186,11 +190,7 @@ class RepositoryCheck:
             self._store, self._ring.common, index=self.index, segment_keys=segment_keys
         )
         packs = PackDecoder(self._store, frames)
-        proven_at = (
-            load_proof_times(self._store, self._ring.common, self._writers)
-            if isinstance(subset, Share)
-            else {}
-        )
+        proven_at = self._proven_at(reader) if isinstance(subset, Share) else {}
         chosen = chosen_packs(self._present, subset, proven_at=proven_at)
         told = 0
         with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -220,6 +220,14 @@ class RepositoryCheck:
                     told = len(self._proven)
         if proven is not None and self._proven[told:]:
             proven(self._proven[told:])
+
+    def _proven_at(self, reader: bytes) -> dict[bytes, str]:
+        times = load_proof_times(self._store, self._ring.common, self._writers)
+        writers = writers_of_packs(self.index.segments())
+        return {
+            pack: times.last(pack, writers=writers.get(pack, ()), reader=reader)
+            for pack in self._present
+        }
 
     def report(self) -> CheckReport:
         """What all of that comes to. Raises: RepositoryFailed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -113,6 +113,17 @@ class OpenSegment:
             for at, length in enumerate(lengths)
         ]
 
+    def pack_writers(self) -> Iterator[tuple[bytes, bytes]]:
+        """Digest and writer of every pack, once for each of its writers. Raises: as `pack_rows`."""
+        source = self._source
+        rows = (
+            source.origins if isinstance(source, IndexSegment) else source.origin_rows(slice(None))
+        )
+        digests = self.pack_rows()["digest"].tobytes()
+        pairs = set(zip(rows["pack"].tolist(), rows["writer"].tolist(), strict=True))
+        for pack, writer in pairs:
+            yield digests[pack * 32 : pack * 32 + 32], self.writers[writer]
+
     def origin(self, number: int) -> IndexedOrigin:
         """One origin. Raises: IntegrityError (a damaged file)."""
         found = self._origins.get(number)
@@ -140,6 +151,17 @@ class OpenSegment:
             ),
             writer=self.writers[int(row["writer"])],
         )
+
+
+def writers_of_packs(segments: Iterable[OpenSegment]) -> dict[bytes, frozenset[bytes]]:
+    """Public keys of those who wrote what is in each pack. Raises: IntegrityError (a damaged file)."""
+    found: dict[bytes, frozenset[bytes]] = {}
+    sets: dict[frozenset[bytes], frozenset[bytes]] = {}  # few different ones: each is held once
+    for segment in segments:
+        for digest, writer in segment.pack_writers():
+            known = found.get(digest, frozenset()) | {writer}
+            found[digest] = sets.setdefault(known, known)
+    return found
 
 
 def rows_in_packs(

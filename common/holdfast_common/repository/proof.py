@@ -11,18 +11,27 @@ import json
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_common.errors import FormatError, IntegrityError, RepositoryFailed, RevokedWriter
 from holdfast_common.repository.key_sets import ReaderKeys
-from holdfast_common.repository.layout import METADATA_BYTES_MAX, UNREADABLE, ObjectKind, proof_name
+from holdfast_common.repository.layout import (
+    KEY_BYTES,
+    METADATA_BYTES_MAX,
+    UNREADABLE,
+    ObjectKind,
+    proof_name,
+)
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
 from holdfast_common.repository.sealed_object import ObjectHeader
 from holdfast_common.repository.writers import ROLE_VERIFY, WriterList
 
 log = logging.getLogger(__name__)
+
+NOBODY: Final = bytes(KEY_BYTES)  # the writer of packs that no index named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +52,31 @@ class Provers:
     def vouch(self, pack: bytes, *, writer: bytes) -> bool:
         """Whether somebody else than its writer proved that pack."""
         return any(pack in packs for prover, packs in self.packs_of.items() if prover != writer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProofTimes:
+    """When which prover proved which packs last."""
+
+    of_prover: Mapping[bytes, Mapping[bytes, str]]  # public key -> digest -> time
+
+    def last(self, pack: bytes, *, writers: Collection[bytes], reader: bytes) -> str:
+        """When that pack was proven last, as far as ``reader`` can do better; "" = never.
+
+        ``writers``: of what is in the pack. What a proof says of its own prover's data does not count. But
+        where ``reader`` wrote all of it, his reading makes no proof that counts: then any one tells when it
+        was read, so that he reads the others of his packs the next time.
+        """
+        others = [writer for writer in writers if writer not in (reader, NOBODY)]
+        if not others:
+            return max((times.get(pack, "") for times in self.of_prover.values()), default="")
+        return min(
+            max(
+                (times.get(pack, "") for who, times in self.of_prover.items() if who != writer),
+                default="",
+            )
+            for writer in others
+        )
 
 
 def store_proof(
@@ -71,13 +105,14 @@ def load_provers(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> P
     return Provers(packs_of=packs_of)
 
 
-def load_proof_times(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> dict[bytes, str]:
-    """When each pack was proven last. Raises: RepositoryFailed."""
-    proven: dict[bytes, str] = {}
+def load_proof_times(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> ProofTimes:
+    """When each pack was proven last, by each prover. Raises: RepositoryFailed."""
+    times: dict[bytes, dict[bytes, str]] = {}
     for proof in _usable(store, keys, writers):
+        of_prover = times.setdefault(proof.prover, {})
         for pack in proof.packs:
-            proven[pack] = max(proven.get(pack, ""), proof.proven_at)
-    return proven
+            of_prover[pack] = max(of_prover.get(pack, ""), proof.proven_at)
+    return ProofTimes(of_prover=times)
 
 
 def proven_packs(

@@ -269,9 +269,7 @@ class RepositoryIndex:
 
     def by_pack(self, wanted: Collection[bytes]) -> dict[bytes, list[ChunkLocation]]:
         """What is indexed of these packs, those that are; each in its own order. All tables are gone through."""
-        with self._lock:
-            segments = list(self._segments)
-        packs, rows = rows_in_packs(segments, [*self._tables, *self._mapped], set(wanted))
+        packs, rows = rows_in_packs(self.segments(), [*self._tables, *self._mapped], set(wanted))
         found: dict[bytes, list[ChunkLocation]] = {digest: [] for digest in packs}
         for chunk_id, row in rows:
             location = self._location(chunk_id, row)
@@ -294,9 +292,14 @@ class RepositoryIndex:
 
     def packs(self) -> list[IndexedPack]:
         """All packs that any index names."""
+        return list(
+            {pack.digest: pack for each in self.segments() for pack in each.packs()}.values()
+        )
+
+    def segments(self) -> list[OpenSegment]:
+        """All that is loaded, by number."""
         with self._lock:
-            segments = list(self._segments)
-        return list({pack.digest: pack for each in segments for pack in each.packs()}.values())
+            return list(self._segments)
 
     @property
     def chunk_count(self) -> int:

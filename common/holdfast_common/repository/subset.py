@@ -1,4 +1,7 @@
-"""Which packs a check reads when it shall not read all: one of some equal parts, or those proven longest ago."""
+"""Which packs a check reads when it shall not read all: one of some equal parts, or those proven longest ago.
+
+Which proofs count for that says `proof.ProofTimes`.
+"""
 
 from __future__ import annotations
 

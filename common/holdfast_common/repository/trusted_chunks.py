@@ -14,16 +14,14 @@ from typing import Final
 from holdfast_common.errors import FormatError, IntegrityError, RepositoryFailed
 from holdfast_common.repository.chunk_location import ChunkLocation
 from holdfast_common.repository.key_sets import ReaderKeys
-from holdfast_common.repository.layout import KEY_BYTES
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.pack import PackContents, read_contents
-from holdfast_common.repository.proof import Provers, load_provers
+from holdfast_common.repository.proof import NOBODY, Provers, load_provers
 from holdfast_common.repository.writers import WriterList
 
 log = logging.getLogger(__name__)
 
 FOOTERS_KEPT: Final = 64  # some 40 KiB each; neighbouring windows mostly lie in the same pack
-_NOBODY: Final = bytes(KEY_BYTES)  # the writer of packs that no index named
 
 Place = tuple[object, ...]
 
@@ -54,7 +52,7 @@ class TrustedChunks:
         if writer == self._writer:
             return True
         pack = location.origin.pack.digest
-        if writer == _NOBODY or not self._provers.vouch(pack, writer=writer):
+        if writer == NOBODY or not self._provers.vouch(pack, writer=writer):
             return False
         footers = self._footers.get(pack)
         if footers is None:

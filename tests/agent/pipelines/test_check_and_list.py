@@ -18,6 +18,8 @@ from holdfast_common.job_result import JobResult, Outcome
 from holdfast_common.job_spec import CheckRepository, ListPoints, Work
 from holdfast_common.point_record import PointRecord
 from holdfast_common.repository.directory_store import DirectoryStore
+from holdfast_common.repository.proof import load_proof_times
+from holdfast_common.repository.writers import load_writers
 from holdfast_common.units import MIB
 from support.backup_jobs import LINEAGE, Site, make_site, point_of
 
@@ -30,10 +32,15 @@ def site(tmp_path: Path) -> Site:
 
 
 def check(
-    site: Site, *, read_data: bool, points: tuple[PointId, ...] = (), lineage: LineageId = LINEAGE
+    site: Site,
+    *,
+    read_data: bool,
+    points: tuple[PointId, ...] = (),
+    lineage: LineageId = LINEAGE,
+    subset: str = "",
 ) -> JobResult:
     keys = (site.repository.reader_keys(lineage),)
-    work = CheckRepository(read_data=read_data, point_ids=points, keys=keys)
+    work = CheckRepository(read_data=read_data, point_ids=points, keys=keys, subset=subset)
     return check_repository(site.spec(work), site.context())
 
 
@@ -73,6 +80,11 @@ def second_proxy(site: Site) -> Site:
     return replace(site, repository=replace(site.repository, signing_key=key, agent_id=agent_id))
 
 
+def packs_in(site: Site) -> set[bytes]:
+    folder = site.root / "repository/packs"
+    return {bytes.fromhex(path.name) for path in folder.rglob("*") if path.is_file()}
+
+
 def packs_of_a_backup(site: Site) -> int:
     """How many packs a backup of everything stores."""
     folder = site.root / "repository/packs"
@@ -98,6 +110,30 @@ def test_a_third_proxy_builds_on_what_another_verified_that_did_not_write_it(sit
     assert packs_of_a_backup(site)
     check(verifier, read_data=True)
     assert packs_of_a_backup(third) == 0
+
+
+def test_a_share_of_the_data_takes_what_no_other_proxy_has_proven_yet(site: Site) -> None:
+    """What the writer says of its own packs does not count, however new it is."""
+    other = second_proxy(site)
+    site.back_up()
+    first = packs_in(site)
+    check(other, read_data=True)
+    site.flat_file(2000).write_bytes(random.Random(5).randbytes(3 * MIB))
+    site.back_up()
+    second = packs_in(site) - first
+    assert second
+    for _ in second:  # what nobody proved yet, not even a proxy that did not write it, comes first
+        assert check(site, read_data=True, subset="1%").error is None
+    keys = site.repository.keys.common
+    with DirectoryStore.open(site.repository.folder) as store:
+
+        def proven_by(proxy: Site) -> set[bytes]:
+            times = load_proof_times(store, keys, load_writers(store, keys)).of_prover
+            return set(times.get(proxy.repository.signing_key.public_key().public_bytes_raw(), ()))
+
+        for count in range(1, len(second) + 1):
+            check(other, read_data=True, subset="1%")
+            assert len(proven_by(other) & second) == count
 
 
 def test_a_damaged_pack_is_named_with_what_is_lost_of_which_point(site: Site) -> None:
