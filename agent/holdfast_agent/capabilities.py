@@ -28,6 +28,7 @@ class Reach:
     datastores: tuple[DatastoreReach, ...]
     repositories: tuple[RepositoryId, ...]
     restore_folders: tuple[str, ...]
+    repair_folders: tuple[str, ...]
     vm_bios_uuid: str
     host_name: str
     version: str
@@ -55,6 +56,7 @@ def reach_of(configuration: AgentConfiguration) -> Reach:
         datastores=datastores,
         repositories=tuple(RepositoryId(found) for found in sorted(configuration.repositories)),
         restore_folders=configuration.restore.folders,
+        repair_folders=configuration.repair.folders,
         vm_bios_uuid=configuration.hot_add.vm_bios_uuid,
         host_name=host_name(),
         version=program_version(),

@@ -227,6 +227,7 @@ def show_command(as_json: bool) -> None:
             set(configuration.datastores) - {found.datastore_id for found in reach.datastores}
         ),
         "restore_folders": list(reach.restore_folders),
+        "repair_folders": list(reach.repair_folders),
         "attempts_at_work": len(ledger.unfinished()),
         "results_to_send": len(ledger.results()),
     }

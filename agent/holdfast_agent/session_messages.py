@@ -17,7 +17,7 @@ from holdfast_agent.running_attempt import (
 from holdfast_common.job_spec import Attempt
 from holdfast_common.units import KIB
 from holdfast_common.wire import job_pb2, session_pb2
-from holdfast_common.wire_codec.results import job_result_to_message
+from holdfast_common.wire_codec.results import damage_pieces, job_result_to_message
 from holdfast_common.wire_codec.values import (
     attempt_to_message,
     error_to_message,
@@ -65,6 +65,7 @@ def hello_message(
             repository_ids=reach.repositories,
             vm_bios_uuid=reach.vm_bios_uuid,
             restore_folders=reach.restore_folders,
+            repair_folders=reach.repair_folders,
             host_name=reach.host_name,
             version=reach.version,
         ),
@@ -112,7 +113,11 @@ def _result_messages(posted: ResultReady) -> Iterator[session_pb2.FromAgent]:
     part = job_result_to_message(posted.result)
     if part.ByteSize() > RESULT_PART_BYTES:
         listed = [job_pb2.JobResult(points=[point]) for point in part.points]
-        listed += [job_pb2.JobResult(damages=[damage]) for damage in part.damages]
+        listed += [
+            job_pb2.JobResult(damages=[piece])
+            for damage in part.damages
+            for piece in damage_pieces(damage)
+        ]
         part.ClearField("points")
         part.ClearField("damages")
         length = part.ByteSize()

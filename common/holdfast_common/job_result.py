@@ -106,13 +106,18 @@ class PointFound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DamageFound:
-    """A damaged object, and what of which point is lost by it (point_id "" and key 0: nothing named)."""
+    """A damaged object, and what of which point is lost by it (point_id "" and key 0: nothing named).
+
+    ``ranges_left_out``, ``bytes_left_out``: what more of that disk is lost than ``lost`` names.
+    """
 
     object_name: str
     problem: str
     point_id: str = ""
     device_key: int = 0
     lost: tuple[Extent, ...] = ()
+    ranges_left_out: int = 0
+    bytes_left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +125,7 @@ class JobResult:
     """The end of one attempt. ``error`` is None only when it is done.
 
     ``record``: the committed point's encoded `point_record.PointRecord`. ``blobs``: what `RestoreDisks` asked for.
+    ``objects_left_out``, ``losses_left_out``: damages that were too many for ``damages``, of objects and of points.
     """
 
     outcome: Outcome
@@ -131,6 +137,8 @@ class JobResult:
     blobs: tuple[Blob, ...] = ()
     points: tuple[PointFound, ...] = ()
     damages: tuple[DamageFound, ...] = ()
+    objects_left_out: int = 0
+    losses_left_out: int = 0
     objects_checked: int = 0
     started_at: str = ""
     finished_at: str = ""

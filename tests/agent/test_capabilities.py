@@ -11,8 +11,10 @@ from holdfast_agent.capabilities import DatastoreReach, reach_of
 from holdfast_agent.configuration import (
     AgentConfiguration,
     HotAddConfiguration,
+    RepairConfiguration,
     RestoreConfiguration,
 )
+from holdfast_agent.session_messages import hello_message
 from holdfast_common.job_spec import TransportKind
 
 
@@ -32,12 +34,16 @@ def test_everything_that_is_configured_and_there_is_offered(tmp_path: Path) -> N
             datastores={"ds:///one/": str(tmp_path / "one"), "ds:///gone/": str(tmp_path / "gone")},
             hot_add=HotAddConfiguration(vm_bios_uuid="4215"),
             restore=RestoreConfiguration(folders=("/srv",)),
+            repair=RepairConfiguration(folders=("/copies",)),
         )
     )
     assert set(reach.transports) == set(TransportKind)
     assert reach.datastores == (DatastoreReach(datastore_id="ds:///one/", writable=True),)  # type: ignore[arg-type]  # an id in a test
     assert reach.repositories == ("r",)
     assert (reach.vm_bios_uuid, reach.restore_folders) == ("4215", ("/srv",))
+    assert reach.repair_folders == ("/copies",)
+    hello = hello_message(boot_id="b", role="proxy", reach=reach, running=(), results=()).hello
+    assert list(hello.capabilities.repair_folders) == ["/copies"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; run as an ordinary user")

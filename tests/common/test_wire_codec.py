@@ -1,7 +1,7 @@
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast_common.errors import UsageError
@@ -52,7 +52,13 @@ from holdfast_common.job_spec import (
 from holdfast_common.logs import Secret
 from holdfast_common.point_record import DiskRecord, PointRecord
 from holdfast_common.wire import job_pb2, session_pb2
-from holdfast_common.wire_codec.results import job_result_from_message, job_result_to_message
+from holdfast_common.wire_codec.results import (
+    PIECE_RANGES_MAX,
+    damage_pieces,
+    damage_to_message,
+    job_result_from_message,
+    job_result_to_message,
+)
 from holdfast_common.wire_codec.specs import (
     job_spec_from_message,
     job_spec_to_message,
@@ -219,7 +225,18 @@ def test_a_result_comes_out_as_it_went_in() -> None:
                 record=b"{}",
             ),
         ),
-        damages=(DamageFound(object_name="o", problem="gone", point_id="p", device_key=2000),),
+        damages=(
+            DamageFound(
+                object_name="o",
+                problem="gone",
+                point_id="p",
+                device_key=2000,
+                ranges_left_out=4,
+                bytes_left_out=2048,
+            ),
+        ),
+        objects_left_out=5,
+        losses_left_out=6,
         objects_checked=3,
         started_at="a",
         finished_at="b",
@@ -229,6 +246,33 @@ def test_a_result_comes_out_as_it_went_in() -> None:
     assert result.error is not None
     error = result.error.to_error()
     assert (type(error).__name__, error.exit_status) == ("IntegrityError", 13)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("pq"), st.integers(0, 3 * PIECE_RANGES_MAX), st.integers(0, 2)),
+        max_size=4,
+    )
+)
+@settings(max_examples=15, deadline=None)
+def test_ranges_of_a_disk_travel_in_pieces_and_come_back_as_one(
+    disks: list[tuple[str, int, int]],
+) -> None:
+    damages = tuple(
+        DamageFound(
+            object_name=f"points/{number}",
+            problem="lost",
+            point_id=point,
+            device_key=2000,
+            lost=tuple(Extent(offset=n << 17, length=512) for n in range(count)),
+            ranges_left_out=left_out,
+        )
+        for number, (point, count, left_out) in enumerate(disks)
+    )
+    pieces = [piece for each in damages for piece in damage_pieces(damage_to_message(each))]
+    assert all(len(piece.lost) <= PIECE_RANGES_MAX for piece in pieces)
+    whole = job_result_from_message(job_pb2.JobResult(outcome="failed", damages=pieces))
+    assert whole.damages == damages
 
 
 @given(

@@ -231,6 +231,7 @@ def agent_in_this_process(
             repositories=(repository_id,),
             restore_folders=(str(restores),),
             vm_bios_uuid=bios_uuid,
+            repair_folders=(str(folder / "copies"),),
         ),
         signing_key=signing_key,
         repository=folder / "repository",

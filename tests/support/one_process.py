@@ -43,6 +43,7 @@ from holdfast_controller.runs.world import World
 from holdfast_controller.store.agents import AgentTable
 from holdfast_controller.store.audit import AuditTrail
 from holdfast_controller.store.catalogue import Catalogue
+from holdfast_controller.store.damages import DamageTable
 from holdfast_controller.store.database import Database
 from holdfast_controller.store.inventory import InventoryTable
 from holdfast_controller.store.jobs import JobRow, JobTable
@@ -193,6 +194,7 @@ def _world(
         agents=agents,
         audit=audit,
         prunes=PruneTable(database),
+        damages=DamageTable(database),
         vcenters=Vcenters(
             table=VcenterTable(database, clock, seal),
             inventory=InventoryTable(database),

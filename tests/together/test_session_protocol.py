@@ -188,6 +188,17 @@ def test_a_session_begins_with_a_hello(
         assert agent.ends_with().code == "usage"
 
 
+def test_what_an_agent_may_read_copies_from_is_known_while_it_is_connected_and_afterwards(
+    controller: ControllerRig, enrolled: AgentRig
+) -> None:
+    with driven(controller, enrolled) as agent:
+        agent.hello(capabilities=session_pb2.Capabilities(repair_folders=["/copies", "/mnt"]))
+        (connected,) = controller.sessions.connected()
+        assert connected.repair_folders == ("/copies", "/mnt")
+    row = controller.agents.get(enrolled.agent_id)
+    assert row.capabilities.repair_folders == ("/copies", "/mnt")
+
+
 def test_a_newer_session_ends_the_older_one(controller: ControllerRig, enrolled: AgentRig) -> None:
     with driven(controller, enrolled) as older, driven(controller, enrolled) as newer:
         older.hello()

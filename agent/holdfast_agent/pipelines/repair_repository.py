@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from holdfast_agent.pipelines.check_repository import DAMAGES_MAX, damages_of, missing_points
 from holdfast_agent.pipelines.context import JobContext
+from holdfast_agent.pipelines.damage_list import damage_list, missing_points
 from holdfast_agent.pipelines.list_points import reader_keys
 from holdfast_agent.pipelines.repository_access import WORKERS, ControllerOpensKeys, opened_store
 from holdfast_agent.pipelines.stoppable_store import StoppableStore
@@ -16,6 +16,7 @@ from holdfast_common.errors import IntegrityError, NoRepository, Refused, UsageE
 from holdfast_common.identity import PointId
 from holdfast_common.job_result import ErrorReport, JobResult, Outcome
 from holdfast_common.job_spec import JobSpec, RepairRepository
+from holdfast_common.listed_folders import is_listed
 from holdfast_common.repository import repair
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.hang_watch import watched_files
@@ -25,7 +26,7 @@ from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.repair_content import OtherRepository
 
-LINES_MAX = 200  # a result is one message
+LINES_MAX = 200  # of what was done; each of them a warning
 
 
 def repair_repository(spec: JobSpec, context: JobContext) -> JobResult:
@@ -56,11 +57,10 @@ def repair_repository(spec: JobSpec, context: JobContext) -> JobResult:
             workers=WORKERS,
         )
         missing = missing_points(directory, ring, set(work.expected_point_ids))
-    for line in repair.describe(report)[:LINES_MAX]:
-        context.warn("repair", line)
-    damages = [*damages_of(report.after), *missing]
+    tell_done(report, context)
+    found = damage_list(report.after, missing)
     error = None
-    if damages:
+    if found.total:
         message = (
             "the repository is damaged; nothing was changed"
             if work.dry_run
@@ -69,14 +69,29 @@ def repair_repository(spec: JobSpec, context: JobContext) -> JobResult:
         error = IntegrityError(
             message,
             advice="name another copy with --from, or back the VMs concerned up in full and repair again",
-            damages=len(damages),
+            damages=found.total,
         )
     return JobResult(
         outcome=Outcome.DONE if error is None else Outcome.FAILED,
         error=None if error is None else ErrorReport.of(error),
-        damages=tuple(damages[:DAMAGES_MAX]),
+        damages=found.damages,
+        objects_left_out=found.objects_left_out,
+        losses_left_out=found.losses_left_out,
         objects_checked=report.after.objects_checked,
     )
+
+
+def tell_done(report: repair.RepairReport, context: JobContext) -> None:
+    """As warnings: what was put back and set aside, or with a dry run would be."""
+    lines = repair.describe_done(report)
+    for line in lines[:LINES_MAX]:
+        context.warn("repair", line)
+    if len(lines) > LINES_MAX:
+        context.warn(
+            "repair",
+            f"and {len(lines) - LINES_MAX} more objects: in all {len(report.replaced)} put back and"
+            f" {len(report.set_aside)} set aside, which lie under aside/ in the repository",
+        )
 
 
 def _others(
@@ -109,13 +124,7 @@ def _opened_source(folder: str, context: JobContext) -> Iterator[list[ObjectStor
     if not folder:
         yield []
         return
-    wanted = PurePosixPath(folder)
-    allowed = [PurePosixPath(each) for each in context.configuration.repair.folders]
-    if (
-        not wanted.is_absolute()
-        or ".." in wanted.parts
-        or not any(each.is_absolute() and each in (wanted, *wanted.parents) for each in allowed)
-    ):
+    if not is_listed(folder, context.configuration.repair.folders):
         raise Refused(
             "this proxy may not read a copy of a repository there; nothing was changed",
             path=folder[:300],

@@ -6,6 +6,7 @@ the packs. (`scrub` needs no key at all and compares packs with their own digest
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from holdfast_common.errors import (
     RepositoryFailed,
     RevokedWriter,
 )
+from holdfast_common.identity import PointId
 from holdfast_common.repository.chunk_location import ChunkLocation
 from holdfast_common.repository.frame_reader import FrameReader
 from holdfast_common.repository.index_segment import writers_of_packs
@@ -31,7 +33,14 @@ from holdfast_common.repository.layout import (
     map_name,
     pack_name,
 )
-from holdfast_common.repository.loss import DamagedObject, LossFinder, LostBlob, LostRange
+from holdfast_common.repository.loss import (
+    DamagedObject,
+    LossFinder,
+    LostBlob,
+    LostRange,
+    RangeList,
+    UnlistedLoss,
+)
 from holdfast_common.repository.metadata_check import check_metadata
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.pack import read_contents
@@ -45,6 +54,7 @@ from holdfast_common.repository.trusted_chunks import names_all
 from holdfast_common.repository.writers import WriterList, load_writers
 
 PROVEN_PACKS: Final = 256  # 16 GiB: so much is read again after a check was cut off
+RANGES_LISTED_MAX: Final = 250_000  # 45 MiB
 _STRAY: Final = "no manifest has such a name: nothing reads this file and nothing removes it; move it away by hand"
 _DAMAGE: Final = (IntegrityError, FormatError, RepositoryFailed)
 
@@ -62,7 +72,8 @@ class CheckReport:
     lost_points: tuple[
         str, ...
     ] = ()  # names of manifests that cannot be used: everything of them is lost
-    lost_ranges: tuple[LostRange, ...] = ()
+    lost_ranges: tuple[LostRange, ...] = ()  # by point and disk, ascending
+    unlisted: tuple[UnlistedLoss, ...] = ()  # of lost ranges those that were too many for the list
     lost_blobs: tuple[LostBlob, ...] = ()
     voided: tuple[str, ...] = ()  # manifests that the fence shut out; no damage
     unopened: tuple[str, ...] = ()  # manifests of lineages whose keys were not given; not checked
@@ -71,21 +82,26 @@ class CheckReport:
     @property
     def is_clean(self) -> bool:
         """Whether nothing is damaged; then nothing is lost either."""
-        return not (self.damaged or self.lost_points or self.lost_ranges or self.lost_blobs)
+        lost = self.lost_points or self.lost_ranges or self.unlisted or self.lost_blobs
+        return not (self.damaged or lost)
 
 
 def check_structure(
-    store: ObjectStore, ring: KeyRing, *, expected_points: Collection[str] = ()
+    store: ObjectStore,
+    ring: KeyRing,
+    *,
+    expected_points: Collection[str] = (),
+    points: Collection[PointId] = (),
 ) -> CheckReport:
     """Check all metadata and the packs' footers, without reading data.
 
     ``expected_points``: names of manifests that a catalogue knows; a repository cannot tell by itself that
-    a whole manifest was taken away.
+    a whole manifest was taken away. ``points``: only of these tell what is lost; none: of all.
     Raises: IntegrityError when the list of writers itself cannot be trusted; RepositoryFailed.
     """
     state = RepositoryCheck(store, ring)
     state.check_objects(expected_points)
-    return state.report()
+    return state.report(points=points)
 
 
 def check_data(
@@ -97,6 +113,7 @@ def check_data(
     reader: bytes = b"",
     workers: int = 2,
     expected_points: Collection[str] = (),
+    points: Collection[PointId] = (),
     proven: Callable[[Sequence[bytes]], None] | None = None,
 ) -> CheckReport:
     """`check_structure`, and open, decompress and hash every blob of the packs (or of a subset of them).
@@ -109,7 +126,7 @@ def check_data(
     state = RepositoryCheck(store, ring)
     state.check_objects(expected_points)
     state.decode(segment_keys, subset, reader=reader, workers=workers, proven=proven)
-    return state.report()
+    return state.report(points=points)
 
 
 class RepositoryCheck:
@@ -229,10 +246,15 @@ class RepositoryCheck:
             for pack in self._present
         }
 
-    def report(self) -> CheckReport:
-        """What all of that comes to. Raises: RepositoryFailed."""
+    def report(
+        self, *, points: Collection[PointId] = (), ranges_max: int | None = RANGES_LISTED_MAX
+    ) -> CheckReport:
+        """What all of that comes to. Raises: RepositoryFailed.
+
+        ``points``: of others no ranges are listed; none: of all they are. ``ranges_max``: None = no limit.
+        """
         self._looked_up = (b"", [])
-        lost_ranges: list[LostRange] = []
+        ranges = RangeList(ranges_max=ranges_max)
         lost_blobs: list[LostBlob] = []
         finders: dict[bytes, LossFinder] = {}
         for point in self._points.points:
@@ -242,7 +264,11 @@ class RepositoryCheck:
                 assert keys is not None, "listed points have keys"
                 finder = LossFinder(self._store, keys, is_lost=self._is_lost)
                 finders[point.lineage_tag] = finder
-            lost_ranges += finder.ranges(point)
+            lost = finder.ranges(point)
+            if points and point.point_id not in points:
+                deque(lost, maxlen=0)  # only what it notes of pages and chunks
+            else:
+                ranges.add(lost)
             lost_blobs += finder.blobs(point)
         for tag, finder in finders.items():
             for page in finder.bad_pages.values():
@@ -262,7 +288,8 @@ class RepositoryCheck:
                 for name, reason in sorted(self._damaged.items())
             ),
             lost_points=(*(item.name for item in unusable), *self._missing_points),
-            lost_ranges=tuple(lost_ranges),
+            lost_ranges=tuple(ranges.listed),
+            unlisted=ranges.unlisted,
             lost_blobs=tuple(lost_blobs),
             voided=tuple(
                 item.name for item in self._points.unusable if item.code == PointVoided.code

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from holdfast_common.errors import FormatError, IntegrityError, RepositoryFailed
-from holdfast_common.extents import Extent, merged
+from holdfast_common.extents import Extent
 from holdfast_common.identity import PointId
 from holdfast_common.repository.disk_map import DiskMap, PageReference, PageStore
 from holdfast_common.repository.key_sets import ReaderKeys
@@ -37,6 +37,17 @@ class LostRange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnlistedLoss:
+    """What more of a disk of a point is lost than a list names: so many ranges, together so many bytes."""
+
+    point_id: PointId
+    point_name: str
+    device_key: int
+    ranges: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LostBlob:
     """A blob of a point that can no longer be restored."""
 
@@ -54,6 +65,36 @@ class BadPage:
     reason: str
 
 
+class RangeList:
+    """Collects lost ranges, in order: the first ones each by itself, of the others how many and how long."""
+
+    def __init__(self, *, ranges_max: int | None) -> None:
+        """``ranges_max`` None: all are listed."""
+        self._ranges_max = ranges_max
+        self.listed: list[LostRange] = []
+        self._unlisted: dict[tuple[PointId, str, int], tuple[int, int]] = {}
+
+    @property
+    def unlisted(self) -> tuple[UnlistedLoss, ...]:
+        """Of each disk of a point that has ranges which are not listed."""
+        return tuple(
+            UnlistedLoss(
+                point_id=point_id, point_name=name, device_key=key, ranges=ranges, length=length
+            )
+            for (point_id, name, key), (ranges, length) in self._unlisted.items()
+        )
+
+    def add(self, ranges: Iterable[LostRange]) -> None:
+        """Take these; all are looked at."""
+        for lost in ranges:
+            if self._ranges_max is None or len(self.listed) < self._ranges_max:
+                self.listed.append(lost)
+                continue
+            key = (lost.point_id, lost.point_name, lost.device_key)
+            count, length = self._unlisted.get(key, (0, 0))
+            self._unlisted[key] = (count + 1, length + lost.extent.length)
+
+
 class LossFinder:
     """Judges points of one lineage. One thread.
 
@@ -68,31 +109,22 @@ class LossFinder:
         self._clean: set[bytes] = set()  # digests of pages without loss below
         self.bad_pages: dict[tuple[bytes, int], BadPage] = {}
 
-    def ranges(self, point: Point) -> list[LostRange]:
-        """What is lost of a point's disks, merged, ascending."""
-        found = []
+    def ranges(self, point: Point) -> Iterator[LostRange]:
+        """What is lost of a point's disks, touching ranges joined, ascending; found while it is asked for."""
         for disk in point.disks:
             disk_map = DiskMap(
                 self._pages, disk.summary.root, capacity_bytes=disk.header.capacity_bytes
             )
             if disk_map.root is None:
                 continue
-            capacity = disk.header.capacity_bytes
-            extents = merged(
-                Extent(offset=start, length=min(end, capacity) - start)
-                for start, end in self._lost(disk_map, disk_map.root, disk_map.root_level, 0)
-                if start < capacity
-            )
-            found += [
-                LostRange(
+            lost = self._lost(disk_map, disk_map.root, disk_map.root_level, 0)
+            for extent in _joined(lost, capacity_bytes=disk.header.capacity_bytes):
+                yield LostRange(
                     point_id=point.point_id,
                     point_name=point.name,
                     device_key=disk.header.device_key,
                     extent=extent,
                 )
-                for extent in extents
-            ]
-        return found
 
     def blobs(self, point: Point) -> list[LostBlob]:
         """Which blobs of a point are lost."""
@@ -153,3 +185,16 @@ class LossFinder:
         self.bad_pages[(reference.object_id, reference.offset)] = BadPage(
             object_id=reference.object_id, offset=reference.offset, reason=reason
         )
+
+
+def _joined(ranges: Iterable[tuple[int, int]], *, capacity_bytes: int) -> Iterator[Extent]:
+    """Ascending starts and ends as extents within the disk, those that touch as one."""
+    start = end = 0
+    for low, high in ranges:
+        if low > end:
+            if end > start:
+                yield Extent(offset=start, length=end - start)
+            start = low
+        end = min(high, capacity_bytes)
+    if end > start:
+        yield Extent(offset=start, length=end - start)

@@ -214,10 +214,7 @@ def _replace_objects(
 
 def describe(report: RepairReport) -> list[str]:
     """For people: what was done, and what stays lost, each point and range by itself."""
-    lines = [f"put back: {name}" for name in report.replaced]
-    lines += [f"set aside: {name}" for name in report.set_aside]
-    if report.chunks_found:
-        lines.append(f"{report.chunks_found} chunks found elsewhere ({report.bytes_found} bytes)")
+    lines = describe_done(report)
     lines += [f"still damaged: {name}" for name in report.left]
     lines += [f"lost: all of {name}" for name in report.after.lost_points]
     lines += [
@@ -225,5 +222,20 @@ def describe(report: RepairReport) -> list[str]:
         f" offset {item.extent.offset} length {item.extent.length}"
         for item in report.after.lost_ranges
     ]
+    lines += [
+        f"lost: point {item.point_id} disk {item.device_key}"
+        f" and {item.ranges} more ranges, together {item.length} bytes"
+        for item in report.after.unlisted
+    ]
     lines += [f"lost: point {item.point_id} {item.kind}" for item in report.after.lost_blobs]
+    return lines
+
+
+def describe_done(report: RepairReport) -> list[str]:
+    """For people: only what was done, or with a dry run would be."""
+    lines = []
+    if report.chunks_found:
+        lines.append(f"{report.chunks_found} chunks found elsewhere ({report.bytes_found} bytes)")
+    lines += [f"put back: {name}" for name in report.replaced]
+    lines += [f"set aside: {name}" for name in report.set_aside]
     return lines

@@ -79,7 +79,9 @@ class DataRepair:
         go_on = (lambda: None) if lease is None else lease.renew_when_due
         self._check.check_objects(expected_points)
         self._check.decode(self._segment_keys, None, workers=workers, check=go_on)
-        report = self._report = self._check.report()
+        # what is taken from other repositories is looked for range by range
+        ranges_max = None if self._others else 0
+        report = self._report = self._check.report(ranges_max=ranges_max)
         lost = dict(self._check.lost_chunks)
         for source in self._sources:
             self._take(source, lost, go_on)

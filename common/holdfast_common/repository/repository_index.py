@@ -245,8 +245,7 @@ class RepositoryIndex:
         self, chunk_ids: Sequence[bytes] | bytes, *, filtered: bool = False
     ) -> list[Matches]:
         """As `find_many`, as rows of tables. ``filtered``: frames of less than four blocks may be missed."""
-        batch = IdBatch.of(chunk_ids)
-        mapped = self._mapped
+        batch, mapped = IdBatch.of(chunk_ids), self._mapped
         results = [search(table, batch) for table in self._tables]
         results += [self._search_mapped(table, batch, filtered=True) for table in mapped]
         found = [matches for matches in results if matches is not None]
@@ -292,9 +291,8 @@ class RepositoryIndex:
 
     def packs(self) -> list[IndexedPack]:
         """All packs that any index names."""
-        return list(
-            {pack.digest: pack for each in self.segments() for pack in each.packs()}.values()
-        )
+        found = {pack.digest: pack for each in self.segments() for pack in each.packs()}
+        return list(found.values())
 
     def segments(self) -> list[OpenSegment]:
         """All that is loaded, by number."""

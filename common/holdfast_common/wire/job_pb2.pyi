@@ -971,10 +971,16 @@ class DamageFound(_message.Message):
     POINT_ID_FIELD_NUMBER: _builtins.int
     DEVICE_KEY_FIELD_NUMBER: _builtins.int
     LOST_FIELD_NUMBER: _builtins.int
+    RANGES_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    BYTES_LEFT_OUT_FIELD_NUMBER: _builtins.int
     object_name: _builtins.str
     problem: _builtins.str
     point_id: _builtins.str
     device_key: _builtins.int
+    ranges_left_out: _builtins.int
+    """of that disk: ranges that were too many for `lost`"""
+    bytes_left_out: _builtins.int
+    """together"""
     @_builtins.property
     def lost(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExtentMessage]: ...
     def __init__(
@@ -985,10 +991,12 @@ class DamageFound(_message.Message):
         point_id: _builtins.str = ...,
         device_key: _builtins.int = ...,
         lost: _abc.Iterable[Global___ExtentMessage] | None = ...,
+        ranges_left_out: _builtins.int = ...,
+        bytes_left_out: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_key", b"device_key", "lost", b"lost", "object_name", b"object_name", "point_id", b"point_id", "problem", b"problem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_left_out", b"bytes_left_out", "device_key", b"device_key", "lost", b"lost", "object_name", b"object_name", "point_id", b"point_id", "problem", b"problem", "ranges_left_out", b"ranges_left_out"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1010,6 +1018,8 @@ class JobResult(_message.Message):
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     RECORD_FIELD_NUMBER: _builtins.int
     BLOBS_FIELD_NUMBER: _builtins.int
+    OBJECTS_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    LOSSES_LEFT_OUT_FIELD_NUMBER: _builtins.int
     outcome: _builtins.str
     """done, partial, failed, cancelled, interrupted"""
     point_id: _builtins.str
@@ -1019,6 +1029,10 @@ class JobResult(_message.Message):
     finished_at: _builtins.str
     record: _builtins.bytes
     """the committed point's catalogue record as JSON"""
+    objects_left_out: _builtins.int
+    """damaged objects that were too many for damages"""
+    losses_left_out: _builtins.int
+    """what points have lost that was too much for damages"""
     @_builtins.property
     def error(self) -> Global___Error:
         """unset when done"""
@@ -1050,10 +1064,12 @@ class JobResult(_message.Message):
         finished_at: _builtins.str = ...,
         record: _builtins.bytes = ...,
         blobs: _abc.Iterable[Global___Blob] | None = ...,
+        objects_left_out: _builtins.int = ...,
+        losses_left_out: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "damages", b"damages", "disks", b"disks", "error", b"error", "finished_at", b"finished_at", "objects_checked", b"objects_checked", "outcome", b"outcome", "point_id", b"point_id", "points", b"points", "record", b"record", "started_at", b"started_at", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "damages", b"damages", "disks", b"disks", "error", b"error", "finished_at", b"finished_at", "losses_left_out", b"losses_left_out", "objects_checked", b"objects_checked", "objects_left_out", b"objects_left_out", "outcome", b"outcome", "point_id", b"point_id", "points", b"points", "record", b"record", "started_at", b"started_at", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -632,6 +632,7 @@ class Agent(_message.Message):
     RESTORE_FOLDERS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     TOLD_FIELD_NUMBER: _builtins.int
+    REPAIR_FOLDERS_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     role: _builtins.str
     host_name: _builtins.str
@@ -652,6 +653,8 @@ class Agent(_message.Message):
     def told(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """of a revocation: what was done and what is left to do, for people"""
 
+    @_builtins.property
+    def repair_folders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -667,10 +670,11 @@ class Agent(_message.Message):
         restore_folders: _abc.Iterable[_builtins.str] | None = ...,
         version: _builtins.str = ...,
         told: _abc.Iterable[_builtins.str] | None = ...,
+        repair_folders: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "certificate_ends_at", b"certificate_ends_at", "datastores", b"datastores", "host_name", b"host_name", "last_seen_at", b"last_seen_at", "repositories", b"repositories", "restore_folders", b"restore_folders", "role", b"role", "state", b"state", "told", b"told", "transports", b"transports", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "certificate_ends_at", b"certificate_ends_at", "datastores", b"datastores", "host_name", b"host_name", "last_seen_at", b"last_seen_at", "repair_folders", b"repair_folders", "repositories", b"repositories", "restore_folders", b"restore_folders", "role", b"role", "state", b"state", "told", b"told", "transports", b"transports", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -943,9 +947,12 @@ class StartCheckRequest(_message.Message):
     READ_DATA_FIELD_NUMBER: _builtins.int
     POINT_IDS_FIELD_NUMBER: _builtins.int
     SUBSET_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
     read_data: _builtins.bool
     subset: _builtins.str
     """of the data: "3/30", "5%"; empty: all"""
+    agent: _builtins.str
+    """"" = those that can take turns"""
     @_builtins.property
     def point_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -954,10 +961,11 @@ class StartCheckRequest(_message.Message):
         read_data: _builtins.bool = ...,
         point_ids: _abc.Iterable[_builtins.str] | None = ...,
         subset: _builtins.str = ...,
+        agent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["point_ids", b"point_ids", "read_data", b"read_data", "subset", b"subset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "point_ids", b"point_ids", "read_data", b"read_data", "subset", b"subset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -970,22 +978,26 @@ class StartRepairRequest(_message.Message):
     SOURCE_FOLDER_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     OTHER_KEY_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
     source_folder: _builtins.str
     """a copy of the repository, as the proxy sees it; "": none"""
     dry_run: _builtins.bool
     """look, and change nothing"""
     other_key: _builtins.bytes
     """secret: key file or recovery sheet; source_folder is another repository, which it opens"""
+    agent: _builtins.str
+    """"" = one whose configuration lists source_folder"""
     def __init__(
         self,
         *,
         source_folder: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
         other_key: _builtins.bytes = ...,
+        agent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "other_key", b"other_key", "source_folder", b"source_folder"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "dry_run", b"dry_run", "other_key", b"other_key", "source_folder", b"source_folder"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1168,6 +1180,7 @@ class JobDetail(_message.Message):
     DISKS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     CHANGE_FIELD_NUMBER: _builtins.int
+    DAMAGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> Global___Job: ...
     @_builtins.property
@@ -1180,6 +1193,10 @@ class JobDetail(_message.Message):
     def change(self) -> Global___RepositoryChange:
         """a prune: what it did, or would do"""
 
+    @_builtins.property
+    def damages(self) -> Global___DamageSummary:
+        """a check or repair: absent when it found none, or its list is no longer kept"""
+
     def __init__(
         self,
         *,
@@ -1188,14 +1205,118 @@ class JobDetail(_message.Message):
         disks: _abc.Iterable[_job_pb2.DiskResult] | None = ...,
         warnings: _abc.Iterable[_job_pb2.Warning] | None = ...,
         change: Global___RepositoryChange | None = ...,
+        damages: Global___DamageSummary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "job", b"job"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "damages", b"damages", "job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "disks", b"disks", "events", b"events", "job", b"job", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "damages", b"damages", "disks", b"disks", "events", b"events", "job", b"job", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobDetail: _TypeAlias = JobDetail  # noqa: Y015
+
+@_typing.final
+class DamageSummary(_message.Message):
+    """What a check found, or a repair left: how much of it is listed, and how much was too much for the list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBJECTS_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    RANGES_FIELD_NUMBER: _builtins.int
+    LOST_BYTES_FIELD_NUMBER: _builtins.int
+    OBJECTS_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    LOSSES_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    RANGES_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    BYTES_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    objects: _builtins.int
+    """damaged objects"""
+    points: _builtins.int
+    """that have lost something, of those listed"""
+    ranges: _builtins.int
+    """lost byte ranges of disks, those left out too"""
+    lost_bytes: _builtins.int
+    """together, as the disks have them"""
+    objects_left_out: _builtins.int
+    """of objects"""
+    losses_left_out: _builtins.int
+    """disks and blobs of points of which nothing is listed"""
+    ranges_left_out: _builtins.int
+    """of ranges"""
+    bytes_left_out: _builtins.int
+    """of lost_bytes"""
+    def __init__(
+        self,
+        *,
+        objects: _builtins.int = ...,
+        points: _builtins.int = ...,
+        ranges: _builtins.int = ...,
+        lost_bytes: _builtins.int = ...,
+        objects_left_out: _builtins.int = ...,
+        losses_left_out: _builtins.int = ...,
+        ranges_left_out: _builtins.int = ...,
+        bytes_left_out: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_left_out", b"bytes_left_out", "losses_left_out", b"losses_left_out", "lost_bytes", b"lost_bytes", "objects", b"objects", "objects_left_out", b"objects_left_out", "points", b"points", "ranges", b"ranges", "ranges_left_out", b"ranges_left_out"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DamageSummary: _TypeAlias = DamageSummary  # noqa: Y015
+
+@_typing.final
+class DamageQuery(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    start: _builtins.int
+    """0, then what the page before calls next"""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        start: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DamageQuery: _TypeAlias = DamageQuery  # noqa: Y015
+
+@_typing.final
+class DamagePage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    DAMAGES_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    next: _builtins.int
+    """0 = this was the last page"""
+    @_builtins.property
+    def summary(self) -> Global___DamageSummary: ...
+    @_builtins.property
+    def damages(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.DamageFound]:
+        """a disk with many ranges stands in several, after each other"""
+
+    def __init__(
+        self,
+        *,
+        summary: Global___DamageSummary | None = ...,
+        damages: _abc.Iterable[_job_pb2.DamageFound] | None = ...,
+        next: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["damages", b"damages", "next", b"next", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DamagePage: _TypeAlias = DamagePage  # noqa: Y015
 
 @_typing.final
 class RunName(_message.Message):

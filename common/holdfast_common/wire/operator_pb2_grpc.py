@@ -124,6 +124,11 @@ class OperatorsStub:
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.RunName.SerializeToString,
                 response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RunEvent.FromString,
                 _registered_method=True)
+        self.ListDamages = channel.unary_unary(
+                '/holdfast.v1.Operators/ListDamages',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.DamageQuery.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.DamagePage.FromString,
+                _registered_method=True)
         self.CancelJob = channel.unary_unary(
                 '/holdfast.v1.Operators/CancelJob',
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.JobName.SerializeToString,
@@ -312,6 +317,12 @@ class OperatorsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDamages(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelJob(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -494,6 +505,11 @@ def add_OperatorsServicer_to_server(servicer, server):
                     servicer.FollowRun,
                     request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RunName.FromString,
                     response_serializer=holdfast__common_dot_wire_dot_operator__pb2.RunEvent.SerializeToString,
+            ),
+            'ListDamages': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDamages,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.DamageQuery.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.DamagePage.SerializeToString,
             ),
             'CancelJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelJob,
@@ -1057,6 +1073,33 @@ class Operators:
             '/holdfast.v1.Operators/FollowRun',
             holdfast__common_dot_wire_dot_operator__pb2.RunName.SerializeToString,
             holdfast__common_dot_wire_dot_operator__pb2.RunEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDamages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/ListDamages',
+            holdfast__common_dot_wire_dot_operator__pb2.DamageQuery.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.DamagePage.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,7 @@ class OperatorsStub:
     ListJobs: _grpc.UnaryUnaryMultiCallable[_operator_pb2.JobQuery, _operator_pb2.JobList]
     ShowJob: _grpc.UnaryUnaryMultiCallable[_operator_pb2.JobName, _operator_pb2.JobDetail]
     FollowRun: _grpc.UnaryStreamMultiCallable[_operator_pb2.RunName, _operator_pb2.RunEvent]
+    ListDamages: _grpc.UnaryUnaryMultiCallable[_operator_pb2.DamageQuery, _operator_pb2.DamagePage]
     CancelJob: _grpc.UnaryUnaryMultiCallable[_operator_pb2.JobName, _operator_pb2.JobDetail]
     ListPoints: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PointQuery, _operator_pb2.PointList]
     ShowPoint: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PointName, _operator_pb2.PointDetail]
@@ -86,6 +87,7 @@ class OperatorsAsyncStub(OperatorsStub):
     ListJobs: _aio.UnaryUnaryMultiCallable[_operator_pb2.JobQuery, _operator_pb2.JobList]  # type: ignore[assignment]
     ShowJob: _aio.UnaryUnaryMultiCallable[_operator_pb2.JobName, _operator_pb2.JobDetail]  # type: ignore[assignment]
     FollowRun: _aio.UnaryStreamMultiCallable[_operator_pb2.RunName, _operator_pb2.RunEvent]  # type: ignore[assignment]
+    ListDamages: _aio.UnaryUnaryMultiCallable[_operator_pb2.DamageQuery, _operator_pb2.DamagePage]  # type: ignore[assignment]
     CancelJob: _aio.UnaryUnaryMultiCallable[_operator_pb2.JobName, _operator_pb2.JobDetail]  # type: ignore[assignment]
     ListPoints: _aio.UnaryUnaryMultiCallable[_operator_pb2.PointQuery, _operator_pb2.PointList]  # type: ignore[assignment]
     ShowPoint: _aio.UnaryUnaryMultiCallable[_operator_pb2.PointName, _operator_pb2.PointDetail]  # type: ignore[assignment]
@@ -228,6 +230,13 @@ class OperatorsServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_pb2.RunName,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_operator_pb2.RunEvent], _abc.AsyncIterator[_operator_pb2.RunEvent]]: ...
+
+    @_abc_1.abstractmethod
+    def ListDamages(
+        self,
+        request: _operator_pb2.DamageQuery,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.DamagePage, _abc.Awaitable[_operator_pb2.DamagePage]]: ...
 
     @_abc_1.abstractmethod
     def CancelJob(

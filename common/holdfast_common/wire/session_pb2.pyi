@@ -230,6 +230,7 @@ class Capabilities(_message.Message):
     RESTORE_FOLDERS_FIELD_NUMBER: _builtins.int
     HOST_NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    REPAIR_FOLDERS_FIELD_NUMBER: _builtins.int
     vm_bios_uuid: _builtins.str
     """of the proxy's own VM, for hot-add; "" = not a VM"""
     host_name: _builtins.str
@@ -242,6 +243,10 @@ class Capabilities(_message.Message):
     def repository_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def restore_folders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def repair_folders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """where copies of repositories lie that a repair may read, or above them"""
+
     def __init__(
         self,
         *,
@@ -252,10 +257,11 @@ class Capabilities(_message.Message):
         restore_folders: _abc.Iterable[_builtins.str] | None = ...,
         host_name: _builtins.str = ...,
         version: _builtins.str = ...,
+        repair_folders: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["datastores", b"datastores", "host_name", b"host_name", "repository_ids", b"repository_ids", "restore_folders", b"restore_folders", "transports", b"transports", "version", b"version", "vm_bios_uuid", b"vm_bios_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datastores", b"datastores", "host_name", b"host_name", "repair_folders", b"repair_folders", "repository_ids", b"repository_ids", "restore_folders", b"restore_folders", "transports", b"transports", "version", b"version", "vm_bios_uuid", b"vm_bios_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

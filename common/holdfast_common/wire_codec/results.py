@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
 from google.protobuf.message import DecodeError
 
 from holdfast_common.errors import UsageError
@@ -26,6 +29,8 @@ from holdfast_common.wire_codec.values import (
     extent_messages,
     extents_of,
 )
+
+PIECE_RANGES_MAX: Final = 8192  # 180 KiB: messages stay below 1 MiB
 
 
 def disk_result_to_message(disk: DiskResult) -> job_pb2.DiskResult:
@@ -62,6 +67,72 @@ def disk_result_from_message(message: job_pb2.DiskResult) -> DiskResult:
     )
 
 
+def damage_to_message(damage: DamageFound) -> job_pb2.DamageFound:
+    """A damage's message."""
+    return job_pb2.DamageFound(
+        object_name=damage.object_name,
+        problem=damage.problem,
+        point_id=damage.point_id,
+        device_key=damage.device_key,
+        lost=extent_messages(damage.lost),
+        ranges_left_out=damage.ranges_left_out,
+        bytes_left_out=damage.bytes_left_out,
+    )
+
+
+def damage_pieces(damage: job_pb2.DamageFound) -> Iterator[job_pb2.DamageFound]:
+    """The same in messages of bounded length, to be sent after each other; what is left out stands in the last."""
+    lost = damage.lost
+    if len(lost) <= PIECE_RANGES_MAX:
+        yield damage
+        return
+    head = job_pb2.DamageFound(
+        object_name=damage.object_name,
+        problem=damage.problem,
+        point_id=damage.point_id,
+        device_key=damage.device_key,
+    )
+    for start in range(0, len(lost), PIECE_RANGES_MAX):
+        piece = job_pb2.DamageFound()
+        piece.CopyFrom(head)
+        piece.lost.extend(lost[start : start + PIECE_RANGES_MAX])
+        if start + PIECE_RANGES_MAX >= len(lost):
+            piece.ranges_left_out = damage.ranges_left_out
+            piece.bytes_left_out = damage.bytes_left_out
+        yield piece
+
+
+def _joined(messages: Iterable[job_pb2.DamageFound]) -> Iterator[DamageFound]:
+    """The inverse of `damage_pieces`, of many. Only full pieces go on in the next one."""
+    pieces: list[job_pb2.DamageFound] = []
+    for message in messages:
+        if pieces and not (
+            len(pieces[-1].lost) >= PIECE_RANGES_MAX and _whose(pieces[-1]) == _whose(message)
+        ):
+            yield _damage(pieces)
+            pieces = []
+        pieces.append(message)
+    if pieces:
+        yield _damage(pieces)
+
+
+def _whose(message: job_pb2.DamageFound) -> tuple[str, str, str, int]:
+    return (message.object_name, message.problem, message.point_id, message.device_key)
+
+
+def _damage(pieces: Sequence[job_pb2.DamageFound]) -> DamageFound:
+    first = pieces[0]
+    return DamageFound(
+        object_name=first.object_name,
+        problem=first.problem,
+        point_id=first.point_id,
+        device_key=first.device_key,
+        lost=tuple(extent for piece in pieces for extent in extents_of(piece.lost)),
+        ranges_left_out=sum(piece.ranges_left_out for piece in pieces),
+        bytes_left_out=sum(piece.bytes_left_out for piece in pieces),
+    )
+
+
 def job_result_to_message(result: JobResult) -> job_pb2.JobResult:
     """A result's message."""
     message = job_pb2.JobResult(
@@ -84,16 +155,9 @@ def job_result_to_message(result: JobResult) -> job_pb2.JobResult:
             )
             for point in result.points
         ],
-        damages=[
-            job_pb2.DamageFound(
-                object_name=damage.object_name,
-                problem=damage.problem,
-                point_id=damage.point_id,
-                device_key=damage.device_key,
-                lost=extent_messages(damage.lost),
-            )
-            for damage in result.damages
-        ],
+        damages=[damage_to_message(damage) for damage in result.damages],
+        objects_left_out=result.objects_left_out,
+        losses_left_out=result.losses_left_out,
         objects_checked=result.objects_checked,
         started_at=result.started_at,
         finished_at=result.finished_at,
@@ -126,16 +190,9 @@ def job_result_from_message(message: job_pb2.JobResult) -> JobResult:
             )
             for point in message.points
         ),
-        damages=tuple(
-            DamageFound(
-                object_name=damage.object_name,
-                problem=damage.problem,
-                point_id=damage.point_id,
-                device_key=damage.device_key,
-                lost=extents_of(damage.lost),
-            )
-            for damage in message.damages
-        ),
+        damages=tuple(_joined(message.damages)),
+        objects_left_out=message.objects_left_out,
+        losses_left_out=message.losses_left_out,
         objects_checked=message.objects_checked,
         started_at=message.started_at,
         finished_at=message.finished_at,

@@ -7,6 +7,7 @@ import time
 
 from holdfast_common.units import size_text
 from holdfast_common.wire import job_pb2, operator_pb2
+from holdfast_controller.commands.damages import show_damages
 from holdfast_controller.commands.operator_client import OperatorClient
 from holdfast_controller.commands.output import Output, note
 
@@ -35,6 +36,8 @@ def _followed(client: OperatorClient, run_id: str, output: Output) -> int:
         if output.as_json:
             names = {"progress": "progress", "log": "log", "finished": "result", "run": "run"}
             output.document(names.get(str(kind), "log"), getattr(event, str(kind)))
+            if kind == "finished" and event.finished.HasField("damages"):
+                show_damages(client, event.finished.job.job_id, output)
         elif kind == "progress":
             _show_progress(event.progress, shown_at)
         elif kind == "log":

@@ -6,6 +6,7 @@ import click
 
 from holdfast_common.units import size_text
 from holdfast_common.wire import operator_pb2
+from holdfast_controller.commands.damages import show_damages
 from holdfast_controller.commands.entry import Entry, json_option, pass_entry
 from holdfast_controller.commands.following import disk_line, follow, summary_line
 from holdfast_controller.commands.operator_client import operators
@@ -76,6 +77,20 @@ def show(entry: Entry, *, job_id: str, output: Output) -> None:
         output.line(f"  {line}")
     for warning in detail.warnings:
         output.line(f"  warning: {warning.code}: {warning.message}")
+
+
+@job.command()
+@click.argument("job_id", metavar="JOB")
+@json_option
+@pass_entry
+def damages(entry: Entry, *, job_id: str, output: Output) -> None:
+    """Everything that a check found, or a repair left: objects, points, and byte ranges of their disks.
+
+    Kept for the latest 20 of them that found something. With --json one line a disk (several if it has many
+    ranges) and one of the totals; what was too much for the list is counted there.
+    """
+    with operators(entry.places) as client:
+        show_damages(client, job_id, output)
 
 
 @job.command("follow")

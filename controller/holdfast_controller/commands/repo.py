@@ -59,6 +59,13 @@ repo.add_command(check)  # the same as `holdfast check`
     " its recovery sheet. The controller and the proxy must reach FOLDER under the same path.",
 )
 @click.option("--dry-run", is_flag=True, help="Tell what could be mended, and change nothing.")
+@click.option(
+    "--agent",
+    default="",
+    metavar="NAME",
+    help="Id or host name of a proxy; without it one whose [repair] folders list FOLDER.",
+)
+@click.option("--wait/--detach", default=True, help="Wait for the end, or return at once.")
 @json_option
 @pass_entry
 @click.pass_context
@@ -69,11 +76,14 @@ def repair(
     source_folder: str,
     key_file: Path | None,
     dry_run: bool,
+    agent: str,
+    wait: bool,
     output: Output,
 ) -> None:
     """Mend what can be, and say exactly what stays lost; exits with 13 when something does.
 
     Nothing damaged leaves its place before its replacement was stored and proven, and it is kept under aside/.
+    `holdfast job damages JOB` lists every point and byte range that stays lost, and so does --json.
     Refused beside a prune or another repair.
     """
     if key_file is not None and not source_folder:
@@ -82,10 +92,13 @@ def repair(
         source_folder=source_folder,
         dry_run=dry_run,
         other_key=b"" if key_file is None else key_file.read_bytes(),
+        agent=agent,
     )
     with operators(entry.places) as client:
         started = client.call(client.stub.StartRepair, request)
-        context.exit(follow(client, started.run_id, output))
+        if wait:
+            context.exit(follow(client, started.run_id, output))
+        show_started(started, output)
 
 
 @repo.command()

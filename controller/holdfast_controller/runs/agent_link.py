@@ -31,6 +31,9 @@ class ConnectedAgent:
     repositories: tuple[RepositoryId, ...]
     restore_folders: tuple[str, ...]
     vm_bios_uuid: str
+    repair_folders: tuple[
+        str, ...
+    ] = ()  # where copies of repositories lie that it may read, or above them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from holdfast_common.job_spec import ListPoints
 from holdfast_common.point_record import PointRecord
 from holdfast_controller.decide.job_state import JobState
 from holdfast_controller.runs.agent_work import raise_unless_done, read_with_agent
-from holdfast_controller.runs.check_points import proxy_with_repository
+from holdfast_controller.runs.repository_proxies import proxy_with_repository
 from holdfast_controller.runs.results import add_to_catalogue
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.catalogue import PointRow

@@ -11,8 +11,9 @@ from holdfast_common.job_result import JobResult
 from holdfast_common.job_spec import RepairRepository
 from holdfast_controller.decide.job_state import JobEvent
 from holdfast_controller.runs.agent_work import read_with_agent
-from holdfast_controller.runs.check_points import proxy_with_repository, told_damages
+from holdfast_controller.runs.damage_text import listing, told_damages
 from holdfast_controller.runs.other_repository import OtherRepositoryKeys
+from holdfast_controller.runs.repository_proxies import proxy_for_repair
 from holdfast_controller.runs.repository_verdict import (
     ONE_AT_A_TIME,
     REPOSITORY,
@@ -27,9 +28,12 @@ class RepairPoints:
     """The work of one such job."""
 
     def __init__(self, world: World, request: RepairRequest) -> None:
+        """Raises: Refused."""
         self._world = world
         self._request = request
-        self._agent = proxy_with_repository(world)
+        self._agent = proxy_for_repair(
+            world, source_folder=request.source_folder, wanted=request.agent
+        )
 
     def plan(self) -> list[str]:
         """For people."""
@@ -67,9 +71,14 @@ class RepairPoints:
         with world.lifecycle.cleaning(job.job_id):
             world.jobs.advance(job.job_id, JobEvent.TRANSFER, f"{len(lineages)} VMs")
             result = read_with_agent(world, job, agent_id=agent_id, work=work, other=other)
+            world.damages.keep(job.job_id, result)
             note_damaged_packs(world, result)
             world.jobs.note(job.job_id, "repaired", f"{result.objects_checked} objects")
-        return replace(told_damages(result), error=result.error)
+        told = told_damages(result, job.job_id)
+        if not result.damages or result.error is None:
+            return replace(told, error=result.error)
+        every = f"`{listing(job.job_id)}` lists every point and byte range that stays lost"
+        return replace(told, error=replace(result.error, advice=f"{every}; {result.error.advice}"))
 
     def _other(self, job: JobRow) -> OtherRepositoryKeys | None:
         """Raises: NoRepository, NotFound (no lineage yet), WrongKey, TimedOut (its mount hangs)."""

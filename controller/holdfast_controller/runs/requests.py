@@ -60,11 +60,12 @@ class RestoreDiskRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckRequest:
-    """Check the repository, or some points of it."""
+    """Check the repository, or some points of it. ``agent`` empty: proxies take turns."""
 
     read_data: bool
     point_ids: tuple[PointId, ...] = ()
     subset: str = ""  # of the data: "3/30", "5%"; empty: all
+    agent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +73,14 @@ class RepairRequest:
     """Mend the repository. ``source_folder``: a copy of it, as the proxy sees it; empty: none.
 
     ``other_key``: what opens another repository, a key file's content or a recovery sheet's; that one is at
-    ``source_folder`` then, for this controller and for the proxy.
+    ``source_folder`` then, for this controller and for the proxy. ``agent`` empty: a proxy that lists
+    ``source_folder`` as one that it may read.
     """
 
     source_folder: str = ""
     dry_run: bool = False
     other_key: Secret | None = None
+    agent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from holdfast_controller.store import settings as names
 from holdfast_controller.store.agents import AgentTable
 from holdfast_controller.store.audit import AuditTrail
 from holdfast_controller.store.catalogue import Catalogue
+from holdfast_controller.store.damages import DamageTable
 from holdfast_controller.store.jobs import JobRow, JobTable
 from holdfast_controller.store.ledger import LedgerTable
 from holdfast_controller.store.prunes import PruneTable
@@ -41,6 +42,7 @@ class World:
     agents: AgentTable
     audit: AuditTrail
     prunes: PruneTable
+    damages: DamageTable
     vcenters: Vcenters
     keeper: KeyKeeper
     link: AgentLink

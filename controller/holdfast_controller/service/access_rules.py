@@ -53,6 +53,7 @@ RULES: Final[Mapping[str, frozenset[Role]]] = {
     "/holdfast.v1.Operators/ListJobs": _OPERATORS,
     "/holdfast.v1.Operators/ShowJob": _OPERATORS,
     "/holdfast.v1.Operators/FollowRun": _OPERATORS,
+    "/holdfast.v1.Operators/ListDamages": _OPERATORS,
     "/holdfast.v1.Operators/CancelJob": _OPERATORS,
     "/holdfast.v1.Operators/ListPoints": _OPERATORS,
     "/holdfast.v1.Operators/ShowPoint": _OPERATORS,

@@ -238,6 +238,7 @@ def _capabilities(message: session_pb2.Capabilities) -> AgentCapabilities:
         ),
         repositories=tuple(message.repository_ids),
         restore_folders=tuple(message.restore_folders),
+        repair_folders=tuple(message.repair_folders),
         vm_bios_uuid=message.vm_bios_uuid,
         version=message.version,
     )
@@ -255,5 +256,6 @@ def _connected_agent(row: AgentRow, capabilities: AgentCapabilities) -> Connecte
         writable_datastores=tuple(DatastoreId(text) for text in capabilities.writable_datastores),
         repositories=tuple(RepositoryId(text) for text in capabilities.repositories),
         restore_folders=capabilities.restore_folders,
+        repair_folders=capabilities.repair_folders,
         vm_bios_uuid=capabilities.vm_bios_uuid,
     )

@@ -33,6 +33,7 @@ from holdfast_controller.service.session_timing import SessionTiming
 from holdfast_controller.store.agents import AgentTable
 from holdfast_controller.store.audit import AuditTrail
 from holdfast_controller.store.catalogue import Catalogue
+from holdfast_controller.store.damages import DamageTable
 from holdfast_controller.store.database import Database
 from holdfast_controller.store.inventory import InventoryTable
 from holdfast_controller.store.jobs import JobTable
@@ -203,6 +204,7 @@ def _world(installation: Installation, agents: AgentTable, sessions: AgentSessio
         agents=agents,
         audit=audit,
         prunes=PruneTable(installation.database),
+        damages=DamageTable(installation.database),
         vcenters=Vcenters(
             table=VcenterTable(installation.database, installation.clock, seal),
             inventory=InventoryTable(installation.database),

@@ -6,13 +6,13 @@ from holdfast_common.errors import HoldfastError, Refused
 from holdfast_common.identity import JobId, RunId
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.decide.job_state import JobState
+from holdfast_controller.runs.world import World
 from holdfast_controller.service.operator_messages import (
     event_message,
     job_detail_message,
     job_message,
 )
-from holdfast_controller.store.jobs import JobRow, JobTable
-from holdfast_controller.store.prunes import PruneTable
+from holdfast_controller.store.jobs import JobRow
 
 _WORST_FIRST = (
     JobState.FAILED,
@@ -31,9 +31,9 @@ _STATUS_OF_STATE = {
 class RunFollower:
     """What is new since the last look. One caller."""
 
-    def __init__(self, jobs: JobTable, prunes: PruneTable, run_id: RunId) -> None:
-        self._jobs = jobs
-        self._prunes = prunes
+    def __init__(self, world: World, run_id: RunId) -> None:
+        self._jobs = world.jobs
+        self._world = world
         self._run_id = run_id
         self._events_seen: dict[JobId, int] = {}
         self._progress_seen: dict[JobId, int] = {}
@@ -85,7 +85,12 @@ class RunFollower:
             found.append(operator_pb2.RunEvent(progress=job_message(row)))
         if row.ended:
             self._finished.add(row.job_id)
-            detail = job_detail_message(row, events, self._prunes.of_job(row.job_id))
+            detail = job_detail_message(
+                row,
+                events,
+                prune=self._world.prunes.of_job(row.job_id),
+                damages=self._world.damages.totals(row.job_id),
+            )
             found.append(operator_pb2.RunEvent(finished=detail))
         return found
 

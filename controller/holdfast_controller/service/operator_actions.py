@@ -16,14 +16,13 @@ from holdfast_controller.runs.recovery_proof import confirm_recovery_sheet
 from holdfast_controller.runs.repository_verdict import repository_verdict
 from holdfast_controller.runs.requests import (
     BackupRequest,
-    CheckRequest,
-    RepairRequest,
     RestoreDiskRequest,
     RestoreVmRequest,
 )
 from holdfast_controller.runs.vcenters import host_and_port
 from holdfast_controller.runs.world import World, lineage_of
 from holdfast_controller.service.agent_administration import AgentAdministration
+from holdfast_controller.service.check_actions import CheckActions
 from holdfast_controller.service.follower import RunFollower
 from holdfast_controller.service.key_actions import KeyActions
 from holdfast_controller.service.operator_messages import (
@@ -54,6 +53,7 @@ class OperatorActions:
         self._world = world
         self._engine = engine
         self._administration = administration
+        self.checks = CheckActions(world, engine)
         self.keys = KeyActions(world)
         self.points = PointActions(world, engine.care)
         self.repository = RepositoryActions(world, engine)
@@ -326,33 +326,12 @@ class OperatorActions:
             self._world, self._engine.start_restore_vm(vm_request, dry_run=request.dry_run)
         )
 
-    def start_check(self, request: operator_pb2.StartCheckRequest) -> operator_pb2.RunStarted:
-        """Begin a check."""
-        points = tuple(
-            self._world.catalogue.point(point_id).point_id for point_id in request.point_ids
-        )
-        return started_message(
-            self._world,
-            self._engine.start_check(
-                CheckRequest(read_data=request.read_data, point_ids=points, subset=request.subset)
-            ),
-        )
-
-    def start_repair(self, request: operator_pb2.StartRepairRequest) -> operator_pb2.RunStarted:
-        """Begin a repair."""
-        wanted = RepairRequest(
-            source_folder=request.source_folder,
-            dry_run=request.dry_run,
-            other_key=Secret(request.other_key) if request.other_key else None,
-        )
-        return started_message(self._world, self._engine.start_repair(wanted))
-
     def follower(self, request: operator_pb2.RunName) -> RunFollower:
         """Follow a run, or the run of a job. Raises: NotFound."""
         jobs = self._world.jobs.jobs_of_run(RunId(request.run_id))
         if not jobs:
             jobs = [self._world.jobs.job(JobId(request.run_id))]
-        return RunFollower(self._world.jobs, self._world.prunes, jobs[0].run_id)
+        return RunFollower(self._world, jobs[0].run_id)
 
     def list_jobs(self, request: operator_pb2.JobQuery) -> operator_pb2.JobList:
         """Newest first, or all of a run. Raises: NotFound."""
@@ -376,8 +355,12 @@ class OperatorActions:
         return self._detail(self._engine.cancel(JobId(request.job_id)))
 
     def _detail(self, job: JobRow) -> operator_pb2.JobDetail:
-        events = self._world.jobs.events(job.job_id)
-        return job_detail_message(job, events, self._world.prunes.of_job(job.job_id))
+        return job_detail_message(
+            job,
+            self._world.jobs.events(job.job_id),
+            prune=self._world.prunes.of_job(job.job_id),
+            damages=self._world.damages.totals(job.job_id),
+        )
 
     def confirm_recovery_sheet(
         self, request: operator_pb2.RecoverySheetProof

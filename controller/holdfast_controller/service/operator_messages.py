@@ -13,6 +13,7 @@ from holdfast_controller.runs.requests import Started
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.agents import AgentRow
 from holdfast_controller.store.catalogue import PointRow
+from holdfast_controller.store.damages import DamageTotals
 from holdfast_controller.store.inventory import KnownVm
 from holdfast_controller.store.jobs import JobEventRow, JobRow
 from holdfast_controller.store.prunes import PruneRow
@@ -58,17 +59,36 @@ def started_message(world: World, started: Started) -> operator_pb2.RunStarted:
 
 
 def job_detail_message(
-    job: JobRow, events: Sequence[JobEventRow], prune: PruneRow | None
+    job: JobRow,
+    events: Sequence[JobEventRow],
+    *,
+    prune: PruneRow | None,
+    damages: DamageTotals | None,
 ) -> operator_pb2.JobDetail:
     """One job with its steps; ``prune``: its round, when it is one that began."""
     return operator_pb2.JobDetail(
         change=None if prune is None else _round_message(prune),
+        damages=None if damages is None else damage_summary_message(damages),
         job=job_message(job),
         events=[event_message(event) for event in events],
         disks=[disk_result_to_message(disk) for disk in job.disks],
         warnings=[
             job_pb2.Warning(code=warned.code, message=warned.message) for warned in job.warnings
         ],
+    )
+
+
+def damage_summary_message(totals: DamageTotals) -> operator_pb2.DamageSummary:
+    """What a check found, in numbers."""
+    return operator_pb2.DamageSummary(
+        objects=totals.objects,
+        points=totals.points,
+        ranges=totals.ranges,
+        lost_bytes=totals.lost_bytes,
+        objects_left_out=totals.objects_left_out,
+        losses_left_out=totals.losses_left_out,
+        ranges_left_out=totals.ranges_left_out,
+        bytes_left_out=totals.bytes_left_out,
     )
 
 
@@ -159,6 +179,7 @@ def agent_message(agent: AgentRow, *, connected: bool) -> operator_pb2.Agent:
         datastores=agent.capabilities.datastores,
         repositories=agent.capabilities.repositories,
         restore_folders=agent.capabilities.restore_folders,
+        repair_folders=agent.capabilities.repair_folders,
         version=agent.capabilities.version,
     )
 

@@ -129,14 +129,20 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
     async def StartCheck(
         self, request: operator_pb2.StartCheckRequest, context: Context
     ) -> operator_pb2.RunStarted:
-        """See `OperatorActions.start_check`."""
-        return await self._call(self._actions.start_check, request, context)
+        """See `CheckActions.start_check`."""
+        return await self._call(self._actions.checks.start_check, request, context)
 
     async def StartRepair(
         self, request: operator_pb2.StartRepairRequest, context: Context
     ) -> operator_pb2.RunStarted:
-        """See `OperatorActions.start_repair`."""
-        return await self._call(self._actions.start_repair, request, context)
+        """See `CheckActions.start_repair`."""
+        return await self._call(self._actions.checks.start_repair, request, context)
+
+    async def ListDamages(
+        self, request: operator_pb2.DamageQuery, context: Context
+    ) -> operator_pb2.DamagePage:
+        """See `CheckActions.list_damages`."""
+        return await self._call(self._actions.checks.list_damages, request, context)
 
     async def ListJobs(
         self, request: operator_pb2.JobQuery, context: Context

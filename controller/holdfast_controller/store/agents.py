@@ -71,6 +71,7 @@ class AgentCapabilities:
     writable_datastores: tuple[str, ...] = ()
     repositories: tuple[str, ...] = ()
     restore_folders: tuple[str, ...] = ()
+    repair_folders: tuple[str, ...] = ()
     vm_bios_uuid: str = ""
     version: str = ""
 

@@ -8,6 +8,7 @@ from holdfast_controller.store import (
     agents,
     audit,
     catalogue,
+    damages,
     inventory,
     job_tables,
     ledger,
@@ -27,6 +28,7 @@ ALL = (
     vcenters.MIGRATIONS,
     inventory.MIGRATIONS,
     prunes.MIGRATIONS,
+    damages.MIGRATIONS,
 )
 
 

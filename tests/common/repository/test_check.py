@@ -11,8 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_common.errors import HoldfastError, Interrupted
-from holdfast_common.repository.check import check_data, check_structure
+from holdfast_common.repository.check import RepositoryCheck, check_data, check_structure
 from holdfast_common.repository.layout import pack_name
+from holdfast_common.repository.repair import RepairReport, describe
 from holdfast_common.repository.scrub import scrub
 from holdfast_common.repository.subset import Share, Subset, chosen_packs, parsed_subset
 from support.damaged_worlds import OTHER, first_world
@@ -102,6 +103,37 @@ def test_a_subset_is_said_in_words_of_the_command_line() -> None:
     assert parsed_subset("") is None
     assert parsed_subset("3/30") == Subset(number=3, of=30)
     assert parsed_subset("2.5%") == Share(percent=2.5)
+
+
+def test_of_more_lost_ranges_than_a_report_lists_all_are_counted() -> None:
+    store = MemoryStore()
+    repository = new_repository(store)
+    image = b"".join(patterned(BLOCK, str(n)) + bytes(BLOCK) for n in range(9))
+    first = repository.backup(image)
+    second = repository.backup(image)
+    for name in [name for name in store.objects if name.startswith("packs/")]:
+        del store.objects[name]
+    check = RepositoryCheck(store, repository.keys)
+    check.check_objects(())
+    whole = check.report(ranges_max=None)
+    assert [item.extent.offset for item in whole.lost_ranges] == [
+        2 * n * BLOCK for n in range(9)
+    ] * 2
+    assert all(item.extent.length == BLOCK for item in whole.lost_ranges)
+    assert whole.unlisted == ()
+    for ranges_max in (0, 1, 9, 12, 18):
+        report = check.report(ranges_max=ranges_max)
+        assert report.lost_ranges == whole.lost_ranges[:ranges_max]
+        left = {item.point_id: (item.ranges, item.length) for item in report.unlisted}
+        counts = {first.point_id: 9 - min(9, ranges_max), second.point_id: 18 - max(9, ranges_max)}
+        assert left == {point: (n, n * BLOCK) for point, n in counts.items() if n}
+        assert not report.is_clean
+        assert report.damaged == whole.damaged
+    chosen = check.report(points=[second.point_id], ranges_max=5)
+    assert {item.point_id for item in chosen.lost_ranges} == {second.point_id}
+    assert (len(chosen.lost_ranges), chosen.unlisted[0].ranges) == (5, 4)
+    told = describe(RepairReport(before=chosen, after=chosen))
+    assert any("and 4 more ranges, together 262144 bytes" in line for line in told)
 
 
 def test_a_check_that_is_cut_off_has_told_what_it_had_proven(

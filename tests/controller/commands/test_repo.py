@@ -64,7 +64,10 @@ def test_a_folder_that_is_no_repository_is_told(
         ["point", "unhold", "POINT"],
         ["point", "delete", "POINT", "--yes"],
         ["repo", "check", "--read-data", "--subset", "5%"],
+        ["repo", "check", "--agent", "proxy", "--detach"],
         ["repo", "repair"],
+        ["repo", "repair", "--agent", "proxy", "--detach"],
+        ["job", "damages", "JOB"],
     ],
 )
 def test_the_rest_needs_the_controller(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_common.errors import RepositoryFailed
+from holdfast_common.errors import NotFound, Refused, RepositoryFailed
 from holdfast_common.identity import PointId
 from holdfast_common.job_spec import JobSpec
 from holdfast_common.logs import Secret
@@ -15,7 +15,11 @@ from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.points import list_points
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS
 from holdfast_common.repository.recovery_sheet import new_recovery_sheet
+from holdfast_common.wire import operator_pb2
 from holdfast_controller.runs.requests import CheckRequest, RepairRequest
+from holdfast_controller.service import check_actions
+from holdfast_controller.service.check_actions import CheckActions
+from holdfast_controller.service.follower import RunFollower
 from holdfast_controller.store.jobs import JobRow
 from holdfast_lab.server import RunningLab
 from support.one_process import OneProcess, disk_content, disk_truth, guest_writes
@@ -182,9 +186,8 @@ def test_a_repair_from_a_copy_makes_the_repository_whole_again(
         request = RepairRequest(source_folder=str(source), dry_run=dry_run)
         return holdfast.ended(holdfast.engine.start_repair(request))
 
-    refused = repaired(dry_run=False, source=holdfast.folder)
-    assert refused.error is not None
-    assert refused.error.code == "refused"
+    with pytest.raises(Refused, match=r"proxy lists .*copies"):
+        repaired(dry_run=False, source=holdfast.folder)
     assert repaired(dry_run=True).error is not None
     assert told(holdfast)[0] == "failed"
     assert repaired(dry_run=False).error is None
@@ -194,6 +197,56 @@ def test_a_repair_from_a_copy_makes_the_repository_whole_again(
     after = holdfast.back_up("web")
     assert (str(after.state), after.level) == ("done", "incremental")
     assert disk_content(holdfast, after) == disk_truth(lab, "web")
+
+
+def listed_damages(holdfast: OneProcess, job: JobRow) -> operator_pb2.DamagePage:
+    """All pages in one, as an operator asks for them."""
+    actions = CheckActions(holdfast.world, holdfast.engine)
+    query = operator_pb2.DamageQuery(job_id=job.job_id)
+    whole = actions.list_damages(query)
+    while whole.next:
+        query.start = whole.next
+        whole.next = 0
+        whole.MergeFrom(actions.list_damages(query))
+    return whole
+
+
+def test_a_check_and_a_repair_list_every_point_disk_and_range_that_is_lost(
+    holdfast: OneProcess, lab: RunningLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_actions, "PAGE_ROWS_MAX", 2)
+    first = holdfast.back_up("web")
+    guest_writes(lab, "web", 3 * UNIT)
+    second = holdfast.back_up("web")
+    whole = checked(holdfast, read_data=True)
+    with pytest.raises(NotFound, match="no list of damages"):
+        listed_damages(holdfast, whole)
+    for path in objects(holdfast, "packs"):
+        damage(path, "gone")
+    repair = holdfast.ended(holdfast.engine.start_repair(RepairRequest()))
+    for job in (checked(holdfast, read_data=True), repair):
+        assert job.error is not None
+        assert f"holdfast job damages {job.job_id}" in job.error.advice
+        page = listed_damages(holdfast, job)
+        assert page.next == 0
+        for point in (first.point_id, second.point_id):
+            lost = [
+                extent
+                for found in page.damages
+                if found.point_id == point and found.device_key
+                for extent in found.lost
+            ]
+            assert sum(extent.length for extent in lost) >= 1 << 20, "the disk's random bytes"
+        objects_told = [found.object_name for found in page.damages if not found.point_id]
+        assert page.summary.objects == len(objects_told)
+        assert page.summary.points == 2
+        assert page.summary.ranges == sum(len(found.lost) for found in page.damages)
+        detail = next(
+            event.finished
+            for event in RunFollower(holdfast.world, job.run_id).next_events()
+            if event.WhichOneof("event") == "finished"
+        )
+        assert detail.damages == page.summary
 
 
 def test_a_repair_from_another_repository_of_the_same_vm_takes_its_true_bytes(

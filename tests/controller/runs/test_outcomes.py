@@ -149,9 +149,9 @@ def test_who_follows_a_run_misses_nothing_when_the_database_fails_for_a_moment(
 ) -> None:
     job = holdfast.back_up("web")
     jobs = holdfast.world.jobs
-    follower = RunFollower(jobs, holdfast.world.prunes, job.run_id)
+    follower = RunFollower(holdfast.world, job.run_id)
 
-    def failing(*_: object) -> object:
+    def failing(*_: object, **__: object) -> object:
         raise StoreFailed("the disk fails")
 
     with monkeypatch.context() as broken:

@@ -92,7 +92,7 @@ def test_a_prune_is_followed_to_its_result_and_a_dry_run_is_the_same_job(
     job = holdfast.ended(start(holdfast.engine))
     steps = [event.event for event in world.jobs.events(job.job_id)]
     assert (MARKING in steps, DELETING in steps) == (True, True), steps
-    events = RunFollower(world.jobs, world.prunes, job.run_id).next_events()
+    events = RunFollower(world, job.run_id).next_events()
     (finished,) = (event.finished for event in events if event.WhichOneof("event") == "finished")
     assert finished.change.done
     assert finished.change.counts["deleted"] >= planned.counts["doomed"]
@@ -178,7 +178,7 @@ def test_a_point_that_is_missing_stops_a_prune_until_it_is_back_or_somebody_lets
         job = holdfast.ended(start(holdfast.engine, dry_run=dry_run))
         assert job.error is not None
         assert (job.error.code, job.error.exit_status) == ("points_missing", 13)
-        events = RunFollower(world.jobs, world.prunes, job.run_id).next_events()
+        events = RunFollower(world, job.run_id).next_events()
         (finished,) = (each.finished for each in events if each.WhichOneof("event") == "finished")
         assert list(finished.change.names) == [name]
         assert finished.change.counts["missing_points"] == 1
