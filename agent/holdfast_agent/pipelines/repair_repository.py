@@ -128,7 +128,7 @@ def _opened_source(folder: str, context: JobContext) -> Iterator[list[ObjectStor
         raise Refused(
             "this proxy may not read a copy of a repository there; nothing was changed",
             path=folder[:300],
-            advice="name the folder under [repair] folders in the proxy's agent.toml, and start it again",
+            advice="name the folder under [repair] folders in the proxy's agent.toml; it takes that up by itself",
         )
     check_answers(Path(folder))
     try:

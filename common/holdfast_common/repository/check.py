@@ -54,7 +54,7 @@ from holdfast_common.repository.trusted_chunks import names_all
 from holdfast_common.repository.writers import WriterList, load_writers
 
 PROVEN_PACKS: Final = 256  # 16 GiB: so much is read again after a check was cut off
-RANGES_LISTED_MAX: Final = 250_000  # 45 MiB
+RANGES_LISTED_MAX: Final = 250_000  # 85 MiB
 _STRAY: Final = "no manifest has such a name: nothing reads this file and nothing removes it; move it away by hand"
 _DAMAGE: Final = (IntegrityError, FormatError, RepositoryFailed)
 

@@ -35,7 +35,6 @@ from holdfast_common.repository.repair_packs import (
     store_blobs,
 )
 from holdfast_common.repository.repository_index import RepositoryIndex
-from holdfast_common.repository.writers import load_writers
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +166,8 @@ class DataRepair:
         keys = self._ring.common
         index = RepositoryIndex(source, keys)
         try:
-            index.refresh(load_writers(source, keys))
+            # by our list: the copy's own may be older than we allow a list to be, and what counts here counts there
+            index.refresh(self._check.writers)
             index.recover(source)
         except (IntegrityError, FormatError, RepositoryFailed) as error:
             log.warning("a source cannot be read", extra={"reason": str(error)})

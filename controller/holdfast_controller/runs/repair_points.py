@@ -60,6 +60,8 @@ class RepairPoints:
         world.jobs.set_plan(job.job_id, level="", level_reason="", transport="", agent_id=agent_id)
         lineages = world.catalogue.lineages()
         other = self._other(job)
+        if not self._request.dry_run:  # what it puts in place it signs, which only a listed key can
+            world.keeper.authorise(agent_id)
         work = RepairRepository(
             keys=tuple(world.keeper.reader_keys(lineage_id) for lineage_id in lineages),
             expected_point_ids=tuple(row.point_id for row in world.catalogue.points()),

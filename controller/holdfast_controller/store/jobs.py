@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from holdfast_common.clock import Clock, utc_text
-from holdfast_common.errors import Locked, NotFound, Refused
+from holdfast_common.errors import IntegrityError, Locked, NotFound, Refused
 from holdfast_common.identity import AgentId, JobId, PointId, RunId, new_ulid
 from holdfast_common.job_result import DiskResult, ErrorReport, Warned
 from holdfast_controller.decide.job_state import ENDED, JobEvent, JobState, next_state
@@ -257,12 +257,13 @@ class JobTable:
         return self._select("ORDER BY job_id DESC LIMIT ?", (limit,))
 
     def last_data_checks(self) -> dict[AgentId, JobId]:
-        """The newest check of each agent that read data and was done."""
+        """The newest check of each agent that read data and came to its end, whatever it found."""
         rows = self._database.execute(
             "SELECT agent_id, MAX(job_id) FROM jobs JOIN runs USING (run_id)"
-            " WHERE jobs.kind = 'check' AND state = ?"
+            " WHERE jobs.kind = 'check' AND (state = ? OR"
+            " CASE error WHEN '' THEN 0 ELSE json_extract(error, '$.code') = ? END)"
             " AND json_extract(request, '$.read_data') GROUP BY agent_id",
-            (JobState.DONE,),
+            (JobState.DONE, IntegrityError.code),
         ).fetchall()
         return {AgentId(agent): JobId(job) for agent, job in rows}
 

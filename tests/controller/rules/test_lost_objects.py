@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.points import list_points
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS
 from holdfast_common.repository.recovery_sheet import new_recovery_sheet
+from holdfast_common.repository.writers import ROLE_VERIFY, ROLE_WRITE
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.runs.requests import CheckRequest, RepairRequest
 from holdfast_controller.service import check_actions
@@ -247,6 +249,37 @@ def test_a_check_and_a_repair_list_every_point_disk_and_range_that_is_lost(
             if event.WhichOneof("event") == "finished"
         )
         assert detail.damages == page.summary
+
+
+def test_a_repair_by_a_proxy_that_never_wrote_lists_it_as_a_writer_first(
+    holdfast: OneProcess, lab: RunningLab
+) -> None:
+    """What it puts in place it signs, which only a listed key can; a dry run signs nothing."""
+    point = holdfast.back_up("web")
+    copy = holdfast.folder / "copies" / "second"
+    shutil.copytree(holdfast.folder / "repository", copy)
+    damage(largest(objects(holdfast, "packs")), "gone")
+    world = holdfast.world
+    agent_id = holdfast.agent.agent.agent_id
+    public = world.agents.get(agent_id).signing_public_key
+
+    def roles(*given: str) -> set[str]:
+        with DirectoryStore.open(world.keeper.folder) as store:
+            if given:
+                world.keeper.keys().authorise_writer(
+                    store, public, agent_id=agent_id, clock=world.clock, roles=given
+                )
+            listed = world.keeper.keys().writers(store).of(public)
+        return set() if listed is None else set(listed.roles)
+
+    assert roles(ROLE_VERIFY) == {ROLE_VERIFY}
+    request = RepairRequest(source_folder=str(copy), dry_run=True)
+    assert holdfast.ended(holdfast.engine.start_repair(request)).error is not None
+    assert roles() == {ROLE_VERIFY}
+    repaired = holdfast.ended(holdfast.engine.start_repair(replace(request, dry_run=False)))
+    assert repaired.error is None
+    assert ROLE_WRITE in roles()
+    assert disk_content(holdfast, point) == disk_truth(lab, "web")
 
 
 def test_a_repair_from_another_repository_of_the_same_vm_takes_its_true_bytes(

@@ -138,6 +138,24 @@ def test_proxies_take_turns_at_reading_the_data_and_each_may_prove_it(
     ]
 
 
+def test_a_check_that_found_damage_was_a_turn_too(
+    holdfast: OneProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else all checks of a damaged repository go to one proxy, and nobody proves what that one wrote."""
+    holdfast.back_up("web")
+    for path in (holdfast.folder / "repository" / "packs").glob("*/*"):
+        path.unlink()
+    world = holdfast.world
+    agent = holdfast.agent.agent
+    request = CheckRequest(read_data=True)
+    job = holdfast.ended(holdfast.engine.start_check(request))
+    assert job.error is not None
+    assert job.error.code == "integrity"
+    other = replace(agent, agent_id=AgentId(new_ulid()), host_name="proxy2")
+    monkeypatch.setattr(holdfast.agent, "connected", lambda: [agent, other])
+    assert CheckPoints(world, request).plan() == ["check all data of all points on proxy2"]
+
+
 class ShutsOut:
     """What of the administration of agents a revocation needs."""
 
