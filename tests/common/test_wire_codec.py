@@ -254,7 +254,7 @@ def test_a_result_comes_out_as_it_went_in() -> None:
         max_size=4,
     )
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_ranges_of_a_disk_travel_in_pieces_and_come_back_as_one(
     disks: list[tuple[str, int, int]],
 ) -> None:

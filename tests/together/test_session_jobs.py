@@ -201,7 +201,7 @@ def test_a_long_result_comes_in_parts_and_whole(controller: ControllerRig, tmp_p
     damages = tuple(
         DamageFound(object_name=f"packs/{number}", problem="torn " * 100) for number in range(900)
     )
-    ranges = tuple(Extent(offset=number << 20, length=131072) for number in range(100_000))
+    ranges = tuple(Extent(offset=number << 20, length=131072) for number in range(60_000))
     damages += (
         DamageFound(
             object_name="points/p",
