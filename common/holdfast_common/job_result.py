@@ -79,7 +79,11 @@ class Warned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskResult:
-    """What happened to one disk; sizes in bytes. ``differing``: at most 100, of a read-back."""
+    """What happened to one disk; sizes in bytes.
+
+    ``compared_bytes``, ``differing`` (at most 100): of a read-back, or of a backup's audit of change
+    tracking: what it called unchanged and was not.
+    """
 
     device_key: int
     transport: str

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from holdfast_common.identity import DatastoreId, JobId, LineageId, PointId, RepositoryId, RunId
 from holdfast_common.logs import Secret
@@ -133,6 +134,20 @@ class DiskToBackUp:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrackingAudit:
+    """How much of what change tracking calls unchanged is read again and compared.
+
+    ``share_millionths``: of each disk; ``turn``: which share, so that as many turns as shares read all of it.
+    """
+
+    share_millionths: int
+    turn: int = 0
+
+
+NO_AUDIT: Final = TrackingAudit(share_millionths=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BackUpDisks:
     """Back up a VM's disks and configuration as one restore point.
 
@@ -157,6 +172,7 @@ class BackUpDisks:
     keys: Secret
     compression_level: int = 3
     damaged_packs: tuple[bytes, ...] = ()
+    audit: TrackingAudit = NO_AUDIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ class DiskRecord:
     """One disk of a point; sizes in bytes. ``change_id`` is the base of the next incremental.
 
     ``allocated_bytes``: what the disk holds at this point, whatever the level; None: an older record.
+    ``audited_bytes``: of what change tracking called unchanged, read again; ``untold_bytes``: found changed.
     """
 
     device_key: int
@@ -38,6 +39,8 @@ class DiskRecord:
     zero_bytes: int = 0
     allocated_bytes: int | None = None
     level_reason: str = ""
+    audited_bytes: int = 0
+    untold_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

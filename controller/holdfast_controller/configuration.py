@@ -51,6 +51,8 @@ class ControllerConfiguration(
     inventory_seconds: Seconds = 300.0
     heartbeat_seconds: Seconds = 10.0
     job_lease_seconds: Seconds = 45.0
+    # of what change tracking calls unchanged: read again and compared by every incremental
+    audit_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
     datastores: DatastoreFloor = DatastoreFloor()
 
 

@@ -18,7 +18,7 @@ from typing import Final
 PROJECT: Final = Path(__file__).parents[2]
 RULES_PAGE: Final = PROJECT / "docs" / "rules.md"
 PATCH_FOLDER: Final = PROJECT / "tests" / "planted"
-RULES: Final = range(1, 38)
+RULES: Final = range(1, 39)
 COPIED: Final = ("common", "agent", "controller", "lab", "tests", "docs", "pyproject.toml")
 NOT_COPIED: Final = shutil.ignore_patterns(".pytest_cache", ".mypy_cache", ".ruff_cache")
 RUN_SECONDS_MAX: Final = 280.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast_agent.pipelines.context import Grant, JobContext
 from holdfast_agent.pipelines.disk_copy import WantedParts, copy_disk
@@ -20,7 +20,14 @@ from holdfast_agent.pipelines.repository_access import (
     opened_store,
     same_disk,
 )
-from holdfast_agent.transport_table import OPENERS, Access, opened_disk
+from holdfast_agent.pipelines.tracking_audit import (
+    TRACKING_LIED,
+    Audited,
+    audit_sample,
+    audit_tracking,
+    lie_text,
+)
+from holdfast_agent.transport_table import OPENERS, Access, OpenedDisk, RandomDisk, opened_disk
 from holdfast_common.blocks.stream import UNIT_BYTES, whole
 from holdfast_common.blocks.wanted import CompactExtents, ascending
 from holdfast_common.clock import SystemClock
@@ -34,7 +41,7 @@ from holdfast_common.errors import (
 )
 from holdfast_common.identity import PointId
 from holdfast_common.job_result import DiskResult, JobResult, Outcome
-from holdfast_common.job_spec import AreaSource, BackUpDisks, DiskToBackUp, JobSpec
+from holdfast_common.job_spec import AreaSource, BackUpDisks, DiskToBackUp, JobSpec, TrackingAudit
 from holdfast_common.repository.about_renewal import renew_description
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.key_sets import ReaderKeys, WriterKeys
@@ -46,6 +53,8 @@ from holdfast_common.repository.reserve import keep_reserve_quietly
 from holdfast_common.repository.writer import PointWriter
 
 log = logging.getLogger(__name__)
+
+DIFFERING_MAX = 100  # of an audit, in a result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +106,7 @@ def back_up_disks(spec: JobSpec, context: JobContext) -> JobResult:
             ) as writer,
             _kept_for_the_next_attempt(writer),
         ):
-            results = [_back_up_disk(plan, writer, context, progress) for plan in plans]
+            results = [_back_up_disk(plan, work.audit, writer, context, progress) for plan in plans]
             for blob in work.blobs:
                 writer.add_blob(blob.kind, blob.data)
             facts = manifest_facts(work, run_id=spec.run_id, results=results)
@@ -137,7 +146,11 @@ def _kept_for_the_next_attempt(writer: PointWriter) -> Iterator[None]:
 
 
 def _back_up_disk(
-    plan: _Plan, writer: PointWriter, context: JobContext, progress: Progress
+    plan: _Plan,
+    audit: TrackingAudit,
+    writer: PointWriter,
+    context: JobContext,
+    progress: Progress,
 ) -> DiskResult:
     disk = plan.disk
     clock = SystemClock()
@@ -146,6 +159,11 @@ def _back_up_disk(
     with opened_disk(
         disk.ticket, context.configuration, capacity_bytes=disk.capacity_bytes, check=context.check
     ) as source:
+        audited = _audited(plan, audit, source, writer, context)
+        if audited.differing:
+            context.warn(TRACKING_LIED, f"{disk.label}: {lie_text(audited.differing)}")
+            before, plan = plan, _read_whole(plan, audited)
+            progress.expect(_reach_bytes(plan) - _reach_bytes(before))
         target = writer.begin_disk(
             disk_header(disk),
             previous=plan.previous,
@@ -167,8 +185,44 @@ def _back_up_disk(
         changed_bytes=_changed_bytes(plan, summary),
         stored_bytes=summary.stored_bytes,
         zero_bytes=copied.zero_bytes,
+        compared_bytes=audited.compared_bytes,
+        differing=audited.differing[:DIFFERING_MAX],
         duration_seconds=clock.monotonic_seconds() - started,
-        level_reason=disk.areas_reason,
+        level_reason=plan.disk.areas_reason,
+    )
+
+
+def _audited(
+    plan: _Plan,
+    audit: TrackingAudit,
+    source: OpenedDisk,
+    writer: PointWriter,
+    context: JobContext,
+) -> Audited:
+    """What change tracking calls unchanged, looked at in part; nothing where everything is read anyway."""
+    if not plan.only_changes or plan.previous is None or not isinstance(source, RandomDisk):
+        return Audited()
+    sample = audit_sample(
+        audit,
+        disk_uuid=plan.disk.backing_uuid,
+        capacity_bytes=plan.disk.capacity_bytes,
+        changed=plan.areas,
+    )
+
+    def check() -> None:
+        context.check()
+        writer.renew_lease()
+
+    return audit_tracking(source, writer.previous_blocks(plan.previous), sample, check=check)
+
+
+def _read_whole(plan: _Plan, audited: Audited) -> _Plan:
+    """Nothing that change tracking said of this disk is believed: all of it is compared."""
+    return replace(
+        plan,
+        disk=replace(plan.disk, areas_reason=lie_text(audited.differing)),
+        areas=CompactExtents(whole(plan.disk.capacity_bytes)),
+        only_changes=False,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from holdfast_common.extents import total_length
 from holdfast_common.identity import RunId
 from holdfast_common.job_result import DiskResult
 from holdfast_common.job_spec import BackUpDisks, DiskToBackUp
@@ -39,6 +40,8 @@ def manifest_facts(
             "changed_bytes": result.changed_bytes,
             "zero_bytes": result.zero_bytes,
             "level_reason": result.level_reason,
+            "audited_bytes": result.compared_bytes,
+            "untold_bytes": total_length(result.differing),
         }
         for result in results
     }

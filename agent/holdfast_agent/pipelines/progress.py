@@ -20,6 +20,10 @@ class Progress:
         self._device_key = device_key
         self.add(0)
 
+    def expect(self, length: int) -> None:
+        """There is so much more to do than it seemed."""
+        self._total_bytes += length
+
     def add(self, length: int) -> None:
         """So many bytes more, read or known to be zero."""
         self._done_bytes += length

@@ -62,6 +62,8 @@ def _disk_record(disk: DiskSummary, counts: dict[str, Json]) -> DiskRecord:
         zero_bytes=_count(counts, "zero_bytes"),
         allocated_bytes=disk.allocated_bytes,
         level_reason=str(counts.get("level_reason", "")),
+        audited_bytes=_count(counts, "audited_bytes"),
+        untold_bytes=_count(counts, "untold_bytes"),
     )
 
 

@@ -1,23 +1,76 @@
-"""What a disk's blocks were in the previous point, without reading a pack: for scans and for read-back."""
+"""What a disk's blocks were in the previous point, without reading a pack: for scans, audits and read-back."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
 
 from holdfast_common.errors import FormatError, IntegrityError, RepositoryFailed
+from holdfast_common.extents import Extent, split
 from holdfast_common.repository.chunk_location import ChunkLocation
+from holdfast_common.repository.derivation import Hasher
 from holdfast_common.repository.disk_map import DiskMap, Leaf
 from holdfast_common.repository.frame_worker import KnownChunks
 from holdfast_common.repository.layout import (
+    BLOCK_BYTES,
     BLOCK_DIGEST_BYTES,
     BLOCKS_PER_FRAME,
     BLOCKS_PER_LEAF,
+    FRAME_BYTES,
     FRAMES_PER_LEAF,
 )
 from holdfast_common.repository.repository_index import RepositoryIndex
 
 UNKNOWN = b""  # a digest that equals none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """``differing``: blocks that are not what they were; of ``unknown_bytes`` nobody can say what they were."""
+
+    differing: tuple[Extent, ...]
+    unknown_bytes: int
+
+
+class PreviousBlocks:
+    """A disk's blocks in an earlier point, to be compared with what is read. One thread, ascending."""
+
+    def __init__(self, digests: Callable[[int], tuple[bytes | None, ...]], hasher: Hasher) -> None:
+        """``digests``: what `previous_digests_of` made."""
+        self._digests = digests
+        self._hasher = hasher
+
+    def compared(self, extent: Extent, data: memoryview | None) -> Compared:
+        """Compare ``data`` (None: all zeros) with what the point has there; no reading of any pack.
+
+        ``extent`` begins at a block and ends at one, or at the disk's end. Raises: IntegrityError and others.
+        """
+        differing: list[Extent] = []
+        unknown_bytes = 0
+        for block in split([extent], unit=BLOCK_BYTES):
+            window, place = divmod(block.offset, FRAME_BYTES)
+            before = self._digests(window)[place // BLOCK_BYTES]
+            if before == UNKNOWN:
+                unknown_bytes += block.length
+                continue
+            if data is None:
+                is_same = before is None
+            else:
+                start = block.offset - extent.offset
+                part = data[start : start + block.length]
+                is_same = (
+                    _is_zero(part) if before is None else self._hasher.block_digest(part) == before
+                )
+            if not is_same:
+                differing.append(block)
+        return Compared(differing=tuple(differing), unknown_bytes=unknown_bytes)
+
+
+def _is_zero(part: memoryview) -> bool:
+    return not np.frombuffer(part, np.uint8).any()
 
 
 def previous_digests_of(

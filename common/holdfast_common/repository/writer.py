@@ -41,7 +41,7 @@ from holdfast_common.repository.map_object import MapObject
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.pack_listing import PackListing, PresentPacks
 from holdfast_common.repository.pack_writer import CompletePack, PackWriter
-from holdfast_common.repository.previous_digests import previous_digests_of
+from holdfast_common.repository.previous_digests import PreviousBlocks, previous_digests_of
 from holdfast_common.repository.previous_points import PreviousPoints
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
 from holdfast_common.repository.reference_check import (
@@ -189,6 +189,16 @@ class PointWriter:
             self._open_disks += 1
             self._previous += [previous] if previous is not None else []
         return writer
+
+    def previous_blocks(self, previous: PointDisk) -> PreviousBlocks:
+        """The disk's blocks as an earlier point of this lineage has them, to compare what is read with.
+
+        Raises: UsageError (another lineage), PreviousLost, RepositoryFailed.
+        """
+        disk_map = self._previous_points.map_of(
+            previous, capacity_bytes=previous.header.capacity_bytes
+        )
+        return PreviousBlocks(previous_digests_of(disk_map, self._known), self._hasher)
 
     def add_blob(self, kind: str, data: bytes) -> None:
         """Add an opaque blob (.vmx, OVF, NVRAM) under its kind. Raises: as `DiskWriter.write`."""

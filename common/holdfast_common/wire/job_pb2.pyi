@@ -395,6 +395,8 @@ class BackUpDisks(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     COMPRESSION_LEVEL_FIELD_NUMBER: _builtins.int
     DAMAGED_PACKS_FIELD_NUMBER: _builtins.int
+    AUDIT_MILLIONTHS_FIELD_NUMBER: _builtins.int
+    AUDIT_TURN_FIELD_NUMBER: _builtins.int
     lineage_id: _builtins.str
     level_asked: _builtins.str
     level: _builtins.str
@@ -407,6 +409,10 @@ class BackUpDisks(_message.Message):
     configuration: _builtins.str
     """JSON of the VM's configuration, format in the manifest's description"""
     compression_level: _builtins.int
+    audit_millionths: _builtins.int
+    """of what change tracking calls unchanged: read again and compared; 0 = nothing"""
+    audit_turn: _builtins.int
+    """which share of each disk; counts up, and over as many turns all is read"""
     @_builtins.property
     def vm(self) -> Global___Identity: ...
     @_builtins.property
@@ -440,10 +446,12 @@ class BackUpDisks(_message.Message):
         keys: Global___WriterKeys | None = ...,
         compression_level: _builtins.int = ...,
         damaged_packs: _abc.Iterable[_builtins.bytes] | None = ...,
+        audit_millionths: _builtins.int = ...,
+        audit_turn: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "keys", b"keys", "vm", b"vm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "compression_level", b"compression_level", "configuration", b"configuration", "consistency", b"consistency", "damaged_packs", b"damaged_packs", "disks", b"disks", "group_id", b"group_id", "keys", b"keys", "level", b"level", "level_asked", b"level_asked", "level_reason", b"level_reason", "lineage_id", b"lineage_id", "previous_point_id", b"previous_point_id", "snapshot_time", b"snapshot_time", "transport", b"transport", "vm", b"vm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_millionths", b"audit_millionths", "audit_turn", b"audit_turn", "blobs", b"blobs", "compression_level", b"compression_level", "configuration", b"configuration", "consistency", b"consistency", "damaged_packs", b"damaged_packs", "disks", b"disks", "group_id", b"group_id", "keys", b"keys", "level", b"level", "level_asked", b"level_asked", "level_reason", b"level_reason", "lineage_id", b"lineage_id", "previous_point_id", b"previous_point_id", "snapshot_time", b"snapshot_time", "transport", b"transport", "vm", b"vm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -903,12 +911,12 @@ class DiskResult(_message.Message):
     written_bytes: _builtins.int
     """restore"""
     compared_bytes: _builtins.int
-    """verify"""
+    """verify; backup: by the audit of change tracking"""
     duration_seconds: _builtins.float
     level_reason: _builtins.str
     @_builtins.property
     def differing(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExtentMessage]:
-        """verify: at most 100"""
+        """verify, audit: at most 100"""
 
     def __init__(
         self,

@@ -1442,6 +1442,7 @@ class Point(_message.Message):
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     TRANSPORT_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    DOUBT_FIELD_NUMBER: _builtins.int
     point_id: _builtins.str
     lineage_id: _builtins.str
     vm: _builtins.str
@@ -1459,6 +1460,8 @@ class Point(_message.Message):
     transport: _builtins.str
     held: _builtins.bool
     """never forgotten before somebody lets go of it"""
+    doubt: _builtins.str
+    """why it may lack changes that change tracking did not tell; "" = no doubt"""
     def __init__(
         self,
         *,
@@ -1478,10 +1481,11 @@ class Point(_message.Message):
         stored_bytes: _builtins.int = ...,
         transport: _builtins.str = ...,
         held: _builtins.bool = ...,
+        doubt: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "changed_bytes", b"changed_bytes", "consistency", b"consistency", "created_at", b"created_at", "held", b"held", "instance_uuid", b"instance_uuid", "level", b"level", "level_asked", b"level_asked", "level_reason", b"level_reason", "lineage_id", b"lineage_id", "point_id", b"point_id", "read_bytes", b"read_bytes", "stored_bytes", b"stored_bytes", "transport", b"transport", "vcenter_id", b"vcenter_id", "vm", b"vm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "changed_bytes", b"changed_bytes", "consistency", b"consistency", "created_at", b"created_at", "doubt", b"doubt", "held", b"held", "instance_uuid", b"instance_uuid", "level", b"level", "level_asked", b"level_asked", "level_reason", b"level_reason", "lineage_id", b"lineage_id", "point_id", b"point_id", "read_bytes", b"read_bytes", "stored_bytes", b"stored_bytes", "transport", b"transport", "vcenter_id", b"vcenter_id", "vm", b"vm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,6 +28,7 @@ from holdfast_common.job_spec import (
     ListPoints,
     RepairRepository,
     RestoreDisks,
+    TrackingAudit,
     TransportKind,
     VerifyDisks,
     VmIdentity,
@@ -223,6 +224,8 @@ def _back_up_disks_to_message(work: BackUpDisks) -> job_pb2.BackUpDisks:
         keys=job_pb2.WriterKeys(encoded=work.keys.reveal()),
         compression_level=work.compression_level,
         damaged_packs=work.damaged_packs,
+        audit_millionths=work.audit.share_millionths,
+        audit_turn=work.audit.turn,
     )
 
 
@@ -254,6 +257,9 @@ def _back_up_disks_from_message(message: job_pb2.BackUpDisks) -> BackUpDisks:
         keys=Secret(message.keys.encoded),
         compression_level=message.compression_level,
         damaged_packs=tuple(message.damaged_packs),
+        audit=TrackingAudit(
+            share_millionths=min(message.audit_millionths, 1_000_000), turn=message.audit_turn
+        ),
     )
 
 

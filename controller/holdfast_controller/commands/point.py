@@ -47,6 +47,7 @@ def list_points(entry: Entry, *, vm: str, vcenter: str, output: Output) -> None:
             "STORED",
             "TRANSPORT",
             "HELD",
+            "DOUBT",
         ],
         [
             [
@@ -60,12 +61,15 @@ def list_points(entry: Entry, *, vm: str, vcenter: str, output: Output) -> None:
                 size_text(row.stored_bytes),
                 row.transport,
                 "?" if reply.holds_problem else "held" if row.held else "",
+                "suspect" if row.doubt else "",
             ]
             for row in reply.points
         ],
     )
     if reply.holds_problem:
         note(f"it is not known which are held: {reply.holds_problem}")
+    for doubt in dict.fromkeys(row.doubt for row in reply.points if row.doubt):
+        note(f"suspect: {doubt}")
 
 
 @point.command()
@@ -95,6 +99,8 @@ def show(entry: Entry, *, point_id: str, output: Output) -> None:
         output.line(
             f"held         since {detail.held_at or '?'}: {detail.hold_reason or 'no reason given'}"
         )
+    if found.doubt:
+        output.line(f"doubt        {found.doubt}: it may lack some of them")
     for disk in record.get("disks", []):
         output.line(
             f"disk {disk.get('device_key')}    {size_text(int(disk.get('capacity_bytes', 0)))}"

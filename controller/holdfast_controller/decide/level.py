@@ -14,6 +14,7 @@ from holdfast_controller.facts import DiskDecision, DiskFacts, HostFacts, Snapsh
 
 FULL = "full"
 INCREMENTAL = "incremental"
+BY_CHANGES = "changes since the previous point"  # the reason of a disk that is read by them
 
 # Host builds whose change tracking is known to lose changes (ESXi 6.0 before build 3247720: I/O
 # during consolidation, Broadcom 317933). A range is half open: [first, fixed).
@@ -83,7 +84,7 @@ def decide_level(
     reasons = [each.reason for each in decided if each.areas is not AreaSource.CHANGED]
     return LevelDecision(
         level=INCREMENTAL if changed else FULL,
-        reason="; ".join(dict.fromkeys(reasons)) or "changes since the previous point",
+        reason="; ".join(dict.fromkeys(reasons)) or BY_CHANGES,
         disks=decided,
     )
 
@@ -149,7 +150,7 @@ def _one_disk(
             device_key=disk.device_key,
             areas=AreaSource.CHANGED,
             since=before.change_id,
-            reason="changes since the previous point",
+            reason=BY_CHANGES,
         )
     # Under snapshots that tracking may be younger than, what is "allocated" may be wrong, without a fault.
     alone = len(disk.chain) == 1

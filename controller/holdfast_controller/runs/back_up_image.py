@@ -54,6 +54,7 @@ from holdfast_controller.runs.results import (
     record_point,
 )
 from holdfast_controller.runs.source_tickets import disk_to_back_up, source_tickets
+from holdfast_controller.runs.tracking_audits import next_audit
 from holdfast_controller.runs.vm_blobs import VmBlobs, read_blobs, with_ovf
 from holdfast_controller.runs.world import World, lineage_of
 from holdfast_controller.store.catalogue import PointRow
@@ -197,6 +198,9 @@ class ImageBackup:
         return vm, warnings
 
     def _enable_tracking(self, session: VsphereSession, vm: VmFacts) -> list[Warned]:
+        doubt = self._world.catalogue.tracking_doubt(self._lineage_id)
+        if doubt:
+            return self._begin_tracking_anew(session, vm, doubt)
         if vm.change_tracking_enabled:
             return []
         problem = change_tracking.hindrance(vm)
@@ -213,6 +217,17 @@ class ImageBackup:
             )
         ]
 
+    def _begin_tracking_anew(
+        self, session: VsphereSession, vm: VmFacts, doubt: str
+    ) -> list[Warned]:
+        """Off for this backup; the next one switches it on again."""
+        told = "change tracking is switched off once, and everything is read"
+        try:
+            change_tracking.ensure_disabled(session, vm)
+        except (CapabilityAbsent, Refused, VsphereFailed) as error:
+            told = f"everything is read until change tracking can be begun anew ({error})"
+        return [Warned(code="change_tracking", message=f"{told}: {doubt}")]
+
     def _previous(self) -> PointRow | None:
         return self._world.catalogue.latest(self._lineage_id)
 
@@ -221,8 +236,10 @@ class ImageBackup:
             return "full, as asked"
         if self._previous() is None:
             return "full, because there is no previous point"
-        reason = self._world.catalogue.full_needed(self._lineage_id)
-        return f"full, because {reason}" if reason else "incremental"
+        if reason := self._world.catalogue.full_needed(self._lineage_id):
+            return f"full, because {reason}"
+        doubt = self._world.catalogue.tracking_doubt(self._lineage_id)
+        return f"incremental that reads everything, because {doubt}" if doubt else "incremental"
 
     # -- with the snapshot ----------------------------------------------------------------------
 
@@ -251,7 +268,9 @@ class ImageBackup:
             },
             previous=None if previous is None else previous_point(previous.decoded()),
             level_asked=self._request.level,
-            full_needed=full_needed or doubt_of_history(self._world, previous, before),
+            full_needed=full_needed
+            or self._world.catalogue.tracking_doubt(self._lineage_id)
+            or doubt_of_history(self._world, previous, before),
         )
         decided = {each.device_key: each for each in decision.disks}
         return Frozen(
@@ -311,6 +330,7 @@ class ImageBackup:
             ),
             keys=self._world.keeper.writer_keys(self._lineage_id),
             damaged_packs=damaged_packs(self._world),
+            audit=next_audit(self._world, self._lineage_id),
         )
 
     # -- the agent works --------------------------------------------------------------------------

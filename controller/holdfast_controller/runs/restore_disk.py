@@ -21,6 +21,7 @@ from holdfast_controller.decide.job_state import JobEvent
 from holdfast_controller.runs.agent_link import ConnectedAgent
 from holdfast_controller.runs.agent_work import ask_agent, raise_unless_done, read_with_agent
 from holdfast_controller.runs.requests import RestoreDiskRequest
+from holdfast_controller.runs.tracking_audits import doubts_of
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.jobs import JobRow, NewJob
 
@@ -44,9 +45,10 @@ class RestoreDisk:
             work=CheckNewFile(ticket=self._ticket()),
         )
         return [
+            *doubts_of(self._world, self._point),
             f"write disk {self._disk.device_key} ({self._disk.label}) of {self._record.vm_name},"
             f" {self._point.created_at}, to {self._request.path} on {self._agent.host_name},"
-            f" {self._request.format}; read it back and compare"
+            f" {self._request.format}; read it back and compare",
         ]
 
     def _ticket(self) -> FileTicket:

@@ -34,6 +34,7 @@ from holdfast_controller.runs.restore_vm import (
     raise_unless_done_with,
 )
 from holdfast_controller.runs.results import judged
+from holdfast_controller.runs.tracking_audits import doubts_of
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.jobs import JobRow, NewJob
 from holdfast_controller.vsphere.configuration import parse_configuration
@@ -83,7 +84,7 @@ class RestoreInPlace:
         placement = self._place(around, self._target(around, vm))
         present = present_disks(vm, self._record.disks)
         foreign = foreign_disks(self._world.catalogue, self._point.lineage_id, present)
-        lines = [
+        lines = doubts_of(self._world, self._point) + [
             f"replace {disk.label} of {vm.name} ({file_of(disk)}) by its state of {self._point.created_at}"
             for disk in present.values()
         ]

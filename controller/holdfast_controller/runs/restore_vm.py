@@ -28,6 +28,7 @@ from holdfast_controller.runs.requests import RestoreVmRequest
 from holdfast_controller.runs.restore_disk import joined
 from holdfast_controller.runs.restore_target import RestoreTarget, choose_target
 from holdfast_controller.runs.results import judged
+from holdfast_controller.runs.tracking_audits import doubts_of
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.catalogue import PointRow
 from holdfast_controller.store.jobs import JobRow, NewJob
@@ -75,6 +76,7 @@ class RestoreVm:
             f"disk {key} on {store.name}" for key, store in sorted(target.disks.items())
         )
         return [
+            *doubts_of(self._world, self._point),
             f"make {self._request.name} from {self._record.vm_name} of {self._point.created_at}"
             f" in {self._vcenter.name}: folder {target.folder.path}, host {target.host.name}, {where}",
             f"{placement.reason}; powered off, networks unplugged, new MAC and uuid;"

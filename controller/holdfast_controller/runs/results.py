@@ -10,6 +10,7 @@ from holdfast_common.identity import JobId, LineageId, PointId
 from holdfast_common.job_result import JobResult, Outcome, Warned
 from holdfast_common.point_record import PointRecord
 from holdfast_controller.ledger import JobLedger
+from holdfast_controller.runs.tracking_audits import note_audit, was_audited
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.catalogue import PointRow
 from holdfast_controller.store.jobs import JobRow
@@ -77,6 +78,7 @@ def add_to_catalogue(world: World, job: JobRow, record: PointRecord) -> None:
             found=record.job_id,
             lineage=record.lineage_id,
         )
+    note_audit(world, job, record)  # before the point: afterwards nobody would look again
     world.catalogue.add(
         PointRow(
             point_id=PointId(record.point_id),
@@ -90,3 +92,5 @@ def add_to_catalogue(world: World, job: JobRow, record: PointRecord) -> None:
             record=record.encode().decode(),
         )
     )
+    if was_audited(record):
+        world.catalogue.end_audit_turn(LineageId(record.lineage_id))

@@ -106,7 +106,7 @@ def event_message(event: JobEventRow) -> operator_pb2.JobEvent:
     return operator_pb2.JobEvent(at=event.at, event=event.event, detail=event.detail)
 
 
-def point_message(point: PointRow, *, held: bool) -> operator_pb2.Point:
+def point_message(point: PointRow, *, held: bool, doubt: str) -> operator_pb2.Point:
     """One restore point, from its catalogue record."""
     record = point.decoded()
     return operator_pb2.Point(
@@ -126,6 +126,7 @@ def point_message(point: PointRow, *, held: bool) -> operator_pb2.Point:
         stored_bytes=sum(disk.stored_bytes for disk in record.disks),
         transport=record.transport,
         held=held,
+        doubt=doubt,
     )
 
 

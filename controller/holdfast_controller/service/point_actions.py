@@ -39,8 +39,14 @@ class PointActions:
             problem = error.line()
         # one job makes one point: the last part of its name is unique by itself
         ids = {name.rpartition("/")[2] for name in held}
+        suspects = self._world.catalogue.suspects()
         return operator_pb2.PointList(
-            points=[point_message(point, held=point.job_id in ids) for point in points],
+            points=[
+                point_message(
+                    point, held=point.job_id in ids, doubt=suspects.get(point.point_id, "")
+                )
+                for point in points
+            ],
             holds_problem=problem,
         )
 
@@ -55,7 +61,11 @@ class PointActions:
         except HoldfastError as error:
             problem = error.line()
         return operator_pb2.PointDetail(
-            point=point_message(point, held=hold is not None),
+            point=point_message(
+                point,
+                held=hold is not None,
+                doubt=self._world.catalogue.suspects().get(point.point_id, ""),
+            ),
             record=point.record,
             held_at="" if hold is None else hold.held_at,
             hold_reason="" if hold is None else hold.reason,

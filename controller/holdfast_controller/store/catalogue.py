@@ -66,6 +66,17 @@ def create_restored_disks(database: SqliteDatabase) -> None:
     )
 
 
+@MIGRATIONS()
+def doubt_change_tracking(database: SqliteDatabase) -> None:
+    """What audits of change tracking did, and found."""
+    lineages = database.table("lineages")
+    lineages.add_column("audit_turn", int, not_null_default=0)
+    lineages.add_column("tracking_doubt", str, not_null_default="")
+    database.create_table(
+        "suspect_points", {"point_id": str, "reason": str}, pk="point_id", not_null={"reason"}
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PointRow:
     """One committed point. ``record`` is an encoded `PointRecord`; ``vcenter_id`` the vCenter's instance uuid."""
@@ -138,6 +149,7 @@ class Catalogue:
         """Forget a point that is no longer in the repository; twice is harmless."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM points WHERE point_id = ?", (point_id,))
+            connection.execute("DELETE FROM suspect_points WHERE point_id = ?", (point_id,))
 
     def require_full(self, lineage_id: LineageId, reason: str) -> None:
         """The next backup of this lineage must be a full (our own restore, a suspicion)."""
@@ -157,6 +169,62 @@ class Catalogue:
             "SELECT full_needed FROM lineages WHERE lineage_id = ?", (lineage_id,)
         ).fetchone()
         return "" if row is None else str(row[0] or "")
+
+    def audit_turn(self, lineage_id: LineageId) -> int:
+        """Which share of its disks the next audit of change tracking reads."""
+        row = self._database.execute(
+            "SELECT audit_turn FROM lineages WHERE lineage_id = ?", (lineage_id,)
+        ).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def end_audit_turn(self, lineage_id: LineageId) -> None:
+        """The next audit reads the next share."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE lineages SET audit_turn = audit_turn + 1 WHERE lineage_id = ?",
+                (lineage_id,),
+            )
+
+    def tracking_doubt(self, lineage_id: LineageId) -> str:
+        """Why change tracking of this VM is not believed before it was begun anew; empty: it is."""
+        row = self._database.execute(
+            "SELECT tracking_doubt FROM lineages WHERE lineage_id = ?", (lineage_id,)
+        ).fetchone()
+        return "" if row is None else str(row[0])
+
+    def doubt_tracking(
+        self, lineage_id: LineageId, reason: str, *, suspects: Sequence[str] = ()
+    ) -> None:
+        """Believe it no more; points that stand on it are in doubt from now on. Twice is harmless."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO lineages (lineage_id, vcenter_id, instance_uuid, full_needed,"
+                " tracking_doubt) VALUES (?,'','','',?) ON CONFLICT (lineage_id)"
+                " DO UPDATE SET tracking_doubt = excluded.tracking_doubt",
+                (lineage_id, reason),
+            )
+            connection.executemany(
+                "INSERT OR IGNORE INTO suspect_points (point_id, reason) VALUES (?,?)",
+                [(point_id, reason) for point_id in suspects],
+            )
+
+    def trust_tracking_again(self, lineage_id: LineageId) -> None:
+        """It was switched off, and what it begins anew with stands on nothing that it told before."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE lineages SET tracking_doubt = '' WHERE lineage_id = ?", (lineage_id,)
+            )
+
+    def suspects(self) -> dict[str, str]:
+        """Points in doubt, and why."""
+        rows = self._database.execute("SELECT point_id, reason FROM suspect_points").fetchall()
+        return {str(row[0]): str(row[1]) for row in rows}
+
+    def of_lineage(self, lineage_id: LineageId) -> list[PointRow]:
+        """Newest first."""
+        return self._select(
+            "WHERE lineage_id = ? ORDER BY created_at DESC, point_id DESC", (lineage_id,)
+        )
 
     def add_restored_disks(self, lineage_id: LineageId, uuids: Mapping[int, str]) -> None:
         """Disks of ours that a VM has now, by device key; twice is harmless."""

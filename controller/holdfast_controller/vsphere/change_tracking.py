@@ -1,4 +1,4 @@
-"""Switching change tracking on: only without any snapshot, and believed only when read again."""
+"""Switching change tracking on and off: only without any snapshot, and believed only when read again."""
 
 from __future__ import annotations
 
@@ -41,32 +41,50 @@ def ensure_enabled(session: VsphereSession, vm: VmFacts) -> bool:
     problem = hindrance(vm)
     if problem:
         raise Refused(f"change tracking stays off: {problem}", vm=vm.name)
+    _switch(session, vm, wanted=True)
+    return True
+
+
+def ensure_disabled(session: VsphereSession, vm: VmFacts) -> bool:
+    """Switch change tracking off; True when it was on before. The next snapshot has no change ids.
+
+    Raises: Refused while there are snapshots; CapabilityAbsent without the right; VsphereFailed.
+    """
+    if not vm.change_tracking_enabled:
+        return False
+    if vm.snapshots:
+        raise Refused("change tracking stays on: the VM has snapshots", vm=vm.name)
+    _switch(session, vm, wanted=False)
+    return True
+
+
+def _switch(session: VsphereSession, vm: VmFacts, *, wanted: bool) -> None:
     machine = reference(vim.VirtualMachine, vm.moref)
+    how = "on" if wanted else "off"
 
     def landed() -> bool | None:
-        return True if is_enabled(session, vm.moref) else None
+        return True if is_enabled(session, vm.moref) is wanted else None
 
     try:
         run_task(
             session,
             machine,
             "ReconfigVM_Task",
-            what=f"switching change tracking on for {vm.name}",
+            what=f"switching change tracking {how} for {vm.name}",
             landed=landed,
             timeout_seconds=ENABLE_TIMEOUT_SECONDS,
-            spec=vim.vm.ConfigSpec(changeTrackingEnabled=True),
+            spec=vim.vm.ConfigSpec(changeTrackingEnabled=wanted),
         )
     except CapabilityAbsent as error:
         raise CapabilityAbsent(
-            "the account may not switch change tracking on",
+            f"the account may not switch change tracking {how}",
             advice="give it VirtualMachine.Config.ChangeTracking",
             vm=vm.name,
         ) from error
     except VsphereFailed as error:
         raise VsphereFailed(
-            "change tracking could not be switched on", vm=vm.name, cause=error.message
+            f"change tracking could not be switched {how}", vm=vm.name, cause=error.message
         ) from error
-    return True
 
 
 def is_enabled(session: VsphereSession, vm_moref: str) -> bool:
