@@ -44,6 +44,7 @@ from holdfast_controller.store.jobs import JobRow
 from holdfast_controller.vsphere.pinning import fetch_certificate
 
 VMS_OF_STATUS_MAX = 10_000
+DOUBTS_OF_STATUS_MAX = 3
 
 
 class OperatorActions:
@@ -76,6 +77,12 @@ class OperatorActions:
         warnings = [f"{verdict.doubt}: run `holdfast check`"] if verdict.doubt else []
         if repository_id and not world.settings.get(names.SHEET_CONFIRMED_AT):
             warnings.append("the recovery sheet was never confirmed: no backup will start")
+        suspects = world.catalogue.suspects()
+        if suspects:
+            told = "; ".join(sorted(set(suspects.values()))[:DOUBTS_OF_STATUS_MAX])
+            warnings.append(
+                f"restore points in doubt: {len(suspects)}, see `holdfast point list`: {told}"
+            )
         for row in world.vcenters.table.all():
             if row.last_error:
                 warnings.append(f"vCenter {row.name}: {row.last_error}")

@@ -10,7 +10,9 @@ import pytest
 
 from holdfast_common.identity import LineageId, PointId
 from holdfast_common.job_spec import BackUpDisks
+from holdfast_common.wire import operator_pb2
 from holdfast_controller.runs.requests import BackupRequest, RestoreVmRequest
+from holdfast_controller.service.operator_actions import OperatorActions
 from holdfast_controller.store.jobs import JobRow
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab
@@ -161,3 +163,9 @@ def test_whoever_lists_or_restores_a_suspect_point_is_told(
     request = RestoreVmRequest(point_id=PointId(wrong.point_id), name="web2")
     plan = audited.engine.start_restore_vm(request, dry_run=True).plan
     assert any("is in doubt" in line for line in plan)
+    administration = object()  # not asked
+    actions = OperatorActions(audited.world, audited.engine, administration)  # type: ignore[arg-type]  # of agents
+    (warning,) = (text for text in actions.status(operator_pb2.Empty()).warnings if "doubt" in text)
+    assert warning.startswith("restore points in doubt: 1, ")
+    points = actions.points.list_points(operator_pb2.PointQuery(vm="web")).points
+    assert {point.point_id for point in points if point.doubt} == {wrong.point_id}
