@@ -48,6 +48,7 @@ from holdfast_controller.store.database import Database
 from holdfast_controller.store.inventory import InventoryTable
 from holdfast_controller.store.jobs import JobRow, JobTable
 from holdfast_controller.store.ledger import LedgerTable
+from holdfast_controller.store.point_use import PointUse
 from holdfast_controller.store.prunes import PruneTable
 from holdfast_controller.store.schema import open_database
 from holdfast_controller.store.secrets import SecretSeal
@@ -195,6 +196,7 @@ def _world(
         audit=audit,
         prunes=PruneTable(database),
         damages=DamageTable(database),
+        point_use=PointUse(database),
         vcenters=Vcenters(
             table=VcenterTable(database, clock, seal),
             inventory=InventoryTable(database),

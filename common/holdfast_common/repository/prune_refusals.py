@@ -73,6 +73,24 @@ def refuse_doubtful_clock(
     last_seen: datetime | None,
 ) -> None:
     """Compare this clock with every time that is written down. Raises: Refused."""
+    facts = clock_facts(fences, leases, now=now, storage_now=storage_now, last_seen=last_seen)
+    if problem := clock_problem(facts):
+        raise Refused(
+            f"nothing is deleted by a doubtful clock: {problem}",
+            now=utc_text(now),
+            advice="see that the clock is right, then prune again with --accept-clock",
+        )
+
+
+def clock_facts(
+    fences: Fences,
+    leases: Iterable[AnnouncedWriter],
+    *,
+    now: datetime,
+    storage_now: datetime | None,
+    last_seen: datetime | None,
+) -> ClockFacts:
+    """Every time that is written down. ``last_seen``: the youngest one that is known from elsewhere."""
     seen = [] if last_seen is None else [last_seen]
     if fences.newest is not None:
         seen.append(parse_utc(fences.newest.closed_at))
@@ -81,10 +99,4 @@ def refuse_doubtful_clock(
             seen.append(lease.stored_at)
         elif lease.record is not None:
             seen.append(parse_utc(lease.record.written_at))
-    facts = ClockFacts(now=now, storage_now=storage_now, last_seen=max(seen, default=None))
-    if problem := clock_problem(facts):
-        raise Refused(
-            f"nothing is deleted by a doubtful clock: {problem}",
-            now=utc_text(now),
-            advice="see that the clock is right, then prune again with --accept-clock",
-        )
+    return ClockFacts(now=now, storage_now=storage_now, last_seen=max(seen, default=None))

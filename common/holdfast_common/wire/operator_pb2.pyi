@@ -1865,16 +1865,29 @@ class ForgetRequest(_message.Message):
     KEEP_LAST_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     GIVE_UP_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    ACCEPT_CLOCK_FIELD_NUMBER: _builtins.int
+    ONLY_FIELD_NUMBER: _builtins.int
     vm: _builtins.str
     """"" = all"""
     keep_last: _builtins.int
-    """of each VM; 0 = only the points that are named"""
+    """as the rule's, where that has none"""
     dry_run: _builtins.bool
+    accept_clock: _builtins.bool
+    """the rule counts although the clock is in doubt"""
     @_builtins.property
     def point_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def give_up(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """points that go although their manifest is damaged: ids or objects' names"""
+
+    @_builtins.property
+    def rule(self) -> Global___RetentionRule:
+        """of each VM; an empty one keeps everything but the points that are named"""
+
+    @_builtins.property
+    def only(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of what the rule drops, only these, which somebody saw and agreed to; none = all"""
 
     def __init__(
         self,
@@ -1884,14 +1897,100 @@ class ForgetRequest(_message.Message):
         keep_last: _builtins.int = ...,
         dry_run: _builtins.bool = ...,
         give_up: _abc.Iterable[_builtins.str] | None = ...,
+        rule: Global___RetentionRule | None = ...,
+        accept_clock: _builtins.bool = ...,
+        only: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "give_up", b"give_up", "keep_last", b"keep_last", "point_ids", b"point_ids", "vm", b"vm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_clock", b"accept_clock", "dry_run", b"dry_run", "give_up", b"give_up", "keep_last", b"keep_last", "only", b"only", "point_ids", b"point_ids", "rule", b"rule", "vm", b"vm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ForgetRequest: _TypeAlias = ForgetRequest  # noqa: Y015
+
+@_typing.final
+class RetentionRule(_message.Message):
+    """How many points of each VM stay; 0 and "": that part keeps nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEEP_LAST_FIELD_NUMBER: _builtins.int
+    KEEP_HOURLY_FIELD_NUMBER: _builtins.int
+    KEEP_DAILY_FIELD_NUMBER: _builtins.int
+    KEEP_WEEKLY_FIELD_NUMBER: _builtins.int
+    KEEP_MONTHLY_FIELD_NUMBER: _builtins.int
+    KEEP_YEARLY_FIELD_NUMBER: _builtins.int
+    KEEP_WITHIN_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    keep_last: _builtins.int
+    keep_hourly: _builtins.int
+    keep_daily: _builtins.int
+    keep_weekly: _builtins.int
+    keep_monthly: _builtins.int
+    keep_yearly: _builtins.int
+    keep_within: _builtins.str
+    """48h, 14d, 8w"""
+    time_zone: _builtins.str
+    """"" = UTC"""
+    def __init__(
+        self,
+        *,
+        keep_last: _builtins.int = ...,
+        keep_hourly: _builtins.int = ...,
+        keep_daily: _builtins.int = ...,
+        keep_weekly: _builtins.int = ...,
+        keep_monthly: _builtins.int = ...,
+        keep_yearly: _builtins.int = ...,
+        keep_within: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_daily", b"keep_daily", "keep_hourly", b"keep_hourly", "keep_last", b"keep_last", "keep_monthly", b"keep_monthly", "keep_weekly", b"keep_weekly", "keep_within", b"keep_within", "keep_yearly", b"keep_yearly", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetentionRule: _TypeAlias = RetentionRule  # noqa: Y015
+
+@_typing.final
+class RetentionDecision(_message.Message):
+    """What a rule says of one point."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINT_ID_FIELD_NUMBER: _builtins.int
+    VM_FIELD_NUMBER: _builtins.int
+    INSTANCE_UUID_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    point_id: _builtins.str
+    vm: _builtins.str
+    instance_uuid: _builtins.str
+    created_at: _builtins.str
+    kept: _builtins.bool
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """all that keep it, or why nothing does"""
+
+    def __init__(
+        self,
+        *,
+        point_id: _builtins.str = ...,
+        vm: _builtins.str = ...,
+        instance_uuid: _builtins.str = ...,
+        created_at: _builtins.str = ...,
+        kept: _builtins.bool = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "instance_uuid", b"instance_uuid", "kept", b"kept", "point_id", b"point_id", "reasons", b"reasons", "vm", b"vm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetentionDecision: _TypeAlias = RetentionDecision  # noqa: Y015
 
 @_typing.final
 class HoldRequest(_message.Message):
@@ -1966,6 +2065,7 @@ class RepositoryChange(_message.Message):
     COUNTS_FIELD_NUMBER: _builtins.int
     NAMES_FIELD_NUMBER: _builtins.int
     GIVEN_UP_FIELD_NUMBER: _builtins.int
+    DECISIONS_FIELD_NUMBER: _builtins.int
     done: _builtins.bool
     @_builtins.property
     def plan(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1981,6 +2081,10 @@ class RepositoryChange(_message.Message):
     def given_up(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """of the names: points whose manifest is damaged"""
 
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RetentionDecision]:
+        """of a forget by a rule: every point, the newest of each VM first"""
+
     def __init__(
         self,
         *,
@@ -1989,10 +2093,11 @@ class RepositoryChange(_message.Message):
         counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         names: _abc.Iterable[_builtins.str] | None = ...,
         given_up: _abc.Iterable[_builtins.str] | None = ...,
+        decisions: _abc.Iterable[Global___RetentionDecision] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "done", b"done", "given_up", b"given_up", "names", b"names", "plan", b"plan"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "decisions", b"decisions", "done", b"done", "given_up", b"given_up", "names", b"names", "plan", b"plan"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,6 +28,7 @@ from holdfast_controller.commands.repository_change import (
     give_up_option,
     show_repository_change,
 )
+from holdfast_controller.commands.retention_options import retention_options, says_nothing
 
 
 @click.group()
@@ -149,12 +150,11 @@ def prune(
 
 @repo.command()
 @click.argument("points", nargs=-1, metavar="[POINT…]")
-@click.option("--vm", default="", help="Only points of this VM, for --keep-last.")
-@click.option(
-    "--keep-last", type=click.IntRange(min=0), default=0, help="Forget all but the newest so many."
-)
+@click.option("--vm", default="", help="Only points of this VM, for the rule.")
+@retention_options
+@click.option("--accept-clock", is_flag=True, help="You looked: this machine's clock is right.")
 @give_up_option
-@click.option("--dry-run", is_flag=True, help="Say what would be done.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and why.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @pass_entry
@@ -163,17 +163,28 @@ def forget(
     *,
     points: tuple[str, ...],
     vm: str,
-    keep_last: int,
+    rule: operator_pb2.RetentionRule,
+    accept_clock: bool,
     give_up: bool,
     dry_run: bool,
     yes: bool,
     output: Output,
 ) -> None:
-    """Forget restore points; `holdfast repo prune` frees their room afterwards."""
-    if not points and not keep_last:
-        raise UsageError("name restore points, or give --keep-last")
+    """Forget restore points; `holdfast repo prune` frees their room afterwards.
+
+    Those that are named, and those that no --keep-… option wants: each option counts for itself, and the newest
+    point of an hour, day, week, month or year stands for it. Points that are damaged or partial never do. What is held,
+    what a job reads and the last good point of a VM stays whatever the rule says, and everything does while the
+    clock is in doubt.
+    """
+    if not points and says_nothing(rule):
+        raise UsageError("name restore points, or give --keep-last or another --keep option")
     request = operator_pb2.ForgetRequest(
-        point_ids=points, vm=vm, keep_last=keep_last, give_up=points if give_up else ()
+        point_ids=points,
+        vm=vm,
+        rule=rule,
+        accept_clock=accept_clock,
+        give_up=points if give_up else (),
     )
     forget_points(entry, request, output, dry_run=dry_run, yes=yes)
 

@@ -37,13 +37,31 @@ def forget_points(
             if not yes:
                 for line in planned.plan:
                     note(line)
+                for each in planned.decisions:
+                    if each.kept:
+                        note(f"keep {each.point_id} of {each.vm}: {'; '.join(each.reasons)}")
                 question = f"forget {len(planned.names)} restore points for ever?"
                 if planned.given_up:
                     question += f" {len(planned.given_up)} of them are given up, unread"
                 click.confirm(question, abort=True, err=True)
-            exact = operator_pb2.ForgetRequest(point_ids=planned.names, give_up=planned.given_up)
-            planned = client.call(client.stub.ForgetPoints, exact)
+            planned = client.call(client.stub.ForgetPoints, _exactly(request, planned))
         show_repository_change(planned, output, "forgotten")
+
+
+def _exactly(
+    request: operator_pb2.ForgetRequest, planned: operator_pb2.RepositoryChange
+) -> operator_pb2.ForgetRequest:
+    """What was agreed to: the rule is asked again, and takes of that what it still takes."""
+    dropped = {each.point_id for each in planned.decisions if not each.kept}
+    exact = operator_pb2.ForgetRequest(
+        point_ids=[name for name in planned.names if name not in dropped], give_up=planned.given_up
+    )
+    if dropped:
+        exact.vm = request.vm
+        exact.rule.CopyFrom(request.rule)
+        exact.accept_clock = request.accept_clock
+        exact.only.extend(sorted(dropped))
+    return exact
 
 
 def _check_nothing_was_named(
@@ -65,5 +83,19 @@ def show_repository_change(
         return
     for line in changed.plan:
         output.line(line)
+    if changed.decisions:
+        output.table(
+            ("VM", "TAKEN", "POINT", "", "WHY"),
+            (
+                (
+                    each.vm,
+                    each.created_at[:19],
+                    each.point_id,
+                    "keep" if each.kept else "forget",
+                    "; ".join(each.reasons),
+                )
+                for each in changed.decisions
+            ),
+        )
     if not changed.done:
         output.line("nothing was changed: this was a dry run")

@@ -145,7 +145,15 @@ class Engine:
         self._world.keeper.keys()
         work = CheckPoints(self._world, request)
         return self._start(
-            "check", {"read_data": request.read_data}, [work.new_job()], [work], work.plan()
+            "check",
+            {
+                "read_data": request.read_data,
+                "subset": request.subset,
+                "points": list(request.point_ids),
+            },
+            [work.new_job()],
+            [work],
+            work.plan(),
         )
 
     def start_repair(self, request: RepairRequest) -> Started:

@@ -50,6 +50,7 @@ from holdfast_common.repository.points import Point, PointList, list_points
 from holdfast_common.repository.prune import prune
 from holdfast_common.repository.prune_progress import Tell
 from holdfast_common.repository.prune_report import PruneLimits, PruneReport
+from holdfast_controller.runs.forget_by_rule import Chooser, SeenRepository, kept_for_readers
 from holdfast_controller.runs.unusable_points import lost_names, with_given_up, with_unusable
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.catalogue import PointRow
@@ -142,9 +143,10 @@ class RepositoryCare:
         actor: str,
         dry_run: bool,
         give_up: Collection[PointId] = (),
+        choose: Chooser | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> ForgetPlan:
-        """Remove the manifests of these points, but those that are held or too young.
+        """Remove the manifests of these points, and of those that ``choose`` adds: not of held, read, too young ones.
 
         A point that is not in the repository any more is dropped from the catalogue. Of those in ``give_up``,
         which the catalogue need not know, a damaged manifest goes as well. ``check``: called before each change;
@@ -155,13 +157,23 @@ class RepositoryCare:
             keys = world.keeper.keys()
             listed = list_points(store, keys)
             found = {point.point_id: point for point in listed.points}
+            fences = load_fences(store, keys.common, keys.writers(store))
+            held = held_points(store)
+            if choose is not None:
+                seen = SeenRepository(
+                    store=store,
+                    keys=keys,
+                    listed=listed,
+                    fences=fences,
+                    held=held,
+                    last_seen=self._last_seen(),
+                )
+                point_ids = list({*point_ids, *choose(seen)})
             chosen = [
                 PointName(name=found[each].name, digest=found[each].digest)
                 for each in point_ids
                 if each in found
             ]
-            fences = load_fences(store, keys.common, keys.writers(store))
-            held = held_points(store)
             known = self._known_points()
             asked = {*point_ids, *give_up} - found.keys()
             plan = with_unusable(
@@ -173,6 +185,7 @@ class RepositoryCare:
                 held=held,
             )
             plan = with_given_up(plan, give_up, store=store, ring=keys, now=world.clock.now())
+            plan = kept_for_readers(plan, world.point_use.readers())
             if dry_run:
                 return plan
             ids = {name: row.point_id for name, row in known.items()}

@@ -24,6 +24,7 @@ from holdfast_controller.store.catalogue import Catalogue
 from holdfast_controller.store.damages import DamageTable
 from holdfast_controller.store.jobs import JobRow, JobTable
 from holdfast_controller.store.ledger import LedgerTable
+from holdfast_controller.store.point_use import PointUse
 from holdfast_controller.store.prunes import PruneTable
 from holdfast_controller.store.settings import Settings
 
@@ -43,6 +44,7 @@ class World:
     audit: AuditTrail
     prunes: PruneTable
     damages: DamageTable
+    point_use: PointUse
     vcenters: Vcenters
     keeper: KeyKeeper
     link: AgentLink

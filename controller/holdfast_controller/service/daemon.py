@@ -38,6 +38,7 @@ from holdfast_controller.store.database import Database
 from holdfast_controller.store.inventory import InventoryTable
 from holdfast_controller.store.jobs import JobTable
 from holdfast_controller.store.ledger import LedgerTable
+from holdfast_controller.store.point_use import PointUse
 from holdfast_controller.store.prunes import PruneTable
 from holdfast_controller.store.schema import open_database
 from holdfast_controller.store.secrets import SecretSeal
@@ -205,6 +206,7 @@ def _world(installation: Installation, agents: AgentTable, sessions: AgentSessio
         audit=audit,
         prunes=PruneTable(installation.database),
         damages=DamageTable(installation.database),
+        point_use=PointUse(installation.database),
         vcenters=Vcenters(
             table=VcenterTable(installation.database, installation.clock, seal),
             inventory=InventoryTable(installation.database),

@@ -13,12 +13,13 @@ from holdfast_common.repository.forget import ForgetPlan, PointName
 from holdfast_common.repository.hang_watch import StopWhenGivenUp, while_it_answers
 from holdfast_common.repository.prune_report import PruneLimits
 from holdfast_common.wire import operator_pb2
-from holdfast_controller.decide.retention import KnownPoint, beyond_last
 from holdfast_controller.runs.engine import Engine
+from holdfast_controller.runs.forget_by_rule import ForgetByRule
 from holdfast_controller.runs.requests import PruneRequest
 from holdfast_controller.runs.world import World
 from holdfast_controller.service.access_rules import current_actor
 from holdfast_controller.service.operator_messages import started_message
+from holdfast_controller.service.retention_messages import decision_messages, rule_of
 from holdfast_controller.store.catalogue import PointRow
 
 GIVING_UP: Final = (
@@ -64,12 +65,14 @@ class RepositoryActions:
         rows = {row.point_id: row for row in catalogue.points(vm_name=request.vm)}
         if request.vm and not rows:
             raise NotFound("no restore point is of a VM of that name", vm=request.vm)
-        known = [
-            KnownPoint(point_id=row.point_id, lineage_id=row.lineage_id, created_at=row.created_at)
-            for row in rows.values()
-        ]
-        over = beyond_last(known, keep_last=request.keep_last)
-        chosen += [rows[PointId(point.point_id)] for point in over]
+        rule = rule_of(request)
+        by_rule = ForgetByRule(
+            world=self._world,
+            rule=rule,
+            rows=tuple(rows.values()),
+            accept_clock=request.accept_clock,
+            only=frozenset(request.only),
+        )
         waited = StopWhenGivenUp()
         plan = while_it_answers(
             partial(
@@ -78,6 +81,7 @@ class RepositoryActions:
                 actor=current_actor(),
                 dry_run=request.dry_run,
                 give_up=give_up,
+                choose=None if rule.is_empty else by_rule.choose,
                 check=waited.check,
             ),
             gave_up=waited.stop,
@@ -93,6 +97,7 @@ class RepositoryActions:
             },
             names=[item.name.rpartition("/")[2] for item in going],
             given_up=[item.name.rpartition("/")[2] for item, _ in plan.given_up],
+            decisions=decision_messages(by_rule.told(plan), rows),
         )
 
     def _id_of(self, text: str) -> PointId:
