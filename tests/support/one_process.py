@@ -50,6 +50,7 @@ from holdfast_controller.store.jobs import JobRow, JobTable
 from holdfast_controller.store.ledger import LedgerTable
 from holdfast_controller.store.point_use import PointUse
 from holdfast_controller.store.prunes import PruneTable
+from holdfast_controller.store.runs import RunTable
 from holdfast_controller.store.schema import open_database
 from holdfast_controller.store.secrets import SecretSeal
 from holdfast_controller.store.settings import Settings
@@ -190,6 +191,7 @@ def _world(
         stopping=stopping,
         settings=settings,
         jobs=jobs,
+        runs=RunTable(database),
         catalogue=Catalogue(database),
         ledger=LedgerTable(database, clock),
         agents=agents,

@@ -776,6 +776,42 @@ class StartBackupRequest(_message.Message):
 Global___StartBackupRequest: _TypeAlias = StartBackupRequest  # noqa: Y015
 
 @_typing.final
+class RetryRequest(_message.Message):
+    """The VMs of a backup's run whose jobs ended so: a new run, asked for as that one was."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    NOT_STARTED_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    failed: _builtins.bool
+    """began, and failed or was interrupted"""
+    skipped: _builtins.bool
+    """left something out, or behind"""
+    not_started: _builtins.bool
+    """refused, interrupted or cancelled before it began"""
+    dry_run: _builtins.bool
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        failed: _builtins.bool = ...,
+        skipped: _builtins.bool = ...,
+        not_started: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "failed", b"failed", "not_started", b"not_started", "run_id", b"run_id", "skipped", b"skipped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryRequest: _TypeAlias = RetryRequest  # noqa: Y015
+
+@_typing.final
 class RunStarted(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

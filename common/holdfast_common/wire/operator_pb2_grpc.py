@@ -134,6 +134,11 @@ class OperatorsStub:
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.JobName.SerializeToString,
                 response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.JobDetail.FromString,
                 _registered_method=True)
+        self.RetryRun = channel.unary_unary(
+                '/holdfast.v1.Operators/RetryRun',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.RetryRequest.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RunStarted.FromString,
+                _registered_method=True)
         self.ListPoints = channel.unary_unary(
                 '/holdfast.v1.Operators/ListPoints',
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.PointQuery.SerializeToString,
@@ -329,6 +334,12 @@ class OperatorsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryRun(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPoints(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -515,6 +526,11 @@ def add_OperatorsServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.JobName.FromString,
                     response_serializer=holdfast__common_dot_wire_dot_operator__pb2.JobDetail.SerializeToString,
+            ),
+            'RetryRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryRun,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RetryRequest.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.RunStarted.SerializeToString,
             ),
             'ListPoints': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPoints,
@@ -1127,6 +1143,33 @@ class Operators:
             '/holdfast.v1.Operators/CancelJob',
             holdfast__common_dot_wire_dot_operator__pb2.JobName.SerializeToString,
             holdfast__common_dot_wire_dot_operator__pb2.JobDetail.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/RetryRun',
+            holdfast__common_dot_wire_dot_operator__pb2.RetryRequest.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.RunStarted.FromString,
             options,
             channel_credentials,
             insecure,

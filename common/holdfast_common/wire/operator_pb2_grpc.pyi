@@ -51,6 +51,7 @@ class OperatorsStub:
     FollowRun: _grpc.UnaryStreamMultiCallable[_operator_pb2.RunName, _operator_pb2.RunEvent]
     ListDamages: _grpc.UnaryUnaryMultiCallable[_operator_pb2.DamageQuery, _operator_pb2.DamagePage]
     CancelJob: _grpc.UnaryUnaryMultiCallable[_operator_pb2.JobName, _operator_pb2.JobDetail]
+    RetryRun: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RetryRequest, _operator_pb2.RunStarted]
     ListPoints: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PointQuery, _operator_pb2.PointList]
     ShowPoint: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PointName, _operator_pb2.PointDetail]
     RunDoctor: _grpc.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.DoctorReport]
@@ -89,6 +90,7 @@ class OperatorsAsyncStub(OperatorsStub):
     FollowRun: _aio.UnaryStreamMultiCallable[_operator_pb2.RunName, _operator_pb2.RunEvent]  # type: ignore[assignment]
     ListDamages: _aio.UnaryUnaryMultiCallable[_operator_pb2.DamageQuery, _operator_pb2.DamagePage]  # type: ignore[assignment]
     CancelJob: _aio.UnaryUnaryMultiCallable[_operator_pb2.JobName, _operator_pb2.JobDetail]  # type: ignore[assignment]
+    RetryRun: _aio.UnaryUnaryMultiCallable[_operator_pb2.RetryRequest, _operator_pb2.RunStarted]  # type: ignore[assignment]
     ListPoints: _aio.UnaryUnaryMultiCallable[_operator_pb2.PointQuery, _operator_pb2.PointList]  # type: ignore[assignment]
     ShowPoint: _aio.UnaryUnaryMultiCallable[_operator_pb2.PointName, _operator_pb2.PointDetail]  # type: ignore[assignment]
     RunDoctor: _aio.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.DoctorReport]  # type: ignore[assignment]
@@ -244,6 +246,13 @@ class OperatorsServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_pb2.JobName,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.JobDetail, _abc.Awaitable[_operator_pb2.JobDetail]]: ...
+
+    @_abc_1.abstractmethod
+    def RetryRun(
+        self,
+        request: _operator_pb2.RetryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.RunStarted, _abc.Awaitable[_operator_pb2.RunStarted]]: ...
 
     @_abc_1.abstractmethod
     def ListPoints(

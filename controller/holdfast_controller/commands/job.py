@@ -1,4 +1,4 @@
-"""`holdfast job list|show|follow|cancel`."""
+"""`holdfast job list|show|damages|follow|retry|cancel`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import click
 
 from holdfast_common.units import size_text
 from holdfast_common.wire import operator_pb2
+from holdfast_controller.commands.backup import show_plan, show_started
 from holdfast_controller.commands.damages import show_damages
 from holdfast_controller.commands.entry import Entry, json_option, pass_entry
 from holdfast_controller.commands.following import disk_line, follow, summary_line
@@ -102,6 +103,50 @@ def follow_run(context: click.Context, entry: Entry, *, run_id: str, output: Out
     """Follow a job or a run to its end; exits as it ends."""
     with operators(entry.places) as client:
         context.exit(follow(client, run_id, output))
+
+
+@job.command()
+@click.argument("run_id", metavar="RUN")
+@click.option("--failed", is_flag=True, help="VMs whose job began, and failed or was interrupted.")
+@click.option("--skipped", is_flag=True, help="VMs of which something was left out, or behind.")
+@click.option("--not-started", is_flag=True, help="VMs whose job never began.")
+@click.option("--wait/--detach", default=True, help="Wait for the end, or return at once.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and why.")
+@json_option
+@pass_entry
+@click.pass_context
+def retry(
+    context: click.Context,
+    entry: Entry,
+    *,
+    run_id: str,
+    failed: bool,
+    skipped: bool,
+    not_started: bool,
+    wait: bool,
+    dry_run: bool,
+    output: Output,
+) -> None:
+    """Back up again what a run did not: those that failed or never began, unless said otherwise.
+
+    A new run, asked for as that one was: level, consistency, transport, proxy.
+    """
+    nothing_said = not (failed or skipped or not_started)
+    request = operator_pb2.RetryRequest(
+        run_id=run_id,
+        failed=failed or nothing_said,
+        skipped=skipped,
+        not_started=not_started or nothing_said,
+        dry_run=dry_run,
+    )
+    with operators(entry.places) as client:
+        started = client.call(client.stub.RetryRun, request)
+        if dry_run:
+            show_plan(started, output)
+        elif wait:
+            context.exit(follow(client, started.run_id, output))
+        else:
+            show_started(started, output)
 
 
 @job.command()

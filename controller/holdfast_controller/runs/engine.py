@@ -28,11 +28,13 @@ from holdfast_controller.runs.requests import (
     RepairRequest,
     RestoreDiskRequest,
     RestoreVmRequest,
+    RetryRequest,
     Started,
 )
 from holdfast_controller.runs.restore_disk import RestoreDisk
 from holdfast_controller.runs.restore_in_place import RestoreInPlace
 from holdfast_controller.runs.restore_vm import RestoreVm
+from holdfast_controller.runs.retries import jobs_to_retry, retry_of
 from holdfast_controller.runs.world import World
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.inventory import KnownVm
@@ -93,8 +95,32 @@ class Engine:
         told = self._inventories.before_selecting(
             (*request.selectors, *request.excludes), vcenter=request.vcenter
         )
+        return self._start_backup(request, self._chosen(request), told, dry_run=dry_run)
+
+    def retry(self, asked: RetryRequest, *, dry_run: bool) -> Started:
+        """Back up again the VMs of a run that ended without having done it.
+
+        Raises: NotFound, UsageError, Refused, NoRepository.
+        """
+        self._check_ready()
+        jobs = jobs_to_retry(self._world, asked)
+        told = self._inventories.before_selecting([job.instance_uuid for job in jobs])
+        retry = retry_of(self._world, asked, jobs)
+        request = replace(
+            retry.request, selectors=tuple(each.vm.instance_uuid for each in retry.vms)
+        )
+        return self._start_backup(request, retry.vms, [*told, *retry.told], dry_run=dry_run)
+
+    def _start_backup(
+        self,
+        request: BackupRequest,
+        chosen: Sequence[KnownVm],
+        told: Sequence[str],
+        *,
+        dry_run: bool,
+    ) -> Started:
         plan, works, jobs = list(told), [], []
-        for known in self._chosen(request):
+        for known in chosen:
             work = ImageBackup(self._world, request, known)
             refused: ErrorReport | None = None
             try:
@@ -107,13 +133,7 @@ class Engine:
         refuse_all_refused(jobs)
         if dry_run:
             return Started(run_id=None, job_ids=(), plan=tuple(plan))
-        started = self._start(
-            "backup",
-            {"vms": list(request.selectors), "excludes": list(request.excludes)},
-            jobs,
-            works,
-            plan,
-        )
+        started = self._start("backup", request.saved(), jobs, works, plan)
         for text in told:
             self._world.jobs.note(started.job_ids[0], "old inventory", text)
         return started

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from holdfast_common.identity import JobId, PointId, RunId
 from holdfast_common.job_spec import FileFormat
 from holdfast_common.logs import Secret
 from holdfast_common.repository.prune_report import PruneLimits
+from holdfast_controller.decide.retries import RetryKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,37 @@ class BackupRequest:
     consistency: str = "crash"
     transport: str = ""
     agent: str = ""
+
+    def saved(self) -> dict[str, object]:
+        """What of it a run remembers."""
+        return {
+            "vms": list(self.selectors),
+            "excludes": list(self.excludes),
+            "level": self.level,
+            "consistency": self.consistency,
+            "transport": self.transport,
+            "agent": self.agent,
+        }
+
+    @classmethod
+    def again(cls, saved: Mapping[str, object]) -> BackupRequest:
+        """How a run was asked for, without its VMs; older runs remember less."""
+        asked = cls(selectors=())
+        return cls(
+            selectors=(),
+            level=str(saved.get("level", asked.level)),
+            consistency=str(saved.get("consistency", asked.consistency)),
+            transport=str(saved.get("transport", asked.transport)),
+            agent=str(saved.get("agent", asked.agent)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryRequest:
+    """Try jobs of a backup's run again that ended as one of ``kinds``."""
+
+    run_id: RunId
+    kinds: frozenset[RetryKind]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from holdfast_controller.store.jobs import JobRow, JobTable
 from holdfast_controller.store.ledger import LedgerTable
 from holdfast_controller.store.point_use import PointUse
 from holdfast_controller.store.prunes import PruneTable
+from holdfast_controller.store.runs import RunTable
 from holdfast_controller.store.settings import Settings
 
 
@@ -38,6 +39,7 @@ class World:
     stopping: threading.Event
     settings: Settings
     jobs: JobTable
+    runs: RunTable
     catalogue: Catalogue
     ledger: LedgerTable
     agents: AgentTable

@@ -55,6 +55,7 @@ RULES: Final[Mapping[str, frozenset[Role]]] = {
     "/holdfast.v1.Operators/FollowRun": _OPERATORS,
     "/holdfast.v1.Operators/ListDamages": _OPERATORS,
     "/holdfast.v1.Operators/CancelJob": _OPERATORS,
+    "/holdfast.v1.Operators/RetryRun": _OPERATORS,
     "/holdfast.v1.Operators/ListPoints": _OPERATORS,
     "/holdfast.v1.Operators/ShowPoint": _OPERATORS,
     "/holdfast.v1.Operators/RunDoctor": _OPERATORS,

@@ -40,6 +40,7 @@ from holdfast_controller.store.jobs import JobTable
 from holdfast_controller.store.ledger import LedgerTable
 from holdfast_controller.store.point_use import PointUse
 from holdfast_controller.store.prunes import PruneTable
+from holdfast_controller.store.runs import RunTable
 from holdfast_controller.store.schema import open_database
 from holdfast_controller.store.secrets import SecretSeal
 from holdfast_controller.store.settings import Settings
@@ -200,6 +201,7 @@ def _world(installation: Installation, agents: AgentTable, sessions: AgentSessio
         stopping=stopping,
         settings=settings,
         jobs=jobs,
+        runs=RunTable(installation.database),
         catalogue=Catalogue(installation.database),
         ledger=LedgerTable(installation.database, installation.clock),
         agents=agents,

@@ -15,13 +15,13 @@ from holdfast_controller.runs.engine import Engine
 from holdfast_controller.runs.recovery_proof import confirm_recovery_sheet
 from holdfast_controller.runs.repository_verdict import repository_verdict
 from holdfast_controller.runs.requests import (
-    BackupRequest,
     RestoreDiskRequest,
     RestoreVmRequest,
 )
 from holdfast_controller.runs.vcenters import host_and_port
 from holdfast_controller.runs.world import World, lineage_of
 from holdfast_controller.service.agent_administration import AgentAdministration
+from holdfast_controller.service.backup_actions import BackupActions
 from holdfast_controller.service.check_actions import CheckActions
 from holdfast_controller.service.follower import RunFollower
 from holdfast_controller.service.key_actions import KeyActions
@@ -54,6 +54,7 @@ class OperatorActions:
         self._world = world
         self._engine = engine
         self._administration = administration
+        self.backups = BackupActions(world, engine)
         self.checks = CheckActions(world, engine)
         self.keys = KeyActions(world)
         self.points = PointActions(world, engine.care)
@@ -274,24 +275,6 @@ class OperatorActions:
         return message
 
     # -- runs and jobs --------------------------------------------------------------------------
-
-    def start_backup(self, request: operator_pb2.StartBackupRequest) -> operator_pb2.RunStarted:
-        """Begin (or only plan) backups."""
-        if request.method not in ("", "image"):
-            raise UsageError("this method does not exist yet", method=request.method)
-        started = self._engine.start_backup(
-            BackupRequest(
-                selectors=tuple(request.vms),
-                excludes=tuple(request.excludes),
-                vcenter=request.vcenter,
-                level=request.level or "incremental",
-                consistency=request.consistency or "crash",
-                transport=request.transport,
-                agent=request.agent,
-            ),
-            dry_run=request.dry_run,
-        )
-        return started_message(self._world, started)
 
     def start_restore(self, request: operator_pb2.StartRestoreRequest) -> operator_pb2.RunStarted:
         """Begin (or only plan) a restore."""

@@ -117,8 +117,8 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
     async def StartBackup(
         self, request: operator_pb2.StartBackupRequest, context: Context
     ) -> operator_pb2.RunStarted:
-        """See `OperatorActions.start_backup`."""
-        return await self._call(self._actions.start_backup, request, context)
+        """See `BackupActions.start_backup`."""
+        return await self._call(self._actions.backups.start_backup, request, context)
 
     async def StartRestore(
         self, request: operator_pb2.StartRestoreRequest, context: Context
@@ -155,6 +155,12 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
     ) -> operator_pb2.JobDetail:
         """See `OperatorActions.show_job`."""
         return await self._call(self._actions.show_job, request, context)
+
+    async def RetryRun(
+        self, request: operator_pb2.RetryRequest, context: Context
+    ) -> operator_pb2.RunStarted:
+        """See `BackupActions.retry_run`."""
+        return await self._call(self._actions.backups.retry_run, request, context)
 
     async def CancelJob(
         self, request: operator_pb2.JobName, context: Context

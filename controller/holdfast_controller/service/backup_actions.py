@@ -1,0 +1,51 @@
+"""What operators can do about backups: message in, message out."""
+
+from __future__ import annotations
+
+from holdfast_common.errors import UsageError
+from holdfast_common.identity import RunId
+from holdfast_common.wire import operator_pb2
+from holdfast_controller.decide.retries import RetryKind
+from holdfast_controller.runs.engine import Engine
+from holdfast_controller.runs.requests import BackupRequest, RetryRequest
+from holdfast_controller.runs.world import World
+from holdfast_controller.service.operator_messages import started_message
+
+
+class BackupActions:
+    """Thread-safe."""
+
+    def __init__(self, world: World, engine: Engine) -> None:
+        self._world = world
+        self._engine = engine
+
+    def start_backup(self, request: operator_pb2.StartBackupRequest) -> operator_pb2.RunStarted:
+        """Begin (or only plan) backups."""
+        if request.method not in ("", "image"):
+            raise UsageError("this method does not exist yet", method=request.method)
+        started = self._engine.start_backup(
+            BackupRequest(
+                selectors=tuple(request.vms),
+                excludes=tuple(request.excludes),
+                vcenter=request.vcenter,
+                level=request.level or "incremental",
+                consistency=request.consistency or "crash",
+                transport=request.transport,
+                agent=request.agent,
+            ),
+            dry_run=request.dry_run,
+        )
+        return started_message(self._world, started)
+
+    def retry_run(self, request: operator_pb2.RetryRequest) -> operator_pb2.RunStarted:
+        """Begin (or only plan) backups of VMs of an earlier run again. Raises: NotFound, UsageError, Refused."""
+        wanted = {
+            RetryKind.FAILED: request.failed,
+            RetryKind.SKIPPED: request.skipped,
+            RetryKind.NOT_STARTED: request.not_started,
+        }
+        kinds = frozenset(kind for kind, is_wanted in wanted.items() if is_wanted)
+        if not kinds:
+            raise UsageError("which jobs of the run are to be tried again is not said")
+        asked = RetryRequest(run_id=RunId(request.run_id), kinds=kinds)
+        return started_message(self._world, self._engine.retry(asked, dry_run=request.dry_run))

@@ -1,0 +1,44 @@
+"""Runs as they were asked for. Their jobs, and how both come and go, are in `store.jobs`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from holdfast_common.errors import NotFound
+from holdfast_common.identity import RunId
+from holdfast_controller.store.database import Database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRow:
+    """``request``: as it was asked, in plain values; older runs say less. ``finished_at``: empty while it runs."""
+
+    run_id: RunId
+    kind: str
+    request: Mapping[str, object]
+    created_at: str
+    finished_at: str
+
+
+class RunTable:
+    """Thread-safe; each method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def run(self, run_id: RunId) -> RunRow:
+        """Raises: NotFound."""
+        row = self._database.execute(
+            "SELECT kind, request, created_at, finished_at FROM runs WHERE run_id = ?", (run_id,)
+        ).fetchone()
+        if row is None:
+            raise NotFound("there is no such run", run=run_id, advice="see `holdfast job list`")
+        return RunRow(
+            run_id=run_id,
+            kind=str(row[0]),
+            request=json.loads(row[1]),
+            created_at=str(row[2]),
+            finished_at=str(row[3]),
+        )
