@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.commands.entry import Entry, json_option, pass_entry
 from holdfast_controller.commands.key_add import add
 from holdfast_controller.commands.key_change import ask, show_change
+from holdfast_controller.commands.key_secrets import first_line
 from holdfast_controller.commands.key_test import new_pair, test
 from holdfast_controller.commands.operator_client import operators
 from holdfast_controller.commands.output import Output, plain
@@ -141,14 +144,22 @@ def rotate(
 
 @key.command()
 @click.option(
-    "--typed",
-    prompt="The groups of the recovery sheet that `holdfast init` asked for",
-    help="Typed back.",
+    "--groups-file",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    metavar="FILE",
+    help="For scripts: the groups in the first line of this file, or of standard input (-).",
 )
 @json_option
 @pass_entry
-def recovery(entry: Entry, *, typed: str, output: Output) -> None:
-    """Type part of the recovery sheet back; needed before the first backup."""
+def recovery(entry: Entry, *, groups_file: Path | None, output: Output) -> None:
+    """Type part of the recovery sheet back; needed before the first backup.
+
+    `holdfast doctor` tells which groups. They are asked for and not shown, and never taken from the command line.
+    """
+    if groups_file is None:
+        typed = click.prompt("Groups of the recovery sheet", hide_input=True, err=True)
+    else:
+        typed = first_line(groups_file)
     with operators(entry.places) as client:
         client.call(client.stub.ConfirmRecoverySheet, operator_pb2.RecoverySheetProof(typed=typed))
     if output.as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -29,6 +30,10 @@ from holdfast_controller.commands.repository_change import (
     show_repository_change,
 )
 from holdfast_controller.commands.retention_options import retention_options, says_nothing
+
+SECONDS_MAX: Final = (1 << 32) - 1  # what the controller is told
+GRACE_MINUTES_MAX: Final = 10 * 366 * 24 * 60
+MOVE_MIB_MAX: Final = 1 << 42
 
 
 @click.group()
@@ -106,12 +111,22 @@ def repair(
 @click.option("--dry-run", is_flag=True, help="Say what would be done.")
 @click.option(
     "--grace-minutes",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, GRACE_MINUTES_MAX),
     default=None,
     help="How long what is dead stays before it is deleted; a day by default.",
 )
-@click.option("--seconds", type=click.IntRange(min=0), default=0, help="Stop after that time.")
-@click.option("--move-mib", type=click.IntRange(min=0), default=0, help="Move at most so much.")
+@click.option(
+    "--seconds",
+    type=click.IntRange(1, SECONDS_MAX),
+    default=None,
+    help="Stop after that time; without it, when all is done.",
+)
+@click.option(
+    "--move-mib",
+    type=click.IntRange(1, MOVE_MIB_MAX),
+    default=None,
+    help="Move at most so much; without it there is no limit.",
+)
 @click.option("--accept-clock", is_flag=True, help="You looked: this machine's clock is right.")
 @click.option("--wait/--detach", default=True, help="Wait for the end, or return at once.")
 @json_option
@@ -123,8 +138,8 @@ def prune(
     *,
     dry_run: bool,
     grace_minutes: int | None,
-    seconds: int,
-    move_mib: int,
+    seconds: int | None,
+    move_mib: int | None,
     accept_clock: bool,
     wait: bool,
     output: Output,
@@ -137,8 +152,8 @@ def prune(
     request = operator_pb2.PruneRequest(
         dry_run=dry_run,
         grace_minutes=grace_minutes,
-        seconds_max=seconds,
-        moved_bytes_max=move_mib * MIB,
+        seconds_max=seconds or 0,  # on the wire 0 is no limit; nobody can type it
+        moved_bytes_max=(move_mib or 0) * MIB,
         accept_clock=accept_clock,
     )
     with operators(entry.places) as client:
@@ -150,7 +165,12 @@ def prune(
 
 @repo.command()
 @click.argument("points", nargs=-1, metavar="[POINT…]")
-@click.option("--vm", default="", help="Only points of this VM, for the rule.")
+@click.option(
+    "--vm",
+    default=None,
+    metavar="NAME|UUID",
+    help="Only points of this VM, for the rule; its instance uuid if more than one has the name.",
+)
 @retention_options
 @click.option("--accept-clock", is_flag=True, help="You looked: this machine's clock is right.")
 @give_up_option
@@ -162,7 +182,7 @@ def forget(
     entry: Entry,
     *,
     points: tuple[str, ...],
-    vm: str,
+    vm: str | None,
     rule: operator_pb2.RetentionRule,
     accept_clock: bool,
     give_up: bool,
@@ -172,16 +192,22 @@ def forget(
 ) -> None:
     """Forget restore points; `holdfast repo prune` frees their room afterwards.
 
-    Those that are named, and those that no --keep-… option wants: each option counts for itself, and the newest
+    Either those that are named, or those that no --keep-… option wants: each option counts for itself, and the newest
     point of an hour, day, week, month or year stands for it. Points that are damaged or partial never do. What is held,
     what a job reads and the last good point of a VM stays whatever the rule says, and everything does while the
     clock is in doubt.
     """
-    if not points and says_nothing(rule):
-        raise UsageError("name restore points, or give --keep-last or another --keep option")
+    if bool(points) != says_nothing(rule):
+        raise UsageError(
+            "name restore points, or give --keep-last or another --keep option: one of both"
+        )
+    if vm is not None and (points or not vm):
+        raise UsageError("--vm tells of which VM the --keep options are: give both, and a VM")
+    if give_up and not points:
+        raise UsageError("--give-up is only for restore points that are named")
     request = operator_pb2.ForgetRequest(
         point_ids=points,
-        vm=vm,
+        vm=vm or "",
         rule=rule,
         accept_clock=accept_clock,
         give_up=points if give_up else (),

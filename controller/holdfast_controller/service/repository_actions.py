@@ -7,7 +7,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Final
 
-from holdfast_common.errors import NotFound
+from holdfast_common.errors import NotFound, UsageError
 from holdfast_common.identity import PointId
 from holdfast_common.repository.forget import ForgetPlan, PointName
 from holdfast_common.repository.hang_watch import StopWhenGivenUp, while_it_answers
@@ -57,14 +57,15 @@ class RepositoryActions:
         return started_message(self._world, started)
 
     def forget(self, request: operator_pb2.ForgetRequest) -> operator_pb2.RepositoryChange:
-        """Forget points that are named, and those that a rule leaves over. Raises: NotFound."""
+        """Forget points that are named, and those that a rule leaves over.
+
+        Raises: NotFound; UsageError when more than one VM has the name.
+        """
         catalogue = self._world.catalogue
         give_up = {self._id_of(text) for text in request.give_up}
         named = [text for text in request.point_ids if text not in request.give_up]
         chosen = [catalogue.point(text) for text in named]
-        rows = {row.point_id: row for row in catalogue.points(vm_name=request.vm)}
-        if request.vm and not rows:
-            raise NotFound("no restore point is of a VM of that name", vm=request.vm)
+        rows = {row.point_id: row for row in self._points_of(request.vm)}
         rule = rule_of(request)
         by_rule = ForgetByRule(
             world=self._world,
@@ -99,6 +100,26 @@ class RepositoryActions:
             given_up=[item.name.rpartition("/")[2] for item, _ in plan.given_up],
             decisions=decision_messages(by_rule.told(plan), rows),
         )
+
+    def _points_of(self, vm: str) -> list[PointRow]:
+        """Of one VM, by its instance uuid or by a name that no other one has; empty text: all points."""
+        catalogue = self._world.catalogue
+        if not vm:
+            return catalogue.points()
+        if rows := catalogue.points(instance_uuid=vm.lower()):
+            return rows  # first: whoever names a VM so hides no other one
+        rows = catalogue.points(vm_name=vm)
+        if not rows:
+            raise NotFound("no restore point is of a VM of that name or instance uuid", vm=vm)
+        uuids = sorted({row.instance_uuid for row in rows})
+        if len(uuids) > 1:
+            raise UsageError(
+                "restore points of more than one VM have this name",
+                vm=vm,
+                instance_uuids=", ".join(uuids),
+                advice="give the instance uuid; `holdfast point list --vm UUID` shows its points",
+            )
+        return rows
 
     def _id_of(self, text: str) -> PointId:
         """Of a point that the catalogue may not know: then it is the last part of its object's name."""

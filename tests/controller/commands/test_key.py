@@ -11,13 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner
 
-from holdfast_common.places import HOME_VARIABLE
+from holdfast_common.places import HOME_VARIABLE, find_places
 from holdfast_common.repository.recovery_sheet import RecoverySheet
 from holdfast_controller import main
+from holdfast_controller.store import settings as names
 from support.installation import Done, Installation
 
 REFUSED, WRONG_KEY, USAGE = 15, 12, 2
@@ -69,6 +71,29 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     finally:
         patch.undo()
         installation.stop()
+
+
+def test_part_of_the_sheet_is_typed_back_unseen_or_from_standard_input_never_as_an_argument(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = RecoverySheet.parse(desk.sheet).key_text().split()
+    database = find_places({HOME_VARIABLE: str(desk.installation.home)}).database
+    with contextlib.closing(sqlite3.connect(database)) as opened:
+        (challenge,) = opened.execute(
+            "SELECT value FROM settings WHERE name = ?", (names.SHEET_CHALLENGE,)
+        ).fetchone()
+    typed = " ".join(groups[number - 1] for number in json.loads(challenge)["numbers"])
+    desk.key("recovery", "--typed", typed, expect=USAGE)
+    desk.key("recovery", "--groups-file", desk.file("groups", typed + "\n"))
+    desk.key("recovery", "--groups-file", desk.file("empty", ""), expect=USAGE)
+    desk.key("recovery", "--groups-file", desk.file("swapped", typed[::-1]), expect=WRONG_KEY)
+    for text, status in ((typed, 0), (groups[0], WRONG_KEY)):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode() + b"\n")))
+        desk.key("recovery", "--groups-file", "-", expect=status)
+    asked = Mock(return_value=typed)
+    monkeypatch.setattr("click.prompt", asked)
+    assert desk.key("recovery", "--json").json()["confirmed"] is True
+    asked.assert_called_once_with("Groups of the recovery sheet", hide_input=True, err=True)
 
 
 def test_a_new_installation_has_the_controller_and_a_sheet(desk: Desk) -> None:

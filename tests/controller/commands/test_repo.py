@@ -54,6 +54,35 @@ def test_a_folder_that_is_no_repository_is_told(
 @pytest.mark.parametrize(
     "arguments",
     [
+        *(
+            ["repo", "prune", option, value]
+            for option in ("--seconds", "--move-mib")
+            for value in ("0", "-1", "99999999999999999999")
+        ),
+        ["repo", "prune", "--grace-minutes", "-1"],
+        ["repo", "prune", "--grace-minutes", "4294967296"],
+        ["repo", "forget", "--keep-last", "0"],
+        ["repo", "forget", "--keep-last", "-1"],
+        ["repo", "forget", "--keep-last", "4294967296"],
+        ["repo", "forget"],
+        ["repo", "forget", "POINT", "--keep-last", "1"],
+        ["repo", "forget", "POINT", "--vm", "web"],
+        ["repo", "forget", "--vm", "web"],
+        ["repo", "forget", "--vm", "", "--keep-last", "1"],  # a script's variable was empty
+        ["repo", "forget", "--keep-last", "1", "--give-up"],
+    ],
+    ids=" ".join,
+)
+def test_what_means_nothing_or_could_mean_no_limit_is_a_usage_error(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(arguments) == 2
+    assert "--" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
         ["repo", "list"],
         ["repo", "show"],
         ["repo", "check"],

@@ -6,12 +6,14 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from holdfast_common.errors import NotFound, Refused, TimedOut
+from holdfast_common.errors import NotFound, Refused, TimedOut, UsageError
+from holdfast_common.identity import JobId, LineageId, PointId, new_ulid
 from holdfast_common.places import Places
 from holdfast_common.repository.forget import ForgetPlan, PointName, forget_point
 from holdfast_common.repository.object_store import ObjectStore
@@ -219,12 +221,14 @@ def test_a_rule_gives_nothing_up_and_nothing_that_is_held_is_given_up(
     assert cli("point", "delete", held, "--give-up", "--yes") == Refused.exit_status
     assert f"nothing was forgotten: keep {held}: it is held" in capsys.readouterr().err
     points.hold(operator_pb2.HoldRequest(point_id=held[-8:], release=True))
-    rule = ("repo", "forget", whole, "--vm", "web", "--keep-last", "1", "--give-up")
+    rule = ("repo", "forget", "--vm", "web", "--keep-last", "1")
+    assert cli(*rule, "--give-up", "--yes") == UsageError.exit_status
+    assert "only for restore points that are named" in capsys.readouterr().err
     assert cli(*rule, "--dry-run") == 0
     told = capsys.readouterr().out
-    assert f"forget {whole} of web" in told
     assert f"keep {held}: its manifest is there and cannot be used" in told
     assert cli(*rule, "--yes") == 0
+    assert cli("repo", "forget", whole, "--yes") == 0
     assert manifest.exists(), "it was not named"
     assert cli("point", "delete", held, "--give-up", "--yes") == 0
     assert not manifest.exists()
@@ -238,3 +242,32 @@ def test_who_asks_for_nothing_is_told_so_and_a_vm_that_nobody_knows_is_an_error(
     assert "dry run" not in capsys.readouterr().out
     assert cli("repo", "forget", "--vm", "wbe", "--keep-last", "3", "--yes") == NotFound.exit_status
     assert "no restore point is of a VM of that name" in capsys.readouterr().err
+
+
+def test_points_of_vms_that_share_a_name_are_forgotten_by_instance_uuid_only(
+    holdfast: OneProcess, cli: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = [holdfast.back_up("web").point_id for _ in range(2)]
+    row = holdfast.world.catalogue.points()[0]
+    other = "5029ffff-0000-4000-8000-000000000001"
+    for _ in range(2):
+        twin = replace(
+            row,
+            point_id=PointId(new_ulid()),
+            job_id=JobId(new_ulid()),
+            lineage_id=LineageId("another"),
+            instance_uuid=other,
+        )
+        holdfast.world.catalogue.add(twin)
+    rule = ("repo", "forget", "--keep-last", "1", "--yes")
+    assert cli(*rule, "--vm", "web") == UsageError.exit_status
+    told = capsys.readouterr().err
+    assert row.instance_uuid in told
+    assert other in told
+    assert len(holdfast.world.catalogue.points()) == 4
+    assert cli(*rule, "--vm", row.instance_uuid.upper(), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["names"] == points[:1]
+    left = holdfast.world.catalogue.points()
+    assert sorted(each.instance_uuid for each in left).count(other) == 2
+    assert points[1] in [each.point_id for each in left]
+    assert len(left) == 3
