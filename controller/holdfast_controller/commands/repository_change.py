@@ -53,14 +53,14 @@ def _exactly(
 ) -> operator_pb2.ForgetRequest:
     """What was agreed to: the rule is asked again, and takes of that what it still takes."""
     dropped = {each.point_id for each in planned.decisions if not each.kept}
-    exact = operator_pb2.ForgetRequest(
-        point_ids=[name for name in planned.names if name not in dropped], give_up=planned.given_up
-    )
+    exact = operator_pb2.ForgetRequest()
     if dropped:
-        exact.vm = request.vm
-        exact.rule.CopyFrom(request.rule)
-        exact.accept_clock = request.accept_clock
+        exact.CopyFrom(request)
+        exact.dry_run = False
         exact.only.extend(sorted(dropped))
+        del exact.point_ids[:], exact.give_up[:]
+    exact.point_ids.extend(name for name in planned.names if name not in dropped)
+    exact.give_up.extend(planned.given_up)
     return exact
 
 
