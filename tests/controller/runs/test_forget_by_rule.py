@@ -137,7 +137,7 @@ def test_the_dry_run_tells_of_each_point_why_and_the_real_run_does_the_same_but_
 def test_what_a_job_reads_stays_also_when_it_is_named_until_that_job_ended(
     holdfast: OneProcess, cli: Cli, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, second, _third = points(holdfast, 3)
+    first, second, third = points(holdfast, 3)
     restore = started(holdfast, "restore", point=first)
     assert rule_says(holdfast)[first] == (True, f"a restore reads it: job {restore}")
     assert rule_says(holdfast)[second][0] is False
@@ -151,8 +151,9 @@ def test_what_a_job_reads_stays_also_when_it_is_named_until_that_job_ended(
     repair = started(holdfast, "repair")
     assert all(kept for kept, _ in rule_says(holdfast).values()), "it reads all"
     holdfast.world.jobs.advance(repair, JobEvent.END_CANCELLED)
-    assert cli("--keep-last", "1", "--yes") == 0
+    assert cli("--keep-last", "1", "--yes", between=lambda: holdfast.back_up("web")) == 0
     assert not {first, second} & known(holdfast)
+    assert third in known(holdfast), "beyond the newest one now, and nobody agreed to that"
 
 
 def test_a_damaged_or_doubtful_point_is_not_the_last_good_one_and_a_check_of_all_data_clears_it(
