@@ -18,6 +18,7 @@ from holdfast_common.identity import AgentId, LineageId, RepositoryId
 from holdfast_common.job_spec import Attempt
 from holdfast_common.logs import Secret
 from holdfast_common.repository.directory_store import DirectoryStore
+from holdfast_common.repository.hang_watch import watched_files
 from holdfast_common.repository.key_changes import settle
 from holdfast_common.repository.key_generation import StoredGeneration
 from holdfast_common.repository.key_objects import newest_generation
@@ -272,4 +273,4 @@ class KeyKeeper:
 
     def _store(self) -> DirectoryStore:
         check_answers(self.folder)
-        return DirectoryStore.open(self.folder)
+        return DirectoryStore.open(self.folder, files=watched_files(self.folder))

@@ -58,6 +58,8 @@ from holdfast_controller.store.prunes import PruneEnd, PruneTable
 
 HELD_ANSWER_SECONDS: Final = 5.0  # points are listed all the same
 
+Check = Callable[[], None]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebuilt:
@@ -221,11 +223,12 @@ class RepositoryCare:
             where = aside_name(item.name) if is_kept else "it was not there"
             self._audit(actor, "give up a damaged point", what=point_id, result=where)
 
-    def hold(self, point_id: PointId, *, reason: str, actor: str) -> None:
-        """Raises: NotFound, RepositoryFull."""
+    def hold(self, point_id: PointId, *, reason: str, actor: str, check: Check) -> None:
+        """``check``: called before anything is changed; raises when it is not to be. Raises: NotFound, RepositoryFull."""
         world = self._world
         with self._alone(self._changing) as store:
             point = self._point(store, point_id)
+            check()
             self._audit(actor, "hold a point", what=point_id, result=reason or "no reason given")
             hold_point(
                 store,
@@ -236,13 +239,14 @@ class RepositoryCare:
                 signing_key=world.keeper.pruner_key(),
             )
 
-    def unhold(self, point: str, *, actor: str) -> bool:
-        """Whether it was held. ``point``: its id, or the name of its object. Raises: NotFound."""
+    def unhold(self, point: str, *, actor: str, check: Check) -> bool:
+        """Whether it was held. ``point``: its id, or the name of its object. ``check``: as above. Raises: NotFound."""
         point_id = PointId(point.rpartition("/")[2])
         with self._alone(self._changing) as store:
             # its manifest may be damaged: then its hold is all that tells its name
             names = [n for n in held_points(store) if point in (n, n.rpartition("/")[2])]
             name = names[0] if len(names) == 1 else self._point(store, point_id).name
+            check()
             self._audit(actor, "let go of a point", what=point_id, result="begins")
             return unhold_point(store, name)
 
@@ -250,7 +254,7 @@ class RepositoryCare:
         """Names of manifests that are held. Raises: NoRepository, TimedOut, RepositoryFailed."""
         folder = self._world.keeper.folder
         check_answers(folder, seconds=HELD_ANSWER_SECONDS)
-        with DirectoryStore.open(folder) as store:
+        with DirectoryStore.open(folder, files=watched_files(folder)) as store:
             return held_points(store)
 
     def hold_of(self, point_name: str) -> Hold | None:
@@ -258,8 +262,10 @@ class RepositoryCare:
 
         Raises: NoRepository, TimedOut, RepositoryFailed.
         """
+        folder = self._world.keeper.folder
+        check_answers(folder, seconds=HELD_ANSWER_SECONDS)
         keys = self._world.keeper.keys()
-        with DirectoryStore.open(self._world.keeper.folder) as store:
+        with DirectoryStore.open(folder, files=watched_files(folder)) as store:
             if point_name not in held_points(store):
                 return None
             try:
@@ -271,9 +277,7 @@ class RepositoryCare:
                     point_name=point_name, point_digest=b"", held_at="", reason=f"unknown: {error}"
                 )
 
-    def rebuild(
-        self, *, actor: str, dry_run: bool, check: Callable[[], None] = lambda: None
-    ) -> Rebuilt:
+    def rebuild(self, *, actor: str, dry_run: bool, check: Check = lambda: None) -> Rebuilt:
         """Add the repository's points to the catalogue, from the manifests alone.
 
         What is known and not there stays known: as long as it is missed, prune deletes nothing of its data,

@@ -5,9 +5,12 @@ Points are listed from the catalogue, also while the repository cannot be reache
 
 from __future__ import annotations
 
+from functools import partial
+
 from holdfast_common.errors import HoldfastError, NotFound
 from holdfast_common.identity import PointId
 from holdfast_common.repository.derivation import lineage_tag
+from holdfast_common.repository.hang_watch import StopWhenGivenUp, while_it_answers
 from holdfast_common.repository.layout import manifest_name
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.runs.repository_care import RepositoryCare
@@ -34,7 +37,7 @@ class PointActions:
         held: frozenset[str] = frozenset()
         problem = ""
         try:
-            held = self._care.held() if points else held
+            held = while_it_answers(self._care.held) if points else held
         except HoldfastError as error:
             problem = error.line()
         # one job makes one point: the last part of its name is unique by itself
@@ -57,7 +60,8 @@ class PointActions:
         problem = ""
         try:
             tag = lineage_tag(self._world.keeper.keys().common.id_key, point.lineage_id)
-            hold = self._care.hold_of(manifest_name(tag, point.job_id))
+            name = manifest_name(tag, point.job_id)
+            hold = while_it_answers(partial(self._care.hold_of, name))
         except HoldfastError as error:
             problem = error.line()
         return operator_pb2.PointDetail(
@@ -73,17 +77,31 @@ class PointActions:
         )
 
     def hold(self, request: operator_pb2.HoldRequest) -> operator_pb2.RepositoryChange:
-        """Hold a point, or let go of it: also of one that the catalogue does not know. Raises: NotFound."""
+        """Hold a point, or let go of it: also of one that the catalogue does not know. Raises: NotFound, TimedOut."""
         point_id = request.point_id
         try:
             point_id = self._world.catalogue.point(point_id).point_id
         except NotFound:
             if not request.release:
                 raise
+        waited = StopWhenGivenUp()
+        actor = current_actor()
         if request.release:
-            was_held = self._care.unhold(point_id, actor=current_actor())
+            was_held = while_it_answers(
+                partial(self._care.unhold, point_id, actor=actor, check=waited.check),
+                gave_up=waited.stop,
+            )
             line = f"{point_id} is no longer held" if was_held else f"{point_id} was not held"
         else:
-            self._care.hold(PointId(point_id), reason=request.reason, actor=current_actor())
+            while_it_answers(
+                partial(
+                    self._care.hold,
+                    PointId(point_id),
+                    reason=request.reason,
+                    actor=actor,
+                    check=waited.check,
+                ),
+                gave_up=waited.stop,
+            )
             line = f"{point_id} is held: it is never forgotten before `holdfast point unhold`"
         return operator_pb2.RepositoryChange(plan=[line], done=True, names=[point_id])
