@@ -151,6 +151,21 @@ def test_what_was_due_last_is_the_next_after_any_moment_before_it(
     assert next_due(calendar, last) > now
 
 
+@pytest.mark.parametrize("expression", ["30 2 * * *", "30 * * * *"])
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Africa/Casablanca"])
+def test_asked_at_any_minute_of_a_repeated_hour_it_knows_what_was_and_what_comes(
+    expression: str, zone: str
+) -> None:
+    calendar = parse_calendar(expression, zone)
+    for day in [day for day in days_of_change(zone) if day.year == 2026]:
+        start, end = day - timedelta(hours=26), day + timedelta(hours=50)
+        due = list(takewhile(end.__gt__, due_after(calendar, start)))
+        for minute in range(0, 24 * 60, 5):
+            asked = day + timedelta(minutes=minute)
+            assert last_due(calendar, asked) == max(each for each in due if each <= asked)
+            assert next_due(calendar, asked) == min(each for each in due if each > asked)
+
+
 def test_after_a_weekend_of_silence_one_run_is_due_and_says_for_how_many_it_stands() -> None:
     calendar = parse_calendar("0 22 * * *", "UTC")
     run = due_now(calendar, last_slot=utc("2026-01-02 22:00"), now=utc("2026-01-05 07:00"))
