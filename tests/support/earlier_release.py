@@ -4,7 +4,8 @@
     python tests/support/earlier_release.py TREE FOLDER
 
 Afterwards ``FOLDER/home`` and ``FOLDER/repository`` (without locks and the agent's state) are packed into
-``tests/support/releases``. `main-job` was made of the commit that ended the main job ("One fixture for all tests of
+``tests/support/releases``; with the lab, also ``FOLDER/lab/lab.json`` and the VM's folder on the datastore, as
+``earlier-lab``. `main-job` was made of the commit that ended the main job ("One fixture for all tests of
 runs").
 """
 
