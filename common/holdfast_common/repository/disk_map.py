@@ -37,6 +37,7 @@ _RUN: Final = struct.Struct("<BBBB")  # first block, blocks - 1, frame, first bl
 _INNER: Final = struct.Struct("<BBHHHQ")
 # slot u8 | zero u8 | object u16 | page length u32 | page offset u64 | mapped blocks u64 | digest 32
 _CHILD: Final = struct.Struct("<BBHIQQ32s")
+_IN_ORDER: Final = bytes(range(BLOCKS_PER_FRAME))
 PAGE_BYTES_MAX: Final = 64 * 1024
 LEVEL_MAX: Final = 4
 PAGE_CACHE_MAX: Final = 64  # inner pages of some 15 KiB at most: 1 MiB
@@ -79,27 +80,27 @@ class Leaf:
 
     def encode(self) -> bytes:
         """The page's bytes."""
+        ids, places = self.ids, self.places
         frames: dict[bytes, int] = {}
-        runs = bytearray()
+        runs: list[int] = []  # four for each, see `_RUN`
         block = 0
-        run_count = 0
         while block < BLOCKS_PER_LEAF:
-            chunk_id = self.ids[block]
-            if chunk_id is None:
-                block += 1
-                continue
+            chunk_id = ids[block]
             start = block
             block += 1
+            if chunk_id is None:
+                continue
             while (
                 block < BLOCKS_PER_LEAF
-                and self.ids[block] == chunk_id
-                and self.places[block] == self.places[block - 1] + 1
+                and ids[block] == chunk_id
+                and places[block] == places[block - 1] + 1
             ):
                 block += 1
             frame = frames.setdefault(chunk_id, len(frames))
-            runs += _RUN.pack(start, block - start - 1, frame, self.places[start])
-            run_count += 1
-        return _LEAF.pack(0, 0, run_count, len(frames), 0, self.number) + runs + b"".join(frames)
+            runs += (start, block - start - 1, frame, places[start])
+        count = len(runs) // _RUN.size
+        page = _LEAF.pack(0, 0, count, len(frames), 0, self.number)
+        return b"".join((page, bytes(runs), *frames))
 
     @classmethod
     def decode(cls, page: bytes) -> Leaf:
@@ -111,24 +112,25 @@ class Leaf:
         frames = [
             page[at : at + CHUNK_ID_BYTES] for at in range(frames_at, len(page), CHUNK_ID_BYTES)
         ]
-        leaf = cls.empty(number)
+        ids: list[bytes | None] = [None] * BLOCKS_PER_LEAF
+        places = bytearray(BLOCKS_PER_LEAF)
         end = 0
         for first, more, frame, place in _RUN.iter_unpack(page[_LEAF.size : frames_at]):
-            start, end_before, end = first, end, first + more + 1
             if (
-                start < end_before
-                or end > BLOCKS_PER_LEAF
+                first < end
+                or first + more >= BLOCKS_PER_LEAF
                 or frame >= frame_count
                 or place + more >= BLOCKS_PER_FRAME
             ):
                 raise IntegrityError("a run of a disk's map is out of bounds", leaf=number)
+            end = first + more + 1
             if more:
-                leaf.ids[start:end] = [frames[frame]] * (end - start)
-                leaf.places[start:end] = bytes(range(place, place + more + 1))
+                ids[first:end] = [frames[frame]] * (more + 1)
+                places[first:end] = _IN_ORDER[place : place + more + 1]
             else:  # most runs of a disk of many incrementals
-                leaf.ids[start] = frames[frame]
-                leaf.places[start] = place
-        return leaf
+                ids[first] = frames[frame]
+                places[first] = place
+        return cls(number, ids, places)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
