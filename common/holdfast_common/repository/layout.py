@@ -84,6 +84,32 @@ class BlobKind(IntEnum):
 
 _JOB_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
 _MANIFEST_NAME = re.compile(r"points/([0-9a-f]{32})/[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_HEX32: Final = "[0-9a-f]{32}"
+_NAMES: Final = {
+    "keys": re.compile(r"keys/[0-9]{10}(?:-copy)?"),
+    "writers": re.compile(r"writers/[0-9]{10}(?:-copy)?"),
+    "packs": re.compile(r"packs/([0-9a-f]{2})/\1[0-9a-f]{62}"),
+    "index": re.compile(f"index/{_HEX32}"),
+    "maps": re.compile(f"maps/{_HEX32}/{_HEX32}"),
+    "points": _MANIFEST_NAME,
+    "fences": re.compile(r"fences/[0-9]{10}"),
+    "leases": re.compile(f"leases/{_HEX32}/[0-9]{{6}}"),
+    "proofs": re.compile(f"proofs/{_HEX32}"),
+    "holds": re.compile(f"holds/{_HEX32}/[A-Za-z0-9][A-Za-z0-9_-]{{0,63}}"),
+    "reserve": re.compile(r"reserve/room(?:-[0-9]{1,3})?"),
+}
+KINDS_OF_NAMES: Final = tuple(_NAMES)  # the folders in which every object's name tells what it is
+
+
+def is_object_name(name: str) -> bool:
+    """Whether an object of format 1 can have that name. What lies under another one in these folders is a stray."""
+    pattern = _NAMES.get(name.partition("/")[0])
+    return pattern is not None and pattern.fullmatch(name) is not None
+
+
+def is_stray_name(name: str) -> bool:
+    """Whether that is a name in a folder of objects, and no object can have it."""
+    return name.partition("/")[0] in _NAMES and not is_object_name(name)
 
 
 def checked_job_name(job_id: str) -> str:

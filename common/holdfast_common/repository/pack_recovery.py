@@ -10,6 +10,7 @@ from holdfast_common.repository.index import IndexBuilder
 from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.pack import read_contents
+from holdfast_common.repository.stored_objects import stored_objects
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class PackRecovery:
         Raises: RepositoryFailed.
         """
         builder = IndexBuilder()
-        for info in store.list("packs/"):
+        for info in stored_objects(store, "packs/"):
             digest = bytes.fromhex(info.name.rpartition("/")[2])
             if digest in known or digest in self._asked:
                 continue

@@ -28,17 +28,17 @@ from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.pack_listing import PackListing, PresentPacks
 from holdfast_common.repository.repository_index import RepositoryIndex
 from holdfast_common.repository.sealed_object import SEGMENT_BYTES, SealedRanges, body_length
+from holdfast_common.repository.stored_objects import stored_objects
 
 
 def stored_packs(
     store: ObjectStore, *, besides: Collection[bytes] = frozenset()
 ) -> dict[bytes, int]:
     """Digest and length of every pack in the store, ``besides`` those that are known to be damaged."""
-    found = {}
-    for info in store.list("packs/"):
-        digest = info.name.rpartition("/")[2]
-        if len(digest) == 64 and all(character in "0123456789abcdef" for character in digest):
-            found[bytes.fromhex(digest)] = info.length
+    found = {
+        bytes.fromhex(info.name.rpartition("/")[2]): info.length
+        for info in stored_objects(store, "packs/")
+    }
     for damaged in besides:
         found.pop(damaged, None)
     return found
