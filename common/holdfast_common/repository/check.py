@@ -45,7 +45,7 @@ from holdfast_common.repository.metadata_check import check_metadata
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.pack import read_contents
 from holdfast_common.repository.pack_decoder import PackDecoder
-from holdfast_common.repository.points import PointList, list_points
+from holdfast_common.repository.points import PointList, UnusablePoint, list_points
 from holdfast_common.repository.proof import load_proof_times
 from holdfast_common.repository.reference_check import stored_packs
 from holdfast_common.repository.repository_index import RepositoryIndex
@@ -146,6 +146,7 @@ class RepositoryCheck:
         self._decoded_bytes = 0
         self._points: PointList = list_points(store, ring)
         self._missing_points: list[str] = []
+        self._expected_points: Collection[str] = ()
         self._looked_up: tuple[bytes, list[ChunkLocation]] = (b"", [])
         # that points need, after `report`: of frames a bit per lost block, of other chunks 1
         self.lost_chunks: dict[bytes, int] = {}
@@ -163,6 +164,7 @@ class RepositoryCheck:
         self._checked += metadata.checked
         names = {point.name for point in self._points.points}
         names |= {item.name for item in self._points.unusable}
+        self._expected_points = expected_points
         self._missing_points = sorted(set(expected_points) - names)
         self._damaged |= dict.fromkeys(self._missing_points, "the manifest is missing")
         self.index.refresh(self._writers)
@@ -273,7 +275,7 @@ class RepositoryCheck:
         for tag, finder in finders.items():
             for page in finder.bad_pages.values():
                 self._damaged.setdefault(map_name(tag, page.object_id), page.reason)
-        unusable = [item for item in self._points.unusable if item.code != PointVoided.code]
+        unusable = [item for item in self._points.unusable if self._is_missed(item)]
         for item in unusable:
             self._damaged[item.name] = item.reason
         self._damaged |= dict.fromkeys(self._points.strays, _STRAY)
@@ -339,6 +341,12 @@ class RepositoryCheck:
         return (
             end <= self._present.get(digest, 0) and (digest, place.offset) not in self._bad_places
         )
+
+    def _is_missed(self, item: UnusablePoint) -> bool:
+        """Not what never counted, nor what somebody put with a revoked key, unless a catalogue knows it."""
+        if item.code == RevokedWriter.code:
+            return item.name in self._expected_points
+        return item.code != PointVoided.code
 
     def _check_written(self) -> None:
         """What a point's attempt wrote besides packs: every index object is there, every map object whole."""

@@ -123,6 +123,8 @@ def load_fences(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> Fe
             fence = _from_json(item.body)
             if fence_name(fence.closed_epoch) != info.name:
                 raise IntegrityError("a fence stands under another number", name=info.name)
+            if fence.decides > fence.closed_epoch:
+                raise IntegrityError("a fence decides more than it closes", name=info.name)
         except (FormatError, IntegrityError, RepositoryFailed) as error:
             log.warning("fence refused", extra={"object": info.name, "reason": str(error)})
             unusable[epoch] = str(error)

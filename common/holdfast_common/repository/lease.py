@@ -235,10 +235,12 @@ def load_leases(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> li
 def read_lease(store: ObjectStore, name: str, keys: ReaderKeys, writers: WriterList) -> LeaseRecord:
     """One lease object. Raises: RevokedWriter, IntegrityError, ObjectMissing, RepositoryFailed."""
     item = keys.open(ObjectKind.LEASE, store.get(name, length_max=LEASE_BYTES_MAX))
+    writers.check(
+        item, role=ROLE_WRITE
+    )  # first: what a revoked writer says is no damage, whatever it is
     record = _from_json(item.body)
     if lease_name(record.lease_id, record.sequence) != name:
         raise IntegrityError("a lease stands under another name", name=name)
-    writers.check(item, role=ROLE_WRITE)
     return record
 
 

@@ -78,7 +78,7 @@ except ImportError:
 # ---------------------------------------------------------------------------------------------------------
 
 # Counts up with every change of this file or of FORMAT.md; repositories keep the newer one. On one line: it is read.
-RESCUE_RELEASE = 2
+RESCUE_RELEASE = 3
 
 MIB = 1024 * 1024
 BLOCK_BYTES = 64 * 1024
@@ -117,6 +117,10 @@ class RescueError(Exception):
 
 class DamagedError(Exception):
     """One object, page or blob cannot be used; the rest may be."""
+
+
+class ShutOutError(DamagedError):
+    """The object was shut out on purpose: it does not count, which is no damage unless a point needs it."""
 
 
 def say(text: str = "") -> None:
@@ -1622,10 +1626,17 @@ def parsed(name: str, body: bytes) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why an object does not count. ``is_expected``: it was shut out on purpose, which is no damage."""
+    """Why an object does not count. ``is_expected``: it was shut out on purpose, which is no damage.
+
+    ``is_in_doubt``: nobody knows whether it counts, which is damage; it is used only if that is asked for.
+    """
 
     reason: str
     is_expected: bool = False
+    is_in_doubt: bool = False
+
+    def told(self) -> str:
+        return f"{'is in doubt' if self.is_in_doubt else 'does not count'}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -1635,7 +1646,9 @@ class Writers:
     number: int
     entries: tuple[dict[str, Any], ...]
 
-    def refusal(self, public: bytes, role: str, digest: bytes) -> Refusal | None:
+    def refusal(
+        self, public: bytes, role: str, digest: bytes, *, is_manifest: bool = False
+    ) -> Refusal | None:
         """Why an object of this signer does not count; None: it does."""
         mine = [entry for entry in self.entries if entry["public_key"] == public.hex()]
         if not mine:
@@ -1646,6 +1659,12 @@ class Writers:
                 continue
             if not entry.get("revoked_at") or digest.hex() in (entry.get("accepted") or ()):
                 return None
+            if is_manifest and not entry.get("settled", True):
+                return Refusal(
+                    f"nobody knows whether it counts: its signer was revoked at {entry['revoked_at']}, and that was not "
+                    "finished: revoke that agent again. Until then --accept-unverified shows it",
+                    is_in_doubt=True,
+                )
             reason = f"its signer was revoked at {entry['revoked_at']}, and it is not among what was accepted"
             refusal = Refusal(reason, is_expected=True)
         return refusal
@@ -1733,7 +1752,7 @@ def read_fences(folder: Folder, keys: Keys, writers: Writers, findings: Findings
             if (
                 closed != int(name[7:])
                 or not isinstance(body["census"], dict)
-                or not decided <= closed
+                or not 0 <= decided <= closed
             ):
                 raise DamagedError(f"{name}: it is another fence than its name says")
             fences.append(Fence(closed, int(decided), int(first_kept), body["census"]))
@@ -1798,7 +1817,7 @@ class Point:
 
 
 def read_point(folder: Folder, name: str, keys: Keys, rules: tuple[Writers, Fences]) -> Point:
-    """Raises: DamagedError if the manifest cannot be opened at all."""
+    """Raises: DamagedError if the manifest cannot be opened at all; ShutOutError if it never counts and says nonsense."""
     size = folder.size(name)
     if size > MANIFEST_BYTES_MAX or size < 72:
         raise DamagedError(f"{name}: its length is wrong")
@@ -1807,19 +1826,24 @@ def read_point(folder: Folder, name: str, keys: Keys, rules: tuple[Writers, Fenc
     sealed = SealedObject(
         Part(folder, name, 0, size - 72), keys, Wanted(KIND_MANIFEST, lineage_tag=tag)
     )
-    body = parsed(name, sealed.body())
+    plain = sealed.body()
     public, digest = sealed.signer()
     grant = folder.read_at(name, size - 72, 72)
+    writers, fences = rules
+    refusal = writers.refusal(public, "write", digest, is_manifest=True)
     try:
+        body = parsed(name, plain)
         message = b"holdfast 1 commit grant\0" + keys.repository_id + grant[:8]
         message += struct.pack("<I", body["attempt"]) + digest + job_id.encode()
         _check_shape(body)
         if keys.lineage_tag(body["lineage_id"]) != tag or body["job_id"] != job_id:
             raise DamagedError(f"{name}: it is another point than its name says")
-    except _UNREADABLE as error:
+    except (DamagedError, *_UNREADABLE) as error:
+        if refusal and refusal.is_expected:  # whatever it says
+            raise ShutOutError(f"{name}: {refusal.reason}") from error
+        if isinstance(error, DamagedError):
+            raise
         raise DamagedError(f"{name}: its JSON lacks or mistypes a field: {error}") from error
-    writers, fences = rules
-    refusal = writers.refusal(public, "write", digest)
     if refusal is None and not keys.is_granted(grant[8:], message):
         refusal = Refusal("its commit grant is wrong")
     if refusal is None:
@@ -1865,6 +1889,8 @@ def read_points(
     for name in folder.names("points"):
         try:
             points.append(read_point(folder, name, keys, rules))
+        except ShutOutError:
+            continue
         except DamagedError as error:
             findings.add(name, str(error))
     return sorted(points, key=lambda point: (point.created_at, point.order, point.name))
@@ -2052,7 +2078,8 @@ class IndexSegment:
         is_merged = bool(superseded) or any(row != public for row in signers)
         refusal = writers.refusal(public, "prune" if is_merged else "write", digest)
         if refusal:
-            raise DamagedError(f"{name}: {refusal.reason}")
+            error = ShutOutError if refusal.is_expected else DamagedError
+            raise error(f"{name}: {refusal.reason}")
 
     def _rows(self, section: int, size: int) -> list[bytes]:
         offset, length = self._sections.get(section, (0, 0))
@@ -2129,15 +2156,26 @@ class Locations:
             "CREATE TABLE bad (chunk BLOB, pack INTEGER, start INTEGER, PRIMARY KEY (chunk, pack, start)) WITHOUT ROWID;"
         )
 
-    def load(self, writers: Writers, findings: Findings) -> None:
-        """From all indexes that count; packs that none of them covers are asked themselves."""
+    def load(self, writers: Writers, needed: set[str], findings: Findings) -> None:
+        """From all indexes that count; packs that none of them covers are asked themselves.
+
+        ``needed``: object ids of indexes that points name: these are missed, also when they were shut out on purpose.
+        """
         segments: list[IndexSegment] = []
+        shut_out: dict[str, str] = {}
         for name in self._folder.names("index"):
             try:
                 segments.append(IndexSegment(self._folder, name, self._keys, writers))
+            except ShutOutError as error:
+                shut_out[name] = str(error)
             except DamagedError as error:
                 findings.add(name, f"{error} (its packs' own footers are read instead)")
         superseded = set().union(*(segment.supersedes for segment in segments))
+        for name, reason in shut_out.items():
+            if name.split("/")[1] in needed - superseded:
+                findings.add(
+                    name, f"{reason}, but points name it (its packs' own footers are read instead)"
+                )
         covered: set[bytes] = set()
         for segment in segments:
             if segment.name.split("/")[1] in superseded:
@@ -2783,6 +2821,7 @@ class Rescue:
         self.fences = read_fences(self.folder, self.keys, self.writers, self.findings)
         rules = (self.writers, self.fences)
         self.points = read_points(self.folder, self.keys, rules, self.findings)
+        self._miss_newest_fences()
         self.is_unverified_accepted: bool = options.accept_unverified
         self._chunks: Chunks | None = None
 
@@ -2794,9 +2833,29 @@ class Rescue:
         """Opened at the first use: it reads all indexes."""
         if self._chunks is None:
             locations = Locations(self.folder, self.keys)
-            locations.load(self.writers, self.findings)
+            locations.load(self.writers, self._named_indexes(), self.findings)
             self._chunks = Chunks(self.folder, self.keys, locations)
         return self._chunks
+
+    def _miss_newest_fences(self) -> None:
+        """Epochs are closed in order: a point of a later one than the current tells of fences that were lost."""
+        closed = max((int(name[7:]) for name in self.folder.names("fences")), default=0)
+        epochs = [point.body["writer_epoch"] for point in self.points if point.refusal is None]
+        highest = max(epochs, default=0)
+        if highest - closed > 1:
+            last = f" to fences/{highest - 1:010}" if highest - closed > 2 else ""
+            self.findings.add(
+                f"fences/{closed + 1:010}{last}", "it is missing (the other fences decide)"
+            )
+
+    def _named_indexes(self) -> set[str]:
+        """Object ids of the indexes that the attempts of points that count wrote."""
+        named: set[str] = set()
+        for point in self.points:
+            with contextlib.suppress(*_UNREADABLE):
+                if point.refusal is None:
+                    named.update(str(row["object_id"]) for row in point.body["indexes"])
+        return named
 
     def point(self, wanted: str) -> Point:
         """By point id, job id, the start of either, or a VM's name (its newest point). Raises: RescueError."""
@@ -2822,7 +2881,7 @@ class Rescue:
         ]
         if refused and refused[0].refusal:
             raise RescueError(
-                f"Point {wanted} does not count: {refused[0].refusal.reason}. If you trust it nevertheless: --accept-unverified",
+                f"Point {wanted} {refused[0].refusal.told()}. If you trust it nevertheless: --accept-unverified",
                 EXIT_USAGE,
             )
         raise RescueError(f"No point '{wanted}': see 'list'", EXIT_USAGE)
@@ -2857,6 +2916,7 @@ def point_summary(point: Point) -> dict[str, Any]:
         "lineage_id": point.lineage_id,
         "level": point.facts.get("level_done"),
         "counts": point.refusal is None,
+        "in_doubt": point.refusal is not None and point.refusal.is_in_doubt,
         "refusal": point.refusal.reason if point.refusal else None,
         "disks": [
             {
@@ -2908,7 +2968,8 @@ def run_list(rescue: Rescue, options: argparse.Namespace) -> int:
             if row["blobs"]:
                 say(f"      files of the VM: {printable(', '.join(row['blobs']))}")
             if row["refusal"]:
-                say(f"      DOES NOT COUNT: {printable(row['refusal'])}")
+                what = "IN DOUBT" if row["in_doubt"] else "DOES NOT COUNT"
+                say(f"      {what}: {printable(row['refusal'])}")
     rescue.tell_findings()
     return EXIT_DAMAGE if rescue.findings.rows else EXIT_GOOD
 
@@ -2953,11 +3014,14 @@ def check_small_objects(rescue: Rescue) -> None:
             try:
                 part = Part(rescue.folder, name, 0, rescue.folder.size(name))
                 sealed = SealedObject(part, rescue.keys, Wanted(number))
+                plain = sealed.body()
                 public, digest = sealed.signer()
-                parsed(name, sealed.body())
                 refusal = rescue.writers.refusal(public, role, digest)
-                if refusal and not refusal.is_expected:
+                if refusal and refusal.is_expected:
+                    continue
+                if refusal:
                     raise DamagedError(f"{name}: {refusal.reason}")
+                parsed(name, plain)
             except DamagedError as error:
                 rescue.findings.add(name, f"{error} (no point needs it)")
 
