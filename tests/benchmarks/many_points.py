@@ -158,6 +158,7 @@ class Costs:
     """CPU seconds of an incremental, and what they come to."""
 
     tenth: float
+    middle: float  # half way: by then leaves are in as many pieces, and objects, as they ever are
     last: float
     map_objects: int
 
@@ -170,20 +171,29 @@ def measured(history: History, points: int, tell: Callable[[str], None] = lambda
     """Add so many incrementals."""
     around = 5
     tenth: list[float] = []
+    middle: list[float] = []
     last: list[float] = []
     for number in range(1, points + 1):
         is_tenth = abs(number - 10) <= around
+        is_middle = abs(number - points // 2) <= around
         is_last = number > points - 2 * around - 1
-        if number % (SEGMENTS_MAX // 2) == 0 and not is_tenth and not is_last:
+        is_measured = is_tenth or is_middle or is_last
+        if number % (SEGMENTS_MAX // 2) == 0 and not is_measured:
             history.maintain()
             history.add(number, real=False)
             continue
-        cost = history.add(number, real=is_tenth or is_last)
+        cost = history.add(number, real=is_measured)
         tenth += [cost] if is_tenth else []
+        middle += [cost] if is_middle else []
         last += [cost] if is_last else []
         if number % 100 == 0 or is_last or is_tenth:
             tell(f"{number}: {cost * 1000:.0f} ms, {history.map_objects} map objects")
-    return Costs(statistics.median(tenth), statistics.median(last), history.map_objects)
+    return Costs(
+        tenth=statistics.median(tenth),
+        middle=statistics.median(middle),
+        last=statistics.median(last),
+        map_objects=history.map_objects,
+    )
 
 
 def main() -> int:
@@ -201,7 +211,8 @@ def main() -> int:
             )
         print(
             f"{name}: the tenth incremental {costs.tenth * 1000:.1f} ms of CPU, number "
-            f"{arguments.points} {costs.last * 1000:.1f} ms: {costs.ratio:.2f} times, "
+            f"{arguments.points // 2} {costs.middle * 1000:.1f}, number {arguments.points} "
+            f"{costs.last * 1000:.1f}: {costs.ratio:.2f} times the tenth, "
             f"{costs.map_objects} map objects",
             flush=True,
         )
