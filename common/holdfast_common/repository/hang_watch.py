@@ -11,7 +11,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
@@ -133,6 +134,23 @@ def while_it_answers(
     return found[0]
 
 
+@contextmanager
+def locked(lock: threading.Lock, folder: Path) -> Iterator[None]:
+    """Hold a lock under which others call into ``folder``: one of their calls may never come back.
+
+    While it is waited for the folder's file system is asked now and then. Raises: TimedOut.
+    """
+    begun = time.monotonic()
+    while not lock.acquire(timeout=CALL_SECONDS):
+        check_answers(folder)
+        if time.monotonic() - begun >= CALL_SECONDS_MAX:
+            raise _never_came_back(folder, time.monotonic() - begun)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def leave(status: int) -> NoReturn:
     """End the process: as usual, or at once when something that was given up would hold the end up."""
     if _given_up:
@@ -152,9 +170,13 @@ def _check_oldest(watch: _Watch) -> None:
         return
     check_answers(folder)
     if age >= CALL_SECONDS_MAX:
-        raise TimedOut(
-            "a call into the repository's file system does not come back",
-            advice="look at its mount and at the server behind it",
-            path=str(folder),
-            waited_seconds=round(age),
-        )
+        raise _never_came_back(folder, age)
+
+
+def _never_came_back(folder: Path, seconds: float) -> TimedOut:
+    return TimedOut(
+        "a call into the repository's file system does not come back",
+        advice="look at its mount and at the server behind it",
+        path=str(folder),
+        waited_seconds=round(seconds),
+    )

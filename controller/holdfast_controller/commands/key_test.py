@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ import click
 
 from holdfast_common.errors import Refused, UsageError, WrongKey
 from holdfast_common.repository.directory_store import DirectoryStore
+from holdfast_common.repository.hang_watch import watched_files, while_it_answers
 from holdfast_common.repository.key_generation import StoredGeneration, decoded_generation
 from holdfast_common.repository.key_objects import newest_generation
 from holdfast_common.repository.mount_probe import check_answers
@@ -192,11 +194,15 @@ def _asked(what: str) -> str:
     return typed
 
 
+def _stored(repository: Path) -> StoredGeneration:
+    with DirectoryStore.open(repository, files=watched_files(repository)) as store:
+        return newest_generation(store)
+
+
 def _generation(entry: Entry, repository: Path | None) -> StoredGeneration:
     if repository is not None:
         check_answers(repository)
-        with DirectoryStore.open(repository) as store:
-            return newest_generation(store)
+        return while_it_answers(partial(_stored, repository))
     with operators(entry.places) as client:
         reply = client.call(client.stub.ListKeys, operator_pb2.Empty())
     return decoded_generation(reply.key_object)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -18,7 +19,7 @@ from holdfast_common.identity import AgentId, LineageId, RepositoryId
 from holdfast_common.job_spec import Attempt
 from holdfast_common.logs import Secret
 from holdfast_common.repository.directory_store import DirectoryStore
-from holdfast_common.repository.hang_watch import watched_files
+from holdfast_common.repository.hang_watch import locked, watched_files, while_it_answers
 from holdfast_common.repository.key_changes import settle
 from holdfast_common.repository.key_generation import StoredGeneration
 from holdfast_common.repository.key_objects import newest_generation
@@ -28,6 +29,7 @@ from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS
 from holdfast_common.repository.recipients import KeyFileUnlock
+from holdfast_common.repository.revocation import Revoked
 from holdfast_common.repository.writers import ROLE_PRUNE
 from holdfast_common.trust.keys import write_private
 from holdfast_controller.runs.agent_link import SignedGrant
@@ -91,10 +93,13 @@ class KeyKeeper:
         return ""
 
     def keys(self) -> RepositoryKeys:
-        """Raises: NoRepository when its folder is missing, WrongKey, IntegrityError."""
-        repository_id = self.repository_id
+        """Raises: NoRepository when its folder is missing, WrongKey, IntegrityError, TimedOut."""
+        looked = partial(self._looked, self.repository_id)
+        return looked() if self._keys is not None else while_it_answers(looked)
+
+    def _looked(self, repository_id: RepositoryId) -> RepositoryKeys:
         store = self._store()  # looked at each time: a mount may have gone
-        with self._lock:
+        with locked(self._lock, self.folder):
             if self._keys is None:
                 self._opened(store, repository_id)
             assert self._keys is not None
@@ -108,10 +113,10 @@ class KeyKeeper:
         Nobody lists writers meanwhile. When it fails, nobody knows which generation counts: whoever needs
         keys next looks. Raises: what ``work`` raises.
         """
-        with self._writing:
+        with locked(self._writing, self.folder):
             keys = self.keys()
             store = self._store()
-            with self._lock:
+            with locked(self._lock, self.folder):
                 self._keys = None
                 changed = work(store, keys)
                 self._remember(changed)
@@ -199,20 +204,24 @@ class KeyKeeper:
         return opened
 
     def authorise(self, agent_id: str) -> None:
-        """List an agent as a writer of the repository. Raises: NotFound, Refused when revoked."""
+        """List an agent as a writer of the repository. Raises: NotFound, Refused when revoked, TimedOut."""
         agent = self._agents.get(AgentId(agent_id))
         if agent.revoked_at:
             raise Refused("this agent was revoked", agent=agent_id)
-        with self._writing:
-            listed = self.keys().authorise_writer(
-                self._store(), agent.signing_public_key, agent_id=agent_id, clock=self._clock
-            )
-            self._settings.raise_number(names.WRITERS_NUMBER, listed.number)
+
+        def listed_it() -> None:
+            with locked(self._writing, self.folder):
+                listed = self.keys().authorise_writer(
+                    self._store(), agent.signing_public_key, agent_id=agent_id, clock=self._clock
+                )
+                self._settings.raise_number(names.WRITERS_NUMBER, listed.number)
+
+        while_it_answers(listed_it)
 
     def pruner_key(self) -> Ed25519PrivateKey:
         """The controller's own signing key, listed in the role `prune` and in no other."""
         path = self._key_folder / "pruner.key"
-        with self._writing:
+        with locked(self._writing, self.folder):
             if not path.exists():
                 write_private(path, SYSTEM_RANDOMNESS.draw(32))
             signing_key = Ed25519PrivateKey.from_private_bytes(path.read_bytes())
@@ -230,11 +239,13 @@ class KeyKeeper:
         """Refuse everything this agent signs from now on; what it wrote before stays valid.
 
         Returns names of damaged objects that will never count again. Raises: Refused (there are such, and
-        they are not to be given up), RepositoryFull, RepositoryFailed.
+        they are not to be given up), RepositoryFull, RepositoryFailed, TimedOut (it may yet be refused, when its mount
+        answers again).
         """
         agent = self._agents.get(AgentId(agent_id))
-        with self._writing:
-            try:
+
+        def revoked() -> Revoked:
+            with locked(self._writing, self.folder):
                 done = self.keys().revoke_writer(
                     self._store(),
                     agent.signing_public_key,
@@ -242,9 +253,13 @@ class KeyKeeper:
                     keep_existing=True,
                     give_up_unread=give_up_unread,
                 )
-            except NotFound:
-                return ()  # it never wrote anything
-            self._settings.raise_number(names.WRITERS_NUMBER, done.writers.number)
+                self._settings.raise_number(names.WRITERS_NUMBER, done.writers.number)
+                return done
+
+        try:
+            done = while_it_answers(revoked)
+        except NotFound:
+            return ()  # it never wrote anything
         if done.given_up:
             log.warning(
                 "damaged objects given up",

@@ -13,6 +13,7 @@ from holdfast_common.errors import UsageError
 from holdfast_common.job_spec import Attempt
 from holdfast_common.logs import Secret
 from holdfast_common.repository.directory_store import DirectoryStore
+from holdfast_common.repository.hang_watch import watched_files, while_it_answers
 from holdfast_common.repository.key_sets import SegmentKeyRequest
 from holdfast_common.repository.keys import RepositoryKeys, open_repository
 from holdfast_common.repository.layout import manifest_tag
@@ -49,9 +50,13 @@ class OtherRepositoryKeys:
             object=str(folder),
             result="begins",
         )
-        with DirectoryStore.open(folder) as store:
-            keys = open_repository(store, unlock)
-            tags = {manifest_tag(info.name) for info in store.list("points/")}
+
+        def opened_it() -> tuple[RepositoryKeys, set[bytes | None]]:
+            with DirectoryStore.open(folder, files=watched_files(folder)) as store:
+                keys = open_repository(store, unlock)
+                return keys, {manifest_tag(info.name) for info in store.list("points/")}
+
+        keys, tags = while_it_answers(opened_it)
         return cls(keys, tuple(sorted(tag for tag in tags if tag is not None)), audit)
 
     def reader_keys(self) -> tuple[Secret, ...]:

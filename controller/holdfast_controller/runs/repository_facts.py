@@ -9,6 +9,7 @@ import contextlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from holdfast_common.clock import Clock
@@ -16,6 +17,7 @@ from holdfast_common.errors import FormatError, HoldfastError, IntegrityError, O
 from holdfast_common.identity import LineageId
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.fence import Fences, load_fences
+from holdfast_common.repository.hang_watch import watched_files, while_it_answers
 from holdfast_common.repository.holds import Hold, held_points, read_hold
 from holdfast_common.repository.key_generation import KeyGenerationHead
 from holdfast_common.repository.layout import FORMAT_VERSION, hold_name
@@ -129,8 +131,7 @@ def repository_summary(world: World) -> RepositorySummary | None:
     try:
         world.keeper.keys()
         free, capacity = _space(world)
-        with DirectoryStore.open(world.keeper.folder) as store:
-            usage = counted(store, world.clock)
+        usage = while_it_answers(partial(_used, world))
     except HoldfastError as error:
         problems.append(error.line())
     verdict = repository_verdict(world)
@@ -161,11 +162,22 @@ def repository_summary(world: World) -> RepositorySummary | None:
     )
 
 
+def _used(world: World) -> Usage:
+    folder = world.keeper.folder
+    with DirectoryStore.open(folder, files=watched_files(folder)) as store:
+        return counted(store, world.clock)
+
+
 def repository_inside(world: World) -> RepositoryInside:
     """Raises: NoRepository, WrongKey, IntegrityError, TimedOut, RepositoryFailed."""
+    return while_it_answers(partial(_inside, world))
+
+
+def _inside(world: World) -> RepositoryInside:
     keys = world.keeper.keys()
     generation = world.keeper.generation().head
-    with DirectoryStore.open(world.keeper.folder) as store:
+    folder = world.keeper.folder
+    with DirectoryStore.open(folder, files=watched_files(folder)) as store:
         common = keys.common
         writers = keys.writers(store)
         now, storage_now = world.clock.now(), storage_time(store)

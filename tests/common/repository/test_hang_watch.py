@@ -11,7 +11,7 @@ from holdfast_common.errors import RepositoryFailed, TimedOut
 from holdfast_common.repository import hang_watch, mount_probe
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.file_system import SYSTEM_FILES, SystemFiles
-from holdfast_common.repository.hang_watch import watched_files, while_it_answers
+from holdfast_common.repository.hang_watch import locked, watched_files, while_it_answers
 from support.unsynced_mount import unsynced_mount
 
 NAME = "packs/ab/abcdef"
@@ -98,6 +98,43 @@ def test_no_call_is_waited_for_longer_than_a_writer_lease_lives(
     assert caught.value.facts["path"] == str(root)
     held.let_go.set()
     assert held.ended.wait(60)
+
+
+def test_a_lock_is_waited_for_while_the_mount_answers(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = threading.Lock()
+    lock.acquire()
+    asked: list[Path] = []
+
+    def check(folder: Path) -> None:
+        asked.append(folder)
+        if len(asked) == 3:
+            lock.release()
+
+    monkeypatch.setattr(hang_watch, "check_answers", check)
+    with locked(lock, root):
+        assert lock.locked()
+    assert asked == [root] * 3
+    assert not lock.locked()
+
+
+def test_a_lock_whose_holder_hangs_is_waited_for_no_longer_than_the_mount_answers(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(folder: Path) -> None:
+        raise TimedOut("the folder's file system does not answer", path=str(folder))
+
+    lock = threading.Lock()
+    lock.acquire()
+    monkeypatch.setattr(hang_watch, "check_answers", check)
+    with pytest.raises(TimedOut, match="does not answer"), locked(lock, root):
+        raise AssertionError
+    monkeypatch.setattr(hang_watch, "check_answers", lambda _: None)
+    monkeypatch.setattr(hang_watch, "CALL_SECONDS_MAX", 0.1)
+    with pytest.raises(TimedOut, match="does not come back"), locked(lock, root):
+        raise AssertionError
+    assert lock.locked()  # its holder's
 
 
 PROGRAM = """

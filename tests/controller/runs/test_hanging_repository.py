@@ -16,6 +16,7 @@ from holdfast_common.wire import operator_pb2
 from holdfast_controller.runs.requests import PruneRequest
 from holdfast_controller.service.point_actions import PointActions
 from holdfast_controller.service.repository_actions import RepositoryActions
+from holdfast_controller.service.repository_listing import RepositoryListing
 from holdfast_lab.server import RunningLab
 from support.one_process import OneProcess, one_process
 from support.unsynced_mount import UnsyncedMount, unsynced_mount
@@ -25,6 +26,10 @@ CALLS: dict[str, str] = {  # what hangs, and a call of the store in its middle
     "forget": "delete",
     "hold": "put",
     "unhold": "delete",
+    "prune in the key keeper": "list",
+    "a new writer": "list",
+    "show": "list",
+    "rebuild": "list",
     "prune at its beginning": "put",
     "prune at a deletion": "delete",
 }
@@ -57,6 +62,15 @@ class Site:
             "unhold": lambda: self.points.hold(
                 operator_pb2.HoldRequest(point_id=point_id, release=True)
             ),
+        }
+        actions |= {
+            "show": lambda: RepositoryListing(self.holdfast.world).show_repository(
+                operator_pb2.RepositoryName()
+            ),
+            "a new writer": lambda: self.holdfast.world.keeper.authorise(
+                self.holdfast.world.agents.all()[0].agent_id
+            ),
+            "rebuild": lambda: self.repository.rebuild(operator_pb2.RebuildRequest(dry_run=True)),
         }
         actions.get(what, self.prune)()
 
