@@ -17,7 +17,8 @@ from holdfast_common.errors import (
     IntegrityError,
     RepositoryFailed,
 )
-from holdfast_common.repository.object_store import ObjectStore, put_or_confirm
+from holdfast_common.repository.object_store import ObjectStore, is_legal_name, put_or_confirm
+from holdfast_common.repository.stored_objects import STRAY
 
 ABOUT_BYTES_MAX: Final = 16 << 20
 DESCRIPTION: Final = "about/FORMAT.md"
@@ -43,6 +44,9 @@ def damaged_about(store: ObjectStore) -> Iterator[tuple[str, str]]:
     Raises: RepositoryFailed when they cannot be listed.
     """
     names = {info.name for info in store.list("about/")}
+    strays = {name for name in names if not is_legal_name(name)}
+    yield from ((name, STRAY) for name in sorted(strays))
+    names -= strays
     names |= {DESCRIPTION}
     for name in sorted(names):
         if name.endswith(DIGEST_SUFFIX):

@@ -30,6 +30,7 @@ from holdfast_common.repository.layout import (
     METADATA_BYTES_MAX,
     aside_name,
     index_name,
+    is_object_name,
     map_name,
     pack_name,
 )
@@ -55,7 +56,6 @@ from holdfast_common.repository.writers import WriterList, load_writers
 
 PROVEN_PACKS: Final = 256  # 16 GiB: so much is read again after a check was cut off
 RANGES_LISTED_MAX: Final = 250_000  # 85 MiB
-_STRAY: Final = "no manifest has such a name: nothing reads this file and nothing removes it; move it away by hand"
 _DAMAGE: Final = (IntegrityError, FormatError, RepositoryFailed)
 
 
@@ -278,7 +278,6 @@ class RepositoryCheck:
         unusable = [item for item in self._points.unusable if self._is_missed(item)]
         for item in unusable:
             self._damaged[item.name] = item.reason
-        self._damaged |= dict.fromkeys(self._points.strays, _STRAY)
         return CheckReport(
             points=len(self._points.points),
             packs=len(self._present),
@@ -332,7 +331,7 @@ class RepositoryCheck:
         return not good
 
     def _damaged_indexes(self) -> bool:
-        return any(name.startswith("index/") and name != "index/" for name in self._damaged)
+        return any(name.startswith("index/") and is_object_name(name) for name in self._damaged)
 
     def is_good(self, place: ChunkLocation) -> bool:
         """Whether that copy of a chunk is there, and nothing found it damaged."""

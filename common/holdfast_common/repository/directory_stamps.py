@@ -7,6 +7,7 @@ from typing import Final
 
 from holdfast_common.clock import SystemClock
 from holdfast_common.repository.file_system import FileSystem
+from holdfast_common.repository.object_store import is_legal_name
 
 FINE_SECONDS: Final = 0.1  # file systems stamp at ticks of some 10 ms
 COARSE_SECONDS: Final = 3.0  # those that count whole seconds, or two
@@ -28,7 +29,7 @@ def directory_stamps(files: FileSystem, directory: str, *, at: int) -> Mapping[s
     now = SystemClock().now().timestamp()
     found = {}
     for name, is_directory in names:
-        if not is_directory:
+        if not is_directory or not is_legal_name(f"{directory}/{name}"):
             return None
         path = f"{directory}/{name}"
         # opened, so that a network file system does not answer from its own memory

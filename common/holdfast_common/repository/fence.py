@@ -19,9 +19,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from holdfast_common.clock import parse_utc
 from holdfast_common.errors import FormatError, IntegrityError, RepositoryFailed
 from holdfast_common.repository.key_sets import ReaderKeys
-from holdfast_common.repository.layout import UNREADABLE, ObjectKind, fence_name, numbered
+from holdfast_common.repository.layout import (
+    UNREADABLE,
+    ObjectKind,
+    fence_name,
+    is_object_name,
+    numbered,
+)
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
+from holdfast_common.repository.stored_objects import stored_objects
 from holdfast_common.repository.writers import ROLE_PRUNE, WriterList
 
 log = logging.getLogger(__name__)
@@ -99,15 +106,18 @@ def newest_number(store: ObjectStore) -> int:
 
     A number below it may be free again, its fence deleted: that one is free says nothing.
     """
-    return max((numbered(info.name) for info in store.list("fences/")), default=0)
+    return max((numbered(info.name) for info in stored_objects(store, "fences/")), default=0)
 
 
 def tombstoned_packs(fences: Fences) -> frozenset[bytes]:
     """Digests of the packs that a writer of the current epoch must not take anything from."""
     if fences.newest is None:
         return frozenset()
-    packs = (name for name in fences.newest.tombstones if name.startswith("packs/"))
-    return frozenset(bytes.fromhex(name.rpartition("/")[2]) for name in packs)
+    return frozenset(
+        bytes.fromhex(name.rpartition("/")[2])
+        for name in fences.newest.tombstones
+        if name.startswith("packs/") and is_object_name(name)
+    )
 
 
 def load_fences(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> Fences:
@@ -115,7 +125,7 @@ def load_fences(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> Fe
     found: dict[int, Fence] = {}
     unusable: dict[int, str] = {}
     unread: set[int] = set()
-    for info in store.list("fences/"):
+    for info in stored_objects(store, "fences/"):
         epoch = numbered(info.name)
         try:
             item = keys.open(ObjectKind.FENCE, store.get(info.name, length_max=FENCE_BYTES_MAX))

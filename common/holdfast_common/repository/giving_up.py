@@ -33,6 +33,7 @@ from holdfast_common.repository.repair_staging import replacement_name
 from holdfast_common.repository.reserve import give_back_reserve
 from holdfast_common.repository.sealed_object import OpenedObject
 from holdfast_common.repository.storage_time import storage_time
+from holdfast_common.repository.stored_objects import stored_objects
 from holdfast_common.repository.writers import ROLE_WRITE, read_list
 
 AT_WORK: Final = "a writer is at work, which may have read it before: try again when no job runs"
@@ -183,7 +184,7 @@ def _never_counted(
     All lists that there ever were must tell so. Raises: RepositoryFailed.
     """
     told: set[int] = set()
-    names = [info.name for info in store.list("writers/") if numbered(info.name)]
+    names = [info.name for info in stored_objects(store, "writers/")]
     for name in names:
         try:
             listed = read_list(store, name, ring.common)

@@ -17,6 +17,7 @@ from holdfast_common.repository.layout import METADATA_BYTES_MAX, UNREADABLE, Ob
 from holdfast_common.repository.object_store import ObjectStore, put_or_confirm
 from holdfast_common.repository.points import Point
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
+from holdfast_common.repository.stored_objects import stored_objects
 from holdfast_common.repository.writers import ROLE_PRUNE, WriterList
 
 
@@ -63,7 +64,9 @@ def unhold_point(store: ObjectStore, point_name: str) -> bool:
 
 def held_points(store: ObjectStore) -> frozenset[str]:
     """Names of the points that are held, by the names of their holds alone. Raises: RepositoryFailed."""
-    return frozenset(f"points/{info.name.removeprefix('holds/')}" for info in store.list("holds/"))
+    return frozenset(
+        f"points/{info.name.removeprefix('holds/')}" for info in stored_objects(store, "holds/")
+    )
 
 
 def read_hold(store: ObjectStore, name: str, keys: ReaderKeys, writers: WriterList) -> Hold:

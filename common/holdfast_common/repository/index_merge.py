@@ -48,6 +48,7 @@ from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import BLOCK_DIGEST_BYTES, ID_BYTES, ObjectKind, index_name
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
+from holdfast_common.repository.stored_objects import stored_objects
 from holdfast_common.repository.writers import WriterList
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ def live_segments(store: ObjectStore, keys: ReaderKeys) -> list[StoredSegment]:
     """
     found: dict[str, StoredSegment] = {}
     contained: set[str] = set()
-    for info in store.list("index/"):
+    for info in stored_objects(store, "index/"):
         try:
             body = SegmentBody.unproven(store, info.name, length=info.length, keys=keys)
             chunks = body.count(Section.PREFIXES, 8)

@@ -29,6 +29,7 @@ from holdfast_common.repository.key_generation import (
 from holdfast_common.repository.layout import KEY_BYTES, copy_name, keys_name, numbered
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import Randomness
+from holdfast_common.repository.stored_objects import stored_objects
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,9 @@ def newest_generations(store: ObjectStore, *, authority: bytes = b"") -> list[St
     somebody else's and does not count. Empty: whoever signed it.
     Raises: NoRepository, IntegrityError, FormatError, RepositoryFailed (no copy can be read).
     """
-    names = sorted((info.name for info in store.list("keys/")), key=lambda n: (-numbered(n), n))
+    names = sorted(
+        (info.name for info in stored_objects(store, "keys/")), key=lambda n: (-numbered(n), n)
+    )
     if not names:
         raise NoRepository("there is no repository in this store")
     failure: FormatError | IntegrityError | RepositoryFailed | None = None
@@ -81,7 +84,7 @@ def generation_named(store: ObjectStore, name: str, *, authority: bytes = b"") -
 
 def next_generation(store: ObjectStore) -> int:
     """A number that no generation has, not even an unusable one."""
-    return 1 + max((numbered(info.name) for info in store.list("keys/")), default=0)
+    return 1 + max((numbered(info.name) for info in stored_objects(store, "keys/")), default=0)
 
 
 def put_generation(store: ObjectStore, number: int, data: bytes) -> None:
@@ -110,7 +113,9 @@ def remove_older_generations(store: ObjectStore, number: int) -> list[str]:
     for name in (keys_name(number), copy_name(keys_name(number))):
         generation_named(store, name)
     kept = []
-    for name in [info.name for info in store.list("keys/") if numbered(info.name) < number]:
+    for name in [
+        info.name for info in stored_objects(store, "keys/") if numbered(info.name) < number
+    ]:
         try:
             store.delete(name)
         except ObjectMissing:

@@ -55,6 +55,7 @@ from holdfast_common.repository.recipients import (
 )
 from holdfast_common.repository.recovery_sheet import RecoverySheet, new_recovery_sheet
 from holdfast_common.repository.revocation import Revoked, next_step
+from holdfast_common.repository.stored_objects import stored_objects
 from holdfast_common.repository.writers import (
     ROLE_VERIFY,
     ROLE_WRITE,
@@ -314,7 +315,7 @@ def create_repository(
 
     Raises: Refused when there is one already; RepositoryFull, RepositoryFailed.
     """
-    for _ in store.list("keys/"):
+    for _ in stored_objects(store, "keys/"):
         raise Refused("there is a repository here already; nothing was changed")
     describe(store)
     repository_id = randomness.draw(ID_BYTES)

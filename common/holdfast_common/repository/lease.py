@@ -29,6 +29,7 @@ from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import UNREADABLE, ObjectKind, lease_name
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
+from holdfast_common.repository.stored_objects import stored_objects
 from holdfast_common.repository.writers import ROLE_WRITE, WriterList
 
 log = logging.getLogger(__name__)
@@ -221,7 +222,7 @@ def load_leases(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> li
     Raises: IntegrityError, RepositoryFailed.
     """
     newest: dict[bytes, LeaseRecord] = {}
-    for info in store.list("leases/"):
+    for info in stored_objects(store, "leases/"):
         try:
             record = read_lease(store, info.name, keys, writers)
         except RevokedWriter:

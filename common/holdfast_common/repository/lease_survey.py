@@ -16,6 +16,7 @@ from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.lease import LEASE_SECONDS, LeaseRecord, read_lease
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.storage_time import stored_at
+from holdfast_common.repository.stored_objects import stored_objects
 from holdfast_common.repository.writers import WriterList
 
 LEASE_MARGIN_SECONDS: Final = 300  # between two clocks, and for a renewal that is on its way
@@ -51,7 +52,7 @@ def survey_leases(
 ) -> tuple[AnnouncedWriter, ...]:
     """All of them. One that cannot be read is told as such. Raises: RepositoryFailed."""
     by_lease: dict[str, list[str]] = {}
-    for info in store.list("leases/"):
+    for info in stored_objects(store, "leases/"):
         by_lease.setdefault(info.name.rpartition("/")[0], []).append(info.name)
     return tuple(_announced(store, names, keys, writers) for names in by_lease.values())
 

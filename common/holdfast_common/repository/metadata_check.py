@@ -19,6 +19,7 @@ from holdfast_common.repository.layout import copy_name, fence_name
 from holdfast_common.repository.lease import read_lease
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.proof import read_proof
+from holdfast_common.repository.stored_objects import STRAY, stored_objects, stray_names
 from holdfast_common.repository.writers import WriterList, read_list
 
 _DAMAGE: Final = (IntegrityError, FormatError, RepositoryFailed)
@@ -37,7 +38,8 @@ def check_metadata(
     store: ObjectStore, keys: ReaderKeys, writers: WriterList, *, epochs: Iterable[int]
 ) -> MetadataChecked:
     """``epochs``: of the writers of all points; a point tells of the fences before it. Raises: RepositoryFailed."""
-    found = MetadataChecked(damaged=dict(writers.damaged))
+    found = MetadataChecked(damaged=dict.fromkeys(stray_names(store), STRAY))
+    found.damaged |= dict(writers.damaged)
     _check_copies(store, "keys/", found, read=lambda name: _check_generation(store, name, keys))
     _check_copies(store, "writers/", found, read=lambda name: read_list(store, name, keys))
     for name, reason in damaged_about(store):
@@ -51,7 +53,7 @@ def _check_copies(
     store: ObjectStore, prefix: str, found: MetadataChecked, *, read: Callable[[str], object]
 ) -> None:
     """Key generations and lists of writers: both copies of each."""
-    names = {info.name for info in store.list(prefix)}
+    names = {info.name for info in stored_objects(store, prefix)}
     for name in sorted(names):
         found.checked += 1
         original = name.removesuffix("-copy")
@@ -102,7 +104,7 @@ def _check_signed(
         ("proofs/", read_proof),
         ("holds/", read_hold),
     ):
-        for info in store.list(prefix):
+        for info in stored_objects(store, prefix):
             found.checked += 1
             try:
                 read(store, info.name, keys, writers)

@@ -94,9 +94,14 @@ class ObjectStore(Protocol):
         ...
 
 
+def is_legal_name(name: str) -> bool:
+    """Whether a store can have an object of that name; other files may be listed all the same."""
+    return _NAME.fullmatch(name) is not None
+
+
 def checked_name(name: str) -> str:
     """The name itself when it follows the grammar. Raises: FormatError."""
-    if not _NAME.fullmatch(name):
+    if not is_legal_name(name):
         raise FormatError("not an object name", name=name[:100])
     return name
 

@@ -29,6 +29,7 @@ from holdfast_common.repository.live_chunks import Prefixes, are_needed
 from holdfast_common.repository.object_store import ObjectStore, get_range
 from holdfast_common.repository.pack import PackBlob, PackContents, read_contents
 from holdfast_common.repository.reference_check import stored_packs
+from holdfast_common.repository.stored_objects import stored_objects
 from holdfast_common.repository.writers import ROLE_PRUNE, ROLE_WRITE, WriterList
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ def survey_packs(
     present = stored_packs(store)
     survey = PackSurvey()
     reading = _IndexReading(survey, present, needed)
-    for info in list(store.list("index/")):
+    for info in list(stored_objects(store, "index/")):
         check()
         try:
             data = store.get(info.name, length_max=METADATA_BYTES_MAX)

@@ -27,6 +27,7 @@ from holdfast_common.repository.layout import (
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
 from holdfast_common.repository.sealed_object import ObjectHeader
+from holdfast_common.repository.stored_objects import stored_objects
 from holdfast_common.repository.writers import ROLE_VERIFY, WriterList
 
 log = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ def read_proof(store: ObjectStore, name: str, keys: ReaderKeys, writers: WriterL
 
 
 def _usable(store: ObjectStore, keys: ReaderKeys, writers: WriterList) -> Iterator[Proof]:
-    for info in store.list("proofs/"):
+    for info in stored_objects(store, "proofs/"):
         try:
             yield read_proof(store, info.name, keys, writers)
         except (FormatError, IntegrityError, RepositoryFailed) as error:

@@ -65,6 +65,7 @@ from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
 from holdfast_common.repository.repair_staging import remove_finished_replacements
 from holdfast_common.repository.reserve import keep_reserve
 from holdfast_common.repository.storage_time import storage_time, stored_at
+from holdfast_common.repository.stored_objects import stored_objects
 from holdfast_common.repository.writers import WriterList, load_writers
 
 log = logging.getLogger(__name__)
@@ -160,7 +161,9 @@ class _Round:
                 check=self.outer_check,
             )
         self.existing = {
-            info.name: info.length for prefix in DELETION_ORDER for info in store.list(prefix)
+            info.name: info.length
+            for prefix in DELETION_ORDER
+            for info in stored_objects(store, prefix)
         }
         try:
             if not self.limits.dry_run:
@@ -317,7 +320,7 @@ class _Round:
             doomed_bytes=sum(self.existing.get(name, 0) for name in fresh),
         )
         self._delete(Fences(by_epoch={**fences.by_epoch, epoch: fence}))
-        for info in list(self.store.list("fences/")):
+        for info in list(stored_objects(self.store, "fences/")):
             if info.name < fence_name(fence.first_kept):
                 with contextlib.suppress(ObjectMissing):
                     self.store.delete(info.name)

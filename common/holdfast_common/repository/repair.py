@@ -21,6 +21,7 @@ from holdfast_common.errors import FormatError, IntegrityError, Refused, Reposit
 from holdfast_common.repository.check import CheckReport, check_data
 from holdfast_common.repository.key_objects import newest_generations
 from holdfast_common.repository.key_sets import KeyRing, SegmentKeyOpener, WriterKeys
+from holdfast_common.repository.layout import is_stray_name
 from holdfast_common.repository.lease import WriterLease, acquire_writer_lease
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
@@ -167,7 +168,9 @@ def _objects(report: CheckReport) -> list[str]:
     return [
         item.name
         for item in report.damaged
-        if not item.name.startswith("packs/") and not item.name.endswith("/")
+        if not item.name.startswith("packs/")
+        and not item.name.endswith("/")
+        and not is_stray_name(item.name)
     ]
 
 

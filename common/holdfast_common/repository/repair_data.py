@@ -17,7 +17,7 @@ from holdfast_common.repository.check import CheckReport, RepositoryCheck
 from holdfast_common.repository.fence import tombstoned_packs
 from holdfast_common.repository.frame_reader import FrameReader
 from holdfast_common.repository.key_sets import KeyRing, SegmentKeyOpener
-from holdfast_common.repository.layout import BLOCK_BYTES
+from holdfast_common.repository.layout import BLOCK_BYTES, is_object_name
 from holdfast_common.repository.lease import WriterLease
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import Randomness
@@ -93,6 +93,7 @@ class DataRepair:
             if self.content is not None:
                 self.content.abort()
         names = [item.name for item in report.damaged if item.name.startswith("packs/")]
+        names = [name for name in names if is_object_name(name)]
         damaged = {bytes.fromhex(name.rpartition("/")[2]): name for name in names}
         leaving = set(damaged)
         if lease is not None:  # a prune under way may delete these, whatever is announced now
@@ -139,7 +140,7 @@ class DataRepair:
         assert self._report is not None
         aside = []
         indexes = [i.name for i in self._report.damaged if i.name.startswith("index/")]
-        indexes = [name for name in indexes if name != "index/"]  # whose name nobody knows
+        indexes = [name for name in indexes if is_object_name(name)]  # one's name nobody knows
         for name in [*self._mendable, *indexes]:
             go_on()
             if set_aside(self._store, name):

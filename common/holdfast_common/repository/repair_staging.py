@@ -6,7 +6,8 @@ While one waits, its name may be empty: what it says, and what it needs, is not 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from blake3 import blake3
@@ -16,6 +17,7 @@ from holdfast_common.repository.layout import aside_name
 from holdfast_common.repository.object_store import ObjectInfo, ObjectStore
 
 _REPLACEMENTS: Final = aside_name("replacements/")
+_STAGED_NAME: Final = re.compile(re.escape(_REPLACEMENTS) + "[0-9a-f]{32}")
 _PLACES: Final = tuple(
     f"{each}/"
     for each in [
@@ -41,7 +43,7 @@ def replacement_name(name: str) -> str:
 
 def unfinished_replacements(store: ObjectStore) -> list[str]:
     """Names of replacements that wait although nothing stands in their place. Raises: RepositoryFailed."""
-    waiting = {info.name for info in store.list(_REPLACEMENTS)}
+    waiting = {info.name for info in _staged(store)}
     return sorted(waiting - _in_place(store, waiting).keys())
 
 
@@ -50,7 +52,7 @@ def remove_finished_replacements(store: ObjectStore) -> None:
 
     One that differs from what stands there is left: a repair is about to use it. Raises: RepositoryFailed.
     """
-    waiting = {info.name: info.length for info in store.list(_REPLACEMENTS)}
+    waiting = {info.name: info.length for info in _staged(store)}
     for staged, info in _in_place(store, waiting).items():
         with contextlib.suppress(ObjectMissing, IntegrityError):
             if info.length == waiting[staged] and _all(store, info.name, info.length) == _all(
@@ -63,6 +65,10 @@ def remove_replacement(store: ObjectStore, name: str) -> None:
     """Before an object is removed for good: none shall wait for its place. Raises: RepositoryFailed."""
     with contextlib.suppress(ObjectMissing):
         store.delete(replacement_name(name))
+
+
+def _staged(store: ObjectStore) -> Iterator[ObjectInfo]:
+    return (info for info in store.list(_REPLACEMENTS) if _STAGED_NAME.fullmatch(info.name))
 
 
 def _in_place(store: ObjectStore, waiting: Collection[str]) -> dict[str, ObjectInfo]:

@@ -54,6 +54,7 @@ from holdfast_common.repository.object_store import ObjectInfo, ObjectStore
 from holdfast_common.repository.pack_listing import PresentPacks
 from holdfast_common.repository.pack_recovery import PackRecovery
 from holdfast_common.repository.sealed_object import OpenedObject
+from holdfast_common.repository.stored_objects import stored_objects
 from holdfast_common.repository.writers import WriterList
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,9 @@ class RepositoryIndex:
         """
         self._writers = writers
         # large ones first: what merged ones contain needs not be opened
-        new = [info for info in self._store.list("index/") if info.name not in self._loaded]
+        new = [
+            info for info in stored_objects(self._store, "index/") if info.name not in self._loaded
+        ]
         for info in sorted(new, key=lambda info: -info.length):
             if self._cache is not None and self._merged.into(info.name):
                 self._loaded.add(info.name)

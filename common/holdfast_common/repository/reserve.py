@@ -12,6 +12,7 @@ from typing import Final
 from holdfast_common.errors import HoldfastError, ObjectExists, ObjectMissing, RepositoryFull
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
+from holdfast_common.repository.stored_objects import stored_objects
 from holdfast_common.units import MIB
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ def keep_reserve(
     store: ObjectStore, randomness: Randomness, *, length: int = RESERVE_BYTES
 ) -> None:
     """Make what is missing of it, as far as there is room. Raises: RepositoryFailed."""
-    there = {info.name for info in store.list("reserve/")} if length else set()
+    there = {info.name for info in stored_objects(store, "reserve/")} if length else set()
     for number, start in enumerate(range(0, length, PIECE_BYTES)):
         if _piece_name(number) in there:
             continue
@@ -48,7 +49,7 @@ def keep_reserve_quietly(store: ObjectStore, randomness: Randomness = SYSTEM_RAN
 
 def give_back_reserve(store: ObjectStore) -> bool:
     """Delete a piece of it; whether there was one. Raises: RepositoryFailed."""
-    for info in reversed(list(store.list("reserve/"))):
+    for info in reversed(list(stored_objects(store, "reserve/"))):
         try:
             store.delete(info.name)
         except ObjectMissing:

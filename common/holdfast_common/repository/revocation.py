@@ -26,6 +26,7 @@ from holdfast_common.repository.layout import KEY_BYTES, fence_name, index_name,
 from holdfast_common.repository.object_store import ObjectInfo, ObjectStore
 from holdfast_common.repository.points import Point, PointJudge
 from holdfast_common.repository.sealed_object import SIGNATURE_BYTES, signer_of
+from holdfast_common.repository.stored_objects import stored_objects
 from holdfast_common.repository.writers import ROLE_PRUNE, Writer, WriterList, revoked
 
 _NAMES_TOLD: Final = 5
@@ -191,9 +192,8 @@ def _told(names: list[str]) -> str:
 def _surveyed(store: ObjectStore, listed: WriterList, public_key: bytes) -> Survey:
     survey = Survey()
     for prefix in ("index/", "points/", "fences/"):
-        for info in store.list(prefix):
-            if not info.name.startswith("points/") or manifest_tag(info.name) is not None:
-                _read_signed(store, info, listed, public_key, survey=survey)
+        for info in stored_objects(store, prefix):
+            _read_signed(store, info, listed, public_key, survey=survey)
     return survey
 
 

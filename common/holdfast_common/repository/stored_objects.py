@@ -7,9 +7,12 @@ is never read, counts for nothing, is never deleted, and `check` tells of it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from holdfast_common.repository.layout import KINDS_OF_NAMES, is_object_name
 from holdfast_common.repository.object_store import ObjectInfo, ObjectStore
+
+STRAY: Final = "no object has such a name: nothing reads this file and nothing removes it; move it away by hand"
 
 
 def stored_objects(store: ObjectStore, prefix: str) -> Iterator[ObjectInfo]:

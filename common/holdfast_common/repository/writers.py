@@ -34,6 +34,7 @@ from holdfast_common.repository.layout import (
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.randomness import Randomness
 from holdfast_common.repository.sealed_object import OpenedObject
+from holdfast_common.repository.stored_objects import stored_objects
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,9 @@ def load_writers(store: ObjectStore, keys: ReaderKeys) -> WriterList:
 
     Raises: IntegrityError (the newest one is older than it was), RepositoryFailed.
     """
-    names = sorted((info.name for info in store.list("writers/")), key=lambda n: (-numbered(n), n))
+    names = sorted(
+        (info.name for info in stored_objects(store, "writers/")), key=lambda n: (-numbered(n), n)
+    )
     highest = numbered(names[0]) if names else 0
     if highest < keys.writers_number_min:
         raise IntegrityError(

@@ -167,5 +167,5 @@ def test_a_file_that_somebody_left_among_the_manifests_stops_no_prune_and_stays_
         assert repository.restored(stays) == IMAGE
         found = check_structure(store, repository.keys)
         assert [item.name for item in found.damaged] == [name]
-        assert "no manifest has such a name" in found.damaged[0].reason
+        assert "no object has such a name" in found.damaged[0].reason
         assert not found.lost_points
