@@ -103,9 +103,8 @@ class RepositoryIndex:
         """
         self._writers = writers
         # large ones first: what merged ones contain needs not be opened
-        new = [
-            info for info in stored_objects(self._store, "index/") if info.name not in self._loaded
-        ]
+        listed = stored_objects(self._store, "index/")
+        new = [info for info in listed if info.name not in self._loaded]
         for info in sorted(new, key=lambda info: -info.length):
             if self._cache is not None and self._merged.into(info.name):
                 self._loaded.add(info.name)
@@ -115,15 +114,9 @@ class RepositoryIndex:
             except ObjectMissing:
                 continue  # replaced by a merged one between the listing and now
             except RepositoryFailed as error:  # a bad sector below one object must not stop all
-                log.warning(
-                    "index object unreadable", extra={"object": info.name, "reason": str(error)}
-                )
                 self._refuse(info.name, error)
                 continue  # the next refresh tries it again
             except (FormatError, IntegrityError) as error:
-                log.warning(
-                    "index object refused", extra={"object": info.name, "reason": str(error)}
-                )
                 self._refuse(info.name, error)
             self._loaded.add(info.name)
         self._join_waiting()
@@ -131,6 +124,7 @@ class RepositoryIndex:
             self._cache.keep_only(set(self._used), self._keys)
 
     def _refuse(self, name: str, error: HoldfastError) -> None:
+        log.warning("index object refused", extra={"object": name, "reason": str(error)})
         self.refused.append(RefusedIndex(name=name, reason=str(error), code=error.code))
 
     def _load_listed(self, info: ObjectInfo, writers: WriterList) -> None:
