@@ -148,6 +148,7 @@ class RepositoryCheck:
         self._missing_points: list[str] = []
         self._expected_points: Collection[str] = ()
         self._looked_up: tuple[bytes, list[ChunkLocation]] = (b"", [])
+        self._asked_all_packs = False
         # that points need, after `report`: of frames a bit per lost block, of other chunks 1
         self.lost_chunks: dict[bytes, int] = {}
 
@@ -313,7 +314,7 @@ class RepositoryCheck:
     def _is_lost(self, chunk_id: bytes, block: int | None) -> bool:
         """``block``: which one of a disk's frame is needed; of others than frames everything is."""
         if self._looked_up[0] != chunk_id:  # one frame is asked for block after block
-            self._looked_up = (chunk_id, self.index.find_all(chunk_id))
+            self._looked_up = (chunk_id, self._places_of(chunk_id))
         good = [
             place
             for place in self._looked_up[1]
@@ -329,6 +330,14 @@ class RepositoryCheck:
                 "index/", f"no index object names {pack_name(good[0].origin.pack.digest)}"
             )
         return not good
+
+    def _places_of(self, chunk_id: bytes) -> list[ChunkLocation]:
+        found = self.index.find_all(chunk_id)
+        if not found and not self._asked_all_packs:
+            self._asked_all_packs = True  # an index may say too little of a pack that has it
+            self.index.recover(self._store, thorough=True)
+            found = self.index.find_all(chunk_id)
+        return found
 
     def _damaged_indexes(self) -> bool:
         return any(name.startswith("index/") and is_object_name(name) for name in self._damaged)

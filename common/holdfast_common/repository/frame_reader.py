@@ -76,9 +76,10 @@ class FrameReader:
         """
         wanted = list(dict.fromkeys(chunk_ids))
         found = self._found(wanted)
-        unknown = [chunk_id for chunk_id in wanted if chunk_id not in found]
-        if unknown and self.index.recover(self._store):
-            found |= self._found(unknown)
+        for thorough in (False, True):
+            unknown = [chunk_id for chunk_id in wanted if chunk_id not in found]
+            if unknown and self.index.recover(self._store, thorough=thorough):
+                found |= self._found(unknown)
         self.open_keys(found.values())
         return found
 

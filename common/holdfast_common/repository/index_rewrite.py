@@ -52,14 +52,16 @@ def rewritten_index(
     kept: Collection[bytes],
     writers: Mapping[bytes, bytes],
     supersedes: Sequence[bytes],
+    besides: Collection[bytes] = frozenset(),
 ) -> bytes:
     """The body of one index of all packs of the parts that are kept, each once.
 
-    ``writers``: by origin, for parts that do not know them; ``supersedes``: object ids.
+    ``writers``: by origin, for parts that do not know them; ``supersedes``: object ids. ``besides``: packs
+    of which parts say different things: only the last part, made of their own footers, is believed.
     """
     merging = _Merging(writers)
-    for part in parts:
-        merging.add(part, kept)
+    for number, part in enumerate(parts, start=1):
+        merging.add(part, kept, besides if number < len(parts) else frozenset())
     return merging.encode(supersedes)
 
 
@@ -76,11 +78,12 @@ class _Merging:
         self._digests: list[Array] = []
         self._digest_count = 0
 
-    def add(self, part: OpenIndex, kept: Collection[bytes]) -> None:
+    def add(self, part: OpenIndex, kept: Collection[bytes], besides: Collection[bytes]) -> None:
         """Take from a part the packs that are kept and were not in an earlier one."""
         segment = part.segment
         digests = [row["digest"].tobytes() for row in segment.packs]
-        taken = np.array([each in kept and each not in self._packs for each in digests], np.bool_)
+        known = {*self._packs, *besides}
+        taken = np.array([each in kept and each not in known for each in digests], np.bool_)
         if not taken.any():
             return
         new_pack = np.cumsum(taken) - 1 + len(self._packs)

@@ -9,14 +9,15 @@ be rotten, and this one be what a point stands on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from blake3 import blake3
 
 from holdfast_common.errors import FormatError, IntegrityError, RevokedWriter
-from holdfast_common.repository.index import Array, IndexSegment, decoded_segment, id_prefix
+from holdfast_common.repository.index import Array, decoded_segment, id_prefix
+from holdfast_common.repository.index_claims import claims_of
 from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import (
     METADATA_BYTES_MAX,
@@ -29,6 +30,7 @@ from holdfast_common.repository.live_chunks import Prefixes, are_needed
 from holdfast_common.repository.object_store import ObjectStore, get_range
 from holdfast_common.repository.pack import PackBlob, PackContents, read_contents
 from holdfast_common.repository.reference_check import stored_packs
+from holdfast_common.repository.sealed_object import OpenedObject
 from holdfast_common.repository.stored_objects import stored_objects
 from holdfast_common.repository.writers import ROLE_PRUNE, ROLE_WRITE, WriterList
 
@@ -38,12 +40,18 @@ BlobKey = tuple[bytes, int]  # origin and number: the same ciphertext, wherever 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexFact:
-    """One index object that can be used."""
+    """One index object that can be used. ``claims``: what it says of each pack, see `index_claims`."""
 
     object_id: bytes
     length: int
-    packs: frozenset[bytes]
+    digest: bytes  # of the object as it was surveyed, whose signer was looked at
+    claims: Mapping[bytes, bytes]
     supersedes: tuple[bytes, ...]
+
+    @property
+    def packs(self) -> Set[bytes]:
+        """Digests of those that it names."""
+        return self.claims.keys()
 
     @property
     def name(self) -> str:
@@ -119,7 +127,7 @@ def survey_packs(
         check()
         try:
             data = store.get(info.name, length_max=METADATA_BYTES_MAX)
-            reading.add(*_opened(data, info.name, keys, writers), length=len(data))
+            reading.add(_opened(data, info.name, keys, writers), data)
         except (IntegrityError, FormatError) as error:
             log.warning("index object refused", extra={"object": info.name, "reason": str(error)})
             if not isinstance(error, RevokedWriter):  # it never counts, unless a point needs it
@@ -136,16 +144,14 @@ def survey_packs(
     return survey
 
 
-def _opened(
-    data: bytes, name: str, keys: ReaderKeys, writers: WriterList
-) -> tuple[bytes, IndexSegment]:
+def _opened(data: bytes, name: str, keys: ReaderKeys, writers: WriterList) -> OpenedObject:
     found = keys.open(ObjectKind.INDEX, data)
     if index_name(found.header.object_id) != name:
         raise IntegrityError("an index object stands under another name", name=name)
     segment = decoded_segment(found.body)
     merged = len(segment.supersedes) > 0 or segment.writers != (found.signer,)
     writers.check(found, role=ROLE_PRUNE if merged else ROLE_WRITE)
-    return found.header.object_id, segment
+    return found
 
 
 def _lost_indexes(store: ObjectStore, survey: PackSurvey, needed: frozenset[bytes]) -> list[str]:
@@ -166,12 +172,15 @@ class _IndexReading:
             len(needed), np.bool_
         )  # which needed chunks an index knows a place of
 
-    def add(self, object_id: bytes, segment: IndexSegment, *, length: int) -> None:
+    def add(self, found: OpenedObject, data: bytes) -> None:
+        segment = decoded_segment(found.body)
+        object_id = found.header.object_id
         digests = [row["digest"].tobytes() for row in segment.packs]
         fact = IndexFact(
             object_id=object_id,
-            length=length,
-            packs=frozenset(digests),
+            length=len(data),
+            digest=blake3(data).digest(),
+            claims=claims_of(segment, found.body, object_id=object_id),
             supersedes=tuple(each.tobytes() for each in segment.supersedes),
         )
         self._survey.indexes.append(fact)

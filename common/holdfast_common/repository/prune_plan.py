@@ -178,8 +178,8 @@ def plan_packs(found: FoundObjects, *, moved_bytes_max: int) -> PackPlan:
 def plan_indexes(found: FoundObjects, *, going: Set[bytes]) -> IndexPlan:
     """``going``: packs that the next fence will call dead.
 
-    An index object may go when others name all of its packs that stay, and, if a point names it, one of
-    them says that it stands in its place. Where data is missing nothing is touched: it may be found again.
+    An index object may go when others say the same of all of its packs that stay, and, if a point names it,
+    one of them says that it stands in its place. Where data is missing nothing is touched: it may be found again.
     """
     if found.missing_chunks:
         return IndexPlan(dead=(), rewritten=())
@@ -187,7 +187,7 @@ def plan_indexes(found: FoundObjects, *, going: Set[bytes]) -> IndexPlan:
     whole = [fact for fact in found.indexes if fact.packs and fact.packs <= kept]
     standing = [fact for fact in whole if not _is_contained(fact, whole, found.needed_indexes)]
     replaced = {each for fact in standing for each in fact.supersedes}
-    covered = {digest for fact in standing for digest in fact.packs}
+    covered = {claim for fact in standing for claim in fact.claims.items()}
     names = {fact.object_id for fact in standing}
     dead: list[IndexFact] = []
     groups: list[list[IndexFact]] = [[]]
@@ -195,7 +195,8 @@ def plan_indexes(found: FoundObjects, *, going: Set[bytes]) -> IndexPlan:
         if fact.object_id in names:
             continue
         spoken_for = {fact.object_id, *fact.supersedes} & found.needed_indexes
-        if not (fact.packs & kept) - covered and not spoken_for - replaced:
+        said = {claim for claim in fact.claims.items() if claim[0] in kept}
+        if not said - covered and not spoken_for - replaced:
             dead.append(fact)
         elif fact.packs:
             if sum(each.length for each in groups[-1]) > INDEX_GROUP_BYTES:
@@ -209,7 +210,7 @@ def _is_contained(fact: IndexFact, whole: Sequence[IndexFact], needed: frozenset
     """Whether a merged index object says everything that this one says."""
     return any(
         fact.object_id in other.supersedes
-        and fact.packs <= other.packs
+        and fact.claims.items() <= other.claims.items()
         and set(fact.supersedes) & needed <= set(other.supersedes)
         for other in whole
     )

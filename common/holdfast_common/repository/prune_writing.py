@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
+from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from holdfast_common.errors import Locked, ObjectExists, ObjectMissing, RepositoryFull
+from holdfast_common.errors import (
+    FormatError,
+    IntegrityError,
+    Locked,
+    ObjectExists,
+    ObjectMissing,
+    RepositoryFull,
+)
 from holdfast_common.repository.fence import Fence, newest_number, store_fence
 from holdfast_common.repository.index import decoded_segment
+from holdfast_common.repository.index_claims import is_clear
 from holdfast_common.repository.index_rewrite import OpenIndex, index_of_packs, rewritten_index
 from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import (
@@ -19,7 +28,7 @@ from holdfast_common.repository.layout import (
     index_name,
 )
 from holdfast_common.repository.object_store import ObjectStore
-from holdfast_common.repository.pack import PackContents
+from holdfast_common.repository.pack import PackContents, read_contents
 from holdfast_common.repository.pack_survey import IndexFact, PackSurvey
 from holdfast_common.repository.prune_plan import IndexPlan, PackPlan
 from holdfast_common.repository.prune_progress import MOVING, PruneProgress, Tell
@@ -67,23 +76,76 @@ def rewrite_indexes(
     Raises: RepositoryFull, RepositoryFailed.
     """
     kept = (survey.packs.keys() - set(going)) | {contents.digest for contents in added}
+    contested, unclear = _contested(store, survey, plan, kept=kept, keys=keys)
     done: list[bytes] = []
-    groups = list(plan.rewritten)
+    groups = [[fact for fact in group if not fact.packs & unclear] for group in plan.rewritten]
+    groups = [group for group in groups if group]
     if added and not groups:
-        groups.append(())
+        groups.append([])
     for number, group in enumerate(groups):
         parts = [_opened(store, fact, keys) for fact in group]
-        if number == 0 and added:
-            parts.append(index_of_packs(added))
+        own = [contested[each] for each in sorted(_packs_of(group) & contested.keys())]
+        if number == 0:
+            own += added
+        if own:
+            parts.append(index_of_packs(own))
         replaced = {fact.object_id for fact in group}
         replaced |= {each for fact in group for each in fact.supersedes}
         body = rewritten_index(
-            parts, kept=kept, writers=survey.origin_writers, supersedes=sorted(replaced)
+            parts,
+            kept=kept,
+            besides=frozenset(contested),
+            writers=_writers(survey, contested),
+            supersedes=sorted(replaced),
         )
         data = keys.seal(ObjectKind.INDEX, body, signing_key=signing_key, randomness=randomness)
         store.put(index_name(ObjectHeader.decode(data).object_id), data)
         done += [fact.object_id for fact in group]
     return done
+
+
+def _contested(
+    store: ObjectStore,
+    survey: PackSurvey,
+    plan: IndexPlan,
+    *,
+    kept: Collection[bytes],
+    keys: ReaderKeys,
+) -> tuple[dict[bytes, PackContents], set[bytes]]:
+    """Packs of which index objects say different things, as their own footers have it.
+
+    And those whose footers cannot be read: what names these stays as it is. Raises: RepositoryFailed.
+    """
+    claims: dict[bytes, set[bytes]] = {}
+    for fact in survey.indexes:
+        for digest, claim in fact.claims.items():
+            claims.setdefault(digest, set()).add(claim)
+    rewritten = {digest for group in plan.rewritten for digest in _packs_of(group)}
+    contents: dict[bytes, PackContents] = {}
+    unclear: set[bytes] = set()
+    for digest in sorted(rewritten & set(kept)):
+        if len(claims[digest]) < 2 and all(map(is_clear, claims[digest])):
+            continue
+        length = survey.packs[digest].length
+        try:
+            contents[digest] = survey.contents.get(digest) or read_contents(
+                store, digest, length=length, keys=keys
+            )
+        except (IntegrityError, FormatError):
+            unclear.add(digest)
+    return contents, unclear
+
+
+def _writers(survey: PackSurvey, contested: Mapping[bytes, PackContents]) -> dict[bytes, bytes]:
+    """By origin; who wrote a contested pack is not known: nobody trusts it before somebody proved it."""
+    doubtful = {
+        segment.header.origin_id for contents in contested.values() for segment in contents.segments
+    }
+    return {key: writer for key, writer in survey.origin_writers.items() if key not in doubtful}
+
+
+def _packs_of(group: Sequence[IndexFact]) -> set[bytes]:
+    return {digest for fact in group for digest in fact.packs}
 
 
 def publish_fence(
@@ -130,5 +192,7 @@ def check_newest(store: ObjectStore, epoch: int) -> None:
 
 def _opened(store: ObjectStore, fact: IndexFact, keys: ReaderKeys) -> OpenIndex:
     data = store.get(fact.name, length_max=METADATA_BYTES_MAX)
+    if blake3(data).digest() != fact.digest:  # nobody looked who signed this one
+        raise IntegrityError("an index object was exchanged while it was used", name=fact.name)
     body = keys.open(ObjectKind.INDEX, data, object_id=fact.object_id).body
     return OpenIndex(decoded_segment(body), body)

@@ -195,15 +195,18 @@ class RepositoryIndex:
         fresh.refresh(self._writers)
         return fresh
 
-    def recover(self, store: ObjectStore) -> bool:
+    def recover(self, store: ObjectStore, *, thorough: bool = False) -> bool:
         """Ask packs that no index names for their own footers; whether that told anything new.
 
+        ``thorough``: if it did not, all others too, once: some index may say too little of them.
         Files of this machine's cache are proven first: one that is damaged is made again.
         Raises: RepositoryFailed.
         """
         found = self._verified()
         with self._lock:
             body = self._recovery.contents(store, known={pack.digest for pack in self.packs()})
+            if thorough and not body:
+                body = self._recovery.contradicted(store, self.in_groups)
             if body:
                 self._recovered[len(self._segments)] = body
                 self._add(decoded_segment(body), name="", stored_length=0)
