@@ -31,7 +31,7 @@ from holdfast_common.repository.points import PointJudge
 from holdfast_common.repository.repair_objects import set_aside
 from holdfast_common.repository.repair_staging import replacement_name
 from holdfast_common.repository.reserve import give_back_reserve
-from holdfast_common.repository.sealed_object import OpenedObject
+from holdfast_common.repository.sealed_object import OpenedObject, with_known_format
 from holdfast_common.repository.storage_time import storage_time
 from holdfast_common.repository.stored_objects import stored_objects
 from holdfast_common.repository.writers import ROLE_WRITE, read_list
@@ -149,8 +149,10 @@ def _damage(store: ObjectStore, ring: KeyRing, judge: PointJudge, name: str) -> 
         if len(data) <= GRANT_BYTES:
             raise IntegrityError("a manifest is too short", length=len(data))
         found = keys.open(ObjectKind.MANIFEST, memoryview(data)[:-GRANT_BYTES])
-    except (ObjectMissing, FormatError):
+    except ObjectMissing:
         return ""
+    except FormatError as error:
+        return str(error) if _is_of_this_format(keys, data[:-GRANT_BYTES]) else ""
     except IntegrityError as error:
         return str(error)
     try:
@@ -207,3 +209,12 @@ def _never_counted(
     except (IntegrityError, FormatError):
         return True
     return False
+
+
+def _is_of_this_format(keys: ReaderKeys, data: bytes) -> bool:
+    """Whether only the bytes that tell its format are wrong: nothing of another one opens with these put right."""
+    try:
+        keys.open(ObjectKind.MANIFEST, with_known_format(data))
+    except (IntegrityError, FormatError):
+        return False
+    return True

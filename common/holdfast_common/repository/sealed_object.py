@@ -92,6 +92,13 @@ class ObjectHeader:
         return derived_key(class_key, salt=self.salt, info=info)
 
 
+def with_known_format(data: bytes) -> bytes:
+    """The same object with the format and the algorithm that are known here in its header."""
+    fields = list(HEADER.unpack_from(data))
+    fields[1:3] = FORMAT_VERSION, ALGORITHM
+    return HEADER.pack(*fields) + data[HEADER.size :]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
     """What a reader knows of an object before it opens it; everything else is refused."""

@@ -94,6 +94,29 @@ def test_a_damaged_manifest_blocks_the_prune_until_it_is_given_up_and_is_kept_as
     assert repository.restored(stays) == IMAGE
 
 
+@pytest.mark.parametrize("at", [8, 9, 10])
+def test_a_manifest_of_which_only_the_bytes_of_its_format_are_damaged_is_given_up(
+    repository: Repository, store: MemoryStore, at: int
+) -> None:
+    point = repository.backup(IMAGE)
+    damage(store, point.name, at)
+    found = plan(repository, point.name)
+    assert [name.name for name, _ in found.given_up] == [point.name]
+    assert give_up_point(store, repository.keys, point.name)
+    Pruner.of(repository).round()
+
+
+def test_a_manifest_of_a_format_that_is_not_known_here_is_not_given_up(
+    repository: Repository, store: MemoryStore
+) -> None:
+    point = repository.backup(IMAGE)
+    damage(store, point.name, 8)  # of another format,
+    damage(store, point.name, 300)  # in which what follows means something else
+    assert kept(plan(repository, point.name)) == [NOT_DAMAGED]
+    with pytest.raises(Refused):
+        give_up_point(store, repository.keys, point.name)
+
+
 def test_what_is_whole_or_held_or_waits_for_its_repair_is_not_given_up(
     repository: Repository, store: MemoryStore
 ) -> None:
