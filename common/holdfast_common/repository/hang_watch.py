@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
-from holdfast_common.errors import TimedOut
+from holdfast_common.errors import RepositoryFailed, TimedOut
 from holdfast_common.repository.mount_probe import check_answers
 
 if TYPE_CHECKING:  # imported when the first store is opened: guests have no numpy
@@ -99,7 +99,7 @@ def while_it_answers(
     """Carry ``work`` out, in another thread. Stores are opened in it, with `watched_files`, and closed by it.
 
     ``gave_up`` is called first when it is given up: it should end by itself if it ever goes on.
-    Raises: what ``work`` does; TimedOut.
+    Raises: what ``work`` does; TimedOut; RepositoryFailed when no thread can be started for it.
     """
     watch = _Watch()
     found: list[T] = []
@@ -118,7 +118,13 @@ def while_it_answers(
 
     name = threading.current_thread().name
     thread = threading.Thread(target=carried_out, name=f"{name}-work", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise RepositoryFailed(
+            "this machine can start no thread for work on the repository",
+            advice="raise the limit of its tasks (systemd's TasksMax, ulimit -u), or end what uses them up",
+        ) from error
     try:
         while not done.wait(LOOK_SECONDS):
             _check_oldest(watch)

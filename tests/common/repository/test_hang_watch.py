@@ -39,6 +39,17 @@ def test_what_work_finds_and_what_it_raises_comes_through(tmp_path: Path) -> Non
     assert watched_files(tmp_path) is SYSTEM_FILES  # outside of such work
 
 
+def test_work_for_which_no_thread_is_left_is_refused_in_plain_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    with pytest.raises(RepositoryFailed, match="can start no thread"):
+        while_it_answers(lambda: None)
+
+
 class Held:
     """Syncs that wait until they are let go; ``asked``: how often the mount was asked meanwhile."""
 

@@ -93,6 +93,7 @@ def test_a_job_whose_thread_cannot_be_started_begins_as_soon_as_one_can(
     def none_left(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
+    holdfast.world.keeper.keys()  # the first look at the repository needs a thread of its own
     with monkeypatch.context() as full:
         full.setattr(threading.Thread, "start", none_left)
         started = holdfast.start("web")
