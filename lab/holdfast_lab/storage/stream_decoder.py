@@ -127,7 +127,12 @@ class _Decoder:
     def decode(self) -> StreamFacts:
         """See ``decode_stream``."""
         self._read_header()
-        os.ftruncate(self._file, self._state.capacity_sectors * SECTOR_BYTES)
+        try:
+            os.ftruncate(self._file, self._state.capacity_sectors * SECTOR_BYTES)
+        except OSError as error:  # a file system's largest file may be smaller than a disk's
+            raise StreamRefused(
+                f"no room for {self._state.capacity_sectors} sectors: {error.strerror}"
+            ) from error
         while self._marker():
             pass
         self._check_end()

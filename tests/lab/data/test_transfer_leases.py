@@ -30,6 +30,7 @@ from support.lab_vsphere import (
     same_by_qemu,
     wait,
 )
+from support.waiting import wait_until
 
 TWO_DISKS = (DiskPlan(size_bytes=8 * MIB), DiskPlan(size_bytes=4 * MIB, datastore="nfs1"))
 
@@ -284,6 +285,8 @@ def test_an_interrupted_upload_keeps_the_lease_from_completing_until_it_is_repea
     connection.putheader("Content-Length", str(len(stream)))
     connection.endheaders(stream[: len(stream) // 2])
     connection.close()
+    (file,) = lease_of(client, "restored").files
+    wait_until(lambda: file.started, what="the lab sees the upload")
     with pytest.raises(vim.fault.InvalidState):
         lease.HttpNfcLeaseComplete()
     assert upload(client, url, stream[: len(stream) // 2]) == 500

@@ -117,6 +117,13 @@ def test_a_cut_stream_is_noticed_wherever_it_is_cut(tmp_path: Path) -> None:
         (tmp_path / f"raw-{end}").unlink()
 
 
+def test_a_capacity_that_no_file_here_can_have_is_refused(tmp_path: Path) -> None:
+    stream = bytearray(encoded(small_disk(tmp_path)))
+    stream[16] ^= 8  # 16 TiB more
+    with pytest.raises(StreamRefused):
+        decode_stream(io.BytesIO(stream).read, tmp_path / "raw")
+
+
 @settings(
     deadline=None,
     max_examples=150,

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from holdfast_common.identity import AgentId, JobId
+from holdfast_controller.decide.dispatch import Begun, DispatchQueue, WaitingJob, Way
+from holdfast_controller.decide.load_limits import LoadKey, LoadKind, LoadLimits
+
+NOW = datetime(2026, 11, 23, 22, 0, tzinfo=UTC)
+HOST = LoadKey(LoadKind.HOST, "host-1", "esx1")
+OTHER_HOST = LoadKey(LoadKind.HOST, "host-2", "esx2")
+STORE = LoadKey(LoadKind.DATASTORE, "ds:///1", "nfs1")
+BACKUPS = LoadKey(LoadKind.WORK, "backup", "backups")
+WINDOW = LoadKey(LoadKind.WINDOW, "p1", "gold")
+
+
+def job(name: str, *loads: LoadKey, priority: int = 50, last_good: str = "") -> WaitingJob:
+    return WaitingJob(job_id=JobId(name), loads=loads, priority=priority, last_good=last_good)
+
+
+def proxy(name: str) -> Way:
+    return Way(agent_id=AgentId(name), loads=(LoadKey(LoadKind.PROXY, name),))
+
+
+def begun(queue: DispatchQueue, now: datetime = NOW) -> list[str]:
+    """All that begin now, in order."""
+    found = []
+    while (each := queue.begin_next(now)) is not None:
+        found.append(str(each.job_id))
+    return found
+
+
+def queue_of(limits: LoadLimits, *jobs: WaitingJob) -> DispatchQueue:
+    queue = DispatchQueue(limits)
+    for each in jobs:
+        queue.add(each, NOW)
+    return queue
+
+
+def test_the_higher_priority_goes_first_then_the_oldest_last_good_point_then_who_came_first() -> (
+    None
+):
+    queue = queue_of(
+        LoadLimits(),
+        job("a", last_good="2026-11-22T00:00:00Z"),
+        job("b", last_good="2026-11-01T00:00:00Z"),
+        job("c"),
+        job("d"),
+        job("e", priority=90, last_good="2026-11-22T00:00:00Z"),
+    )
+    assert begun(queue) == ["e", "c", "d", "b", "a"]
+
+
+def test_a_host_never_carries_more_than_its_limit_and_others_go_past_who_waits_for_it() -> None:
+    limits = LoadLimits(each={LoadKind.HOST: 2})
+    queue = queue_of(
+        limits, job("a", HOST), job("b", HOST), job("c", HOST), job("d", OTHER_HOST), job("e", HOST)
+    )
+    assert begun(queue) == ["a", "b", "d"]
+    assert queue.waiting_for(JobId("c")) == (HOST,)
+    queue.ended(JobId("b"))
+    assert begun(queue) == ["c"]
+    queue.ended(JobId("d"))
+    assert begun(queue) == []  # what it gave back is of no use to e
+    queue.ended(JobId("a"))
+    assert begun(queue) == ["e"]
+
+
+def test_one_thing_may_have_a_limit_of_its_own_by_its_name() -> None:
+    limits = LoadLimits(each={LoadKind.HOST: 1}, named={(LoadKind.HOST, "esx2"): 3})
+    jobs = [job(f"{number}", OTHER_HOST) for number in range(5)]
+    assert len(begun(queue_of(limits, *jobs))) == 3
+
+
+def test_nothing_passes_a_gate_that_is_shut_and_everything_one_that_opens() -> None:
+    queue = queue_of(LoadLimits())
+    queue.shut(WINDOW)
+    for each in (job("a", WINDOW), job("b", WINDOW), job("c")):
+        queue.add(each, NOW)
+    assert begun(queue) == ["c"]
+    assert queue.waiting_on(WINDOW) == [JobId("a"), JobId("b")]
+    queue.open(WINDOW)
+    assert begun(queue) == ["a", "b"]
+    assert queue.running_on(WINDOW) == [JobId("a"), JobId("b")]
+
+
+def test_gates_of_a_kind_are_shut_until_somebody_says_which() -> None:
+    first = LoadKey(LoadKind.VCENTER, "1")
+    second = LoadKey(LoadKind.VCENTER, "2")
+    queue = queue_of(LoadLimits())
+    queue.shut_all(LoadKind.VCENTER)
+    for each in (job("a", first), job("b", second)):
+        queue.add(each, NOW)
+    assert begun(queue) == []
+    queue.shut_only(LoadKind.VCENTER, [second])
+    assert begun(queue) == ["a"]
+    queue.shut_only(LoadKind.VCENTER, [])
+    assert begun(queue) == ["b"]
+
+
+def test_jobs_are_spread_over_the_proxies_that_can_and_each_bears_no_more_than_it_may() -> None:
+    limits = LoadLimits(each={LoadKind.PROXY: 2})
+    queue = DispatchQueue(limits)
+    for number in range(5):
+        queue.add(WaitingJob(job_id=JobId(f"{number}"), ways=(proxy("east"), proxy("west"))), NOW)
+    chosen = []
+    while (each := queue.begin_next(NOW)) is not None:
+        assert each.way is not None
+        chosen.append(str(each.way.agent_id))
+    assert chosen == ["east", "west", "east", "west"]
+    assert {load.key for load in queue.waiting_for(JobId("4"))} == {"east", "west"}
+    queue.ended(JobId("1"))
+    last = queue.begin_next(NOW)
+    assert last is not None
+    assert last.way == proxy("west")
+
+
+def test_what_a_job_waited_for_is_told_with_its_seconds_when_it_begins() -> None:
+    limits = LoadLimits(each={LoadKind.HOST: 1, LoadKind.WORK: 1})
+    queue = queue_of(limits, job("a", HOST, BACKUPS))
+    assert begun(queue) == ["a"]
+    queue.add(job("b", HOST, BACKUPS), NOW)
+    queue.add(job("c", OTHER_HOST, BACKUPS), NOW)
+    assert begun(queue) == []
+    queue.ended(JobId("a"))
+    later = NOW + timedelta(seconds=30)
+    assert begun(queue, later) == ["b"]
+    queue.ended(JobId("b"))
+    last = queue.begin_next(NOW + timedelta(seconds=42))
+    assert isinstance(last, Begun)
+    assert [(wait.load, wait.seconds) for wait in last.waits] == [(BACKUPS, 42.0)]
+    assert queue.waits(JobId("c"), later) == ()
+
+
+def test_a_job_that_is_taken_back_never_begins() -> None:
+    queue = queue_of(LoadLimits(each={LoadKind.HOST: 1}), job("a", HOST), job("b", HOST))
+    assert begun(queue) == ["a"]
+    assert queue.take_back(JobId("b"))
+    assert not queue.take_back(JobId("b"))
+    assert not queue.take_back(JobId("a"))  # it has begun
+    queue.ended(JobId("a"))
+    assert begun(queue) == []
+    assert len(queue) == 0
+
+
+KEYS = [
+    LoadKey(kind, key)
+    for kind in (LoadKind.DATASTORE, LoadKind.HOST, LoadKind.WORK)
+    for key in ("1", "2")
+]
+PROXIES = [proxy(name) for name in ("east", "west", "north")]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(min_value=0, max_value=2**32),
+    limit=st.integers(min_value=1, max_value=3),
+    jobs=st.integers(min_value=1, max_value=40),
+)
+def test_no_limit_is_ever_passed_and_nobody_waits_for_what_has_room(
+    seed: int, limit: int, jobs: int
+) -> None:
+    chance = random.Random(seed)  # no secret
+    limits = LoadLimits(
+        each={LoadKind.DATASTORE: limit, LoadKind.HOST: 2, LoadKind.WORK: 3, LoadKind.PROXY: 1}
+    )
+    queue = DispatchQueue(limits)
+    running: list[JobId] = []
+    waiting: dict[JobId, WaitingJob] = {}
+    names = iter(range(10**6))
+    to_add = jobs
+    for _ in range(jobs * 6):
+        act = chance.random()
+        if act < 0.4 and to_add:
+            to_add -= 1
+            added = WaitingJob(
+                job_id=JobId(f"{next(names):06}"),
+                priority=chance.randint(0, 2),
+                loads=(*chance.sample(KEYS, chance.randint(0, 3)), WINDOW),
+                ways=tuple(chance.sample(PROXIES, chance.randint(0, 3))),
+            )
+            waiting[added.job_id] = added
+            queue.add(added, NOW)
+        elif act < 0.8 and running:
+            queue.ended(running.pop(chance.randrange(len(running))))
+        elif act < 0.85 and waiting:
+            gone = chance.choice(sorted(waiting))
+            assert queue.take_back(gone)
+            del waiting[gone]
+        elif act < 0.9:
+            queue.shut(WINDOW)
+        else:
+            queue.open(WINDOW)
+        while (each := queue.begin_next(NOW)) is not None:
+            del waiting[each.job_id]
+            running.append(each.job_id)
+        _check(queue, limits, waiting, running)
+
+
+def _check(
+    queue: DispatchQueue,
+    limits: LoadLimits,
+    waiting: dict[JobId, WaitingJob],
+    running: list[JobId],
+) -> None:
+    assert queue.running() == sorted(running)
+    assert len(queue) == len(waiting)
+    for load in (*KEYS, *(load for each in PROXIES for load in each.loads)):
+        streams_max = limits.streams_max(load)
+        assert streams_max is not None
+        assert queue.book.carried(load) == len(queue.running_on(load)) <= streams_max
+    for each in waiting.values():
+        could = queue.book.first_full(each.loads) is None and (
+            not each.ways or any(queue.book.first_full(way.loads) is None for way in each.ways)
+        )
+        assert not could, f"{each} waits for nothing"
