@@ -49,6 +49,7 @@ from holdfast_controller.store.inventory import InventoryTable
 from holdfast_controller.store.jobs import JobRow, JobTable
 from holdfast_controller.store.ledger import LedgerTable
 from holdfast_controller.store.point_use import PointUse
+from holdfast_controller.store.policies import PolicyTable
 from holdfast_controller.store.prunes import PruneTable
 from holdfast_controller.store.runs import RunTable
 from holdfast_controller.store.schema import open_database
@@ -199,6 +200,7 @@ def _world(
         prunes=PruneTable(database),
         damages=DamageTable(database),
         point_use=PointUse(database),
+        policies=PolicyTable(database, clock, audit),
         vcenters=Vcenters(
             table=VcenterTable(database, clock, seal),
             inventory=InventoryTable(database),

@@ -25,6 +25,7 @@ from holdfast_controller.store.damages import DamageTable
 from holdfast_controller.store.jobs import JobRow, JobTable
 from holdfast_controller.store.ledger import LedgerTable
 from holdfast_controller.store.point_use import PointUse
+from holdfast_controller.store.policies import PolicyTable
 from holdfast_controller.store.prunes import PruneTable
 from holdfast_controller.store.runs import RunTable
 from holdfast_controller.store.settings import Settings
@@ -47,6 +48,7 @@ class World:
     prunes: PruneTable
     damages: DamageTable
     point_use: PointUse
+    policies: PolicyTable
     vcenters: Vcenters
     keeper: KeyKeeper
     link: AgentLink

@@ -39,6 +39,7 @@ from holdfast_controller.store.inventory import InventoryTable
 from holdfast_controller.store.jobs import JobTable
 from holdfast_controller.store.ledger import LedgerTable
 from holdfast_controller.store.point_use import PointUse
+from holdfast_controller.store.policies import PolicyTable
 from holdfast_controller.store.prunes import PruneTable
 from holdfast_controller.store.runs import RunTable
 from holdfast_controller.store.schema import open_database
@@ -209,6 +210,7 @@ def _world(installation: Installation, agents: AgentTable, sessions: AgentSessio
         prunes=PruneTable(installation.database),
         damages=DamageTable(installation.database),
         point_use=PointUse(installation.database),
+        policies=PolicyTable(installation.database, installation.clock, audit),
         vcenters=Vcenters(
             table=VcenterTable(installation.database, installation.clock, seal),
             inventory=InventoryTable(installation.database),

@@ -12,6 +12,7 @@ from holdfast_controller.store import (
     inventory,
     job_tables,
     ledger,
+    policies,
     prunes,
     settings,
     vcenters,
@@ -29,6 +30,7 @@ ALL = (
     inventory.MIGRATIONS,
     prunes.MIGRATIONS,
     damages.MIGRATIONS,
+    policies.MIGRATIONS,
 )
 
 
