@@ -117,6 +117,7 @@ def list_sessions(control: Control) -> object:
             {
                 "key": each.key,
                 "user": each.user.name if each.user else "",
+                "interface": each.interface,
                 "calls": each.call_count,
                 "running": each.calls_running,
                 "agent": each.user_agent,

@@ -23,6 +23,7 @@ from holdfast_lab.lab_object import LabObject, ManagedEntity
 from holdfast_lab.misbehaviour import Misbehaviour
 from holdfast_lab.moments import Moments
 from holdfast_lab.sessions import LabUser, Session, Sessions
+from holdfast_lab.tags import Tags
 from holdfast_lab.tasks import Tasks
 from holdfast_lab.wire_types import WireObject
 
@@ -59,6 +60,7 @@ class Lab:
         self.misbehaviour = Misbehaviour(self)
         self.moments = Moments()
         self.sessions = Sessions(self)
+        self.tags = Tags(self)
         self.tasks = Tasks(self)
         self.disks = DiskRegistry(state / "guest", self.check_space)
         self.file_locks = FileLocks()
@@ -79,6 +81,7 @@ class Lab:
     def remove(self, gone: LabObject) -> None:
         """Forget an object: from now on it is ManagedObjectNotFound. Needs the lock."""
         self.objects.pop(gone.moid, None)
+        self.tags.forget(gone.moid)
         gone.forget()
         self.touch(gone)
 

@@ -13,6 +13,7 @@ import click
 from holdfast_lab.cli_lab import LAB_COMMANDS
 from holdfast_lab.cli_machines import MACHINE_COMMANDS
 from holdfast_lab.cli_output import Answer, show, state_option
+from holdfast_lab.cli_tags import TAG_COMMANDS
 from holdfast_lab.errors import LabError
 from holdfast_lab.inventory_plan import InventoryPlan, parse_size
 
@@ -78,7 +79,7 @@ def plan_named(inventory: str, disk_size: str) -> InventoryPlan:
     return InventoryPlan.load(Path(inventory))
 
 
-for command in (*MACHINE_COMMANDS, *LAB_COMMANDS):
+for command in (*MACHINE_COMMANDS, *LAB_COMMANDS, *TAG_COMMANDS):
     cli.add_command(command)
 
 

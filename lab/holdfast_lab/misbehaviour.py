@@ -51,6 +51,8 @@ KINDS: Mapping[str, str] = {
     "flip_byte": "one byte of a disk is changed after its write was acknowledged",
     "cut_stream": "a data stream is cut after parameter bytes",
     "datastore_full": "writing to the datastore fails with NoDiskSpace",
+    # tags: match on tag, user
+    "hide_tags": "a tag is left out of answers, as for an account that may not read it",
 }
 HOLD_SECONDS_MAX = 600.0  # a held call or task goes on after this, so that nothing hangs for ever
 

@@ -68,6 +68,10 @@ class _Handler(BaseHTTPRequestHandler):
         """The same."""
         self._answer()
 
+    def do_PATCH(self) -> None:
+        """The same."""
+        self._answer()
+
     def _answer(self) -> None:
         lab = self.server.lab
         exchange = HttpExchange(lab, self)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SESSION_COOKIE = "vmware_soap_session"
 TICKET_COOKIE = "vmware_cgi_ticket"
+SOAP = "soap"
 IDLE_SECONDS = 1800.0  # vCenter's default: half an hour
 SESSIONS_WITHOUT_USER_MAX = 500  # beyond it the oldest are dropped: they cost memory only
 
@@ -58,6 +59,7 @@ class Session:
     call_count: int = 0
     user_agent: str = ""
     address: str = ""
+    interface: str = SOAP
     objects: dict[str, LabObject] = field(default_factory=dict)
 
     def describe(self) -> vim.UserSession:
@@ -105,10 +107,10 @@ class Sessions:
         self.by_identifier: dict[str, Session] = {}
         self.tickets: dict[str, ServiceTicket] = {}
 
-    def find(self, identifier: str | None) -> Session | None:
+    def find(self, identifier: str | None, *, interface: str = SOAP) -> Session | None:
         """The living session with this cookie; ends it first when it was idle for too long."""
         session = self.by_identifier.get(identifier) if identifier else None
-        if session is None:
+        if session is None or session.interface != interface:
             return None
         idle = monotonic_seconds() - session.last_active_seconds
         if session.calls_running == 0 and idle > self.idle_seconds:
@@ -116,7 +118,7 @@ class Sessions:
             return None
         return session
 
-    def open(self, *, address: str, user_agent: str) -> Session:
+    def open(self, *, address: str, user_agent: str, interface: str = SOAP) -> Session:
         """A new session, not logged in yet."""
         self._drop_oldest_without_user()
         now = utc_now()
@@ -128,6 +130,7 @@ class Sessions:
             last_active_seconds=monotonic_seconds(),
             address=address,
             user_agent=user_agent,
+            interface=interface,
         )
         self.by_identifier[session.identifier] = session
         return session

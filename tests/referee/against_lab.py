@@ -150,6 +150,9 @@ class Govc:
         judge("govc vm.power -on", lambda: self.must("OK", "vm.power", "-on", "web"))
         judge("govc vm.unregister, vm.register", self._register)
         judge("govc vm.destroy", lambda: self.must("", "vm.destroy", "imported"))
+        judge("govc tags.category.*", self._categories)
+        judge("govc tags.create, tags.attach, tags.attached.ls", self._tags)
+        judge("govc tags.update, tags.detach, tags.rm", self._tags_off)
 
     def run(self, *arguments: str) -> str:
         """One command's output. Raises: Refused."""
@@ -221,6 +224,41 @@ class Govc:
         pool = self.run("find", "/", "-type", "p").splitlines()[0]
         self.run("vm.register", "-ds", "nfs1", "-pool", pool, "imported/imported.vmx")
         return self.must("imported", "find", "/", "-type", "m")
+
+    def _categories(self) -> str:
+        made = self.run("tags.category.create", "-m", "-t", "VirtualMachine", "Backup").strip()
+        if not made.startswith("urn:vmomi:InventoryServiceCategory:"):
+            raise Refused(f"no category's id: {made}")
+        self.must("Backup", "tags.category.ls")
+        self.run("tags.category.update", "-d", "what is backed up", "Backup")
+        return self.must("what is backed up", "tags.category.info", "Backup")
+
+    def _tags(self) -> str:
+        """What govc attaches, the lab knows; what the lab attaches, govc sees."""
+        self.run("tags.create", "-d", "every hour", "-c", "Backup", "gold")
+        self.run("tags.attach", "-c", "Backup", "gold", "/dc1/vm/web")
+        carriers = self.lab.control.call("tag-list")[0]["objects"]
+        if carriers != ["web"]:
+            raise Refused(f"the lab says that {carriers} carry it")
+        self.lab.control.call("tag-attach", tag="Backup/gold", name="db")
+        self.must("every hour", "tags.info", "gold")
+        self.must("gold", "tags.attached.ls", "-r", "/dc1/vm/db")
+        shown = self.run("tags.attached.ls", "gold").split()
+        if len(shown) != 2:
+            raise Refused(f"two VMs carry it, not {shown}")
+        return ""
+
+    def _tags_off(self) -> str:
+        self.run("tags.update", "-n", "silver", "gold")
+        self.must("silver", "tags.ls", "-c", "Backup")
+        self.run("tags.detach", "-c", "Backup", "silver", "/dc1/vm/web")
+        carriers = self.lab.control.call("tag-list")[0]["objects"]
+        if carriers != ["db"]:
+            raise Refused(f"the lab says that {carriers} carry it")
+        self.run("tags.detach", "silver", "/dc1/vm/db")
+        self.run("tags.rm", "-c", "Backup", "silver")
+        self.run("tags.category.rm", "Backup")
+        return ""
 
 
 def _client_story(program: Path, lab: LabUnderTest, machine: str) -> str:

@@ -14,6 +14,7 @@ import (
 	"os"
 
 	"github.com/vmware/govmomi/simulator"
+	_ "github.com/vmware/govmomi/vapi/simulator" // tags, over REST
 )
 
 func main() {
