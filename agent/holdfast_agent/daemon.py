@@ -32,6 +32,8 @@ from holdfast_common.clock import Clock, SystemClock
 from holdfast_common.errors import ConfigurationError, HoldfastError
 from holdfast_common.file_lock import only_holder
 from holdfast_common.places import Places, private_folder
+from holdfast_common.pulses import Pulses
+from holdfast_common.service_manager import ServiceManager
 from holdfast_common.trust.authority import renewal_is_due
 from holdfast_common.trust.channels import KEEPALIVE, Keepalive
 
@@ -80,12 +82,16 @@ class AgentDaemon:
         timing: DaemonTiming | None = None,
         keepalive: Keepalive = KEEPALIVE,
         clock: Clock | None = None,
+        manager: ServiceManager | None = None,
     ) -> None:
         """Raises: ConfigurationError when the agent was not enrolled."""
         self._places = places
         self._stop = stop
         self._timing = timing or DaemonTiming()
         self._clock = clock or SystemClock()
+        self._manager = manager or ServiceManager()
+        self._pulses = Pulses(self._clock)
+        self._told_manager = ""
         self._identity = load_identity(places.agent_state)
         self._configuration = _ConfigurationFile(places.agent_configuration)
         self._session_stop = threading.Event()
@@ -98,6 +104,7 @@ class AgentDaemon:
             clock=self._clock,
             timing=self._timing.session,
             keepalive=keepalive,
+            pulses=self._pulses,
         )
         self.runner = JobRunner(
             surroundings=Surroundings(
@@ -123,15 +130,39 @@ class AgentDaemon:
             daemon=True,
         )
         session.start()
-        while not self._stop.wait(self._timing.watch):
+        self._manager.ready()
+        while not self._stop.wait(self._watch_seconds):
             if not session.is_alive():  # whoever watches this process starts a sound one
                 raise HoldfastError("a bug ended the session", advice="see the log, and report it")
             self._watch()
+            self._tell_manager()
+        self._manager.stopping()
         self.runner.stop()
         if not self.runner.wait_ended(self._timing.jobs_stop):
             log.error("jobs did not end in time; they will count as interrupted")
         self._session_stop.set()
         session.join(self._timing.session_stop)
+
+    @property
+    def _watch_seconds(self) -> float:
+        every = self._manager.alive_every_seconds
+        return min(self._timing.watch, every) if every else self._timing.watch
+
+    def _tell_manager(self) -> None:
+        """That the agent lives, and how it does. Not while a loop stands still: a new agent may do better."""
+        missed = self._pulses.silent()
+        if missed:
+            log.error("the watchdog is not fed: loops stand still", extra={"loops": str(missed)})
+        else:
+            self._manager.alive()
+        connected = "" if self.session.connected.is_set() else "not "
+        status = (
+            f"{connected}connected to {self._configuration.current.controller},"
+            f" {len(self.runner.running())} jobs at work"
+        )
+        if status != self._told_manager:
+            self._manager.status(status)
+            self._told_manager = status
 
     def _watch(self) -> None:
         if self._configuration.changed():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import signal
@@ -38,6 +39,7 @@ from holdfast_common.places import find_places
 from holdfast_common.repository.forgetting import keep_one_heap
 from holdfast_common.repository.hang_watch import leave
 from holdfast_common.repository.mount_probe import check_answers
+from holdfast_common.service_manager import ServiceManager
 from holdfast_common.trust.join_token import parse_join_token
 
 INTERRUPTED_STATUS: Final = 130
@@ -137,8 +139,14 @@ def run_command(verbose: bool) -> None:
     places = find_places()
     role = load_identity(places.agent_state).role
     with only_agent(places):
-        daemon = AgentDaemon(places, pipelines=_pipelines_of(role), stop=stop)
+        daemon = AgentDaemon(
+            places,
+            pipelines=_pipelines_of(role),
+            stop=stop,
+            manager=ServiceManager.of_environment(),
+        )
         log_to_stderr(level=logging.DEBUG if verbose else logging.INFO)
+        faulthandler.enable()  # a watchdog's SIGABRT shows in the log what every thread waited for
         daemon.run()
 
 

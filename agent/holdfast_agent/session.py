@@ -40,6 +40,7 @@ from holdfast_common.errors import (
 from holdfast_common.identity import new_ulid
 from holdfast_common.job_result import ErrorReport
 from holdfast_common.job_spec import Attempt
+from holdfast_common.pulses import Pulses
 from holdfast_common.trust.channels import KEEPALIVE, Keepalive, open_agent_channel
 from holdfast_common.wire import session_pb2, session_pb2_grpc
 from holdfast_common.wire_codec.call_errors import error_of_call
@@ -49,6 +50,8 @@ from holdfast_common.wire_codec.values import attempt_from_message, error_from_m
 log = logging.getLogger(__name__)
 
 QUEUE_LENGTH_MAX: Final = 1000
+PULSE: Final = "session"
+PULSE_SECONDS_MAX: Final = 600.0  # dialling, and looking what this host reaches, may take minutes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +87,10 @@ class AgentSession:
         clock: Clock,
         timing: AgentTiming | None = None,
         keepalive: Keepalive = KEEPALIVE,
+        pulses: Pulses | None = None,
     ) -> None:
         self._dialled = dialled
+        self._pulses = pulses or Pulses(clock)
         self._calls = calls
         self._clock = clock
         self._timing = timing or AgentTiming()
@@ -114,6 +119,7 @@ class AgentSession:
         """Dial, keep, dial again, until ``stop`` is set and the last results are with the controller."""
         wait = self._timing.reconnect_min
         while not stop.is_set():
+            self._pulses.expect(PULSE, within_seconds=PULSE_SECONDS_MAX)
             self._welcomed = False
             try:
                 self._one_session(runner, stop)
@@ -127,6 +133,7 @@ class AgentSession:
                 random.uniform(self._timing.reconnect_min, max(wait, self._timing.reconnect_min))
             )
             wait = min(wait * 2, self._timing.reconnect_max)
+        self._pulses.end(PULSE)
 
     def _one_session(self, runner: JobRunner, stop: threading.Event) -> None:
         """Until the stream ends. Raises: why it ended, when it was not we who ended it."""
@@ -155,12 +162,14 @@ class AgentSession:
                 for message in stream:
                     if message.WhichOneof("message") == "welcome":
                         talk.welcomed(message.welcome)
+                        self._pulses.expect(PULSE, within_seconds=talk.silence_seconds_max)
                         self._welcomed = True
                         self._calls.connected(stub)
                         self.connected.set()
                         log.info("session began", extra={"epoch": message.welcome.session_epoch})
                     else:
                         self._received(runner, talk, message)
+                        self._pulses.beat(PULSE)
             except grpc.RpcError as error:
                 if talk.ended_because is not None:
                     raise talk.ended_because from error
@@ -242,6 +251,12 @@ class _Talk:
         while not self._posted.empty():  # for an earlier stream: said again from the runner's state
             self._posted.get_nowait()
         self.welcome.set()
+
+    @property
+    def silence_seconds_max(self) -> float:
+        """Long after our own watch would have ended a stream on which nothing is heard."""
+        silence = self._heartbeat_seconds * self._timing.silence_heartbeats
+        return max(PULSE_SECONDS_MAX, 4 * silence)
 
     def acknowledged(self, ack: session_pb2.HeartbeatAck) -> None:
         """Leases, each valid from the moment this heartbeat was sent."""

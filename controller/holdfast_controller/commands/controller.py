@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import os
 import signal
-import socket
 from pathlib import Path
 
 import click
 
 from holdfast_common.errors import ConfigurationError
 from holdfast_common.logs import log_to_stderr
+from holdfast_common.service_manager import ServiceManager
 from holdfast_common.trust.keys import write_private
 from holdfast_controller.commands.entry import Entry, pass_entry
 from holdfast_controller.configuration import read_configuration
@@ -40,6 +41,8 @@ def run(entry: Entry, *, ready_file: Path | None) -> None:
     configuration = read_configuration(entry.places.controller_configuration)
     check_database(entry.places.database)
     log_to_stderr()
+    faulthandler.enable()  # a watchdog's SIGABRT shows in the log what every thread waited for
+    manager = ServiceManager.of_environment()
 
     def ready(ports: BoundPorts) -> None:
         if ready_file is not None:
@@ -50,14 +53,14 @@ def run(entry: Entry, *, ready_file: Path | None) -> None:
                 "pid": os.getpid(),
             }
             write_private(ready_file, json.dumps(content).encode(), mode=0o644)
-        _notify_systemd("READY=1")
+        manager.ready()
 
     async def main() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        await run_daemon(entry.places, configuration, stop=stop, ready=ready)
+        await run_daemon(entry.places, configuration, stop=stop, ready=ready, manager=manager)
 
     with only_controller(entry.places):
         asyncio.run(main())
@@ -79,13 +82,3 @@ def check_database(file: Path) -> None:
             file=str(file),
             advice="mount what it lies on, or put back a copy of it",
         )
-
-
-def _notify_systemd(text: str) -> None:
-    """Tell systemd (Type=notify) how it is; nothing without systemd."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.connect("\0" + address[1:] if address.startswith("@") else address)
-        channel.sendall(text.encode())

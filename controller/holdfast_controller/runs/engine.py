@@ -42,6 +42,9 @@ from holdfast_controller.store.jobs import JobRow, NewJob, refuse_all_refused
 
 log = logging.getLogger(__name__)
 
+PULSE = "dispatcher"
+PULSE_SECONDS_MAX = 300.0  # beyond a round of the reconciler, which looks after what waits
+
 
 @dataclass(frozen=True, slots=True)
 class _Held:
@@ -67,6 +70,7 @@ class Engine:
         self._inventories = InventoryWatch(world)
         self._lock = threading.Lock()
         self._closed = False
+        self._beaten = False
         self._unreconciled: frozenset[str] | None = None  # None: all vCenters, known or not
         self._held: list[_Held] = []
 
@@ -85,6 +89,7 @@ class Engine:
                 self._begin_or_hold(each)
         self._threads.begin()
         self._prune_threads.begin()
+        self._beat()
 
     def start_backup(self, request: BackupRequest, *, dry_run: bool) -> Started:
         """A VM that cannot be backed up now holds up no other: its job is there, and has failed.
@@ -211,8 +216,19 @@ class Engine:
         self.reconciled()  # what is held ends as well: nothing starts any more
         with self._lock:
             self._closed = True
+        self._world.pulses.end(PULSE)
         self._threads.join()
         self._prune_threads.join()
+
+    def _beat(self) -> None:
+        """Jobs that could begin have begun: the dispatcher lives."""
+        pulses = self._world.pulses
+        if not self._beaten:
+            self._beaten = True
+            rounds = self._world.configuration.reconcile_seconds
+            pulses.expect(PULSE, within_seconds=rounds + PULSE_SECONDS_MAX)
+        if self._threads.is_moving() and self._prune_threads.is_moving():
+            pulses.beat(PULSE)
 
     def _check_ready(self) -> None:
         self._world.keeper.keys()

@@ -17,6 +17,8 @@ from holdfast_controller.store.vcenters import VcenterRow
 
 log = logging.getLogger(__name__)
 
+PULSE: Final = "inventories"
+PULSE_SECONDS_MAX: Final = 300.0  # a round only starts threads
 SELECTION_SECONDS: Final = 20.0  # an operator waits for it
 
 
@@ -30,11 +32,15 @@ class InventoryWatch:
 
     def run(self) -> None:
         """Until the controller stops."""
-        while not self._world.stopping.wait(self._world.configuration.inventory_seconds):
+        seconds, pulses = self._world.configuration.inventory_seconds, self._world.pulses
+        pulses.expect(PULSE, within_seconds=seconds + PULSE_SECONDS_MAX)
+        while not self._world.stopping.wait(seconds):
+            pulses.beat(PULSE)
             try:
                 self.begin(self._world.vcenters.table.all())
             except HoldfastError as error:
                 log.warning("no inventory could be read", extra={"error": error.line()})
+        pulses.end(PULSE)
 
     def before_selecting(self, selectors: Sequence[str], *, vcenter: str = "") -> list[str]:
         """Read again what the selectors are about, for so long; what could not be is told.

@@ -55,6 +55,11 @@ class JobThreads:
                 self._threads.discard(thread)
                 log.warning("a job waits: no thread can be started", extra={"error": str(error)})
 
+    def is_moving(self) -> bool:
+        """Whether nothing waits that could begin."""
+        with self._lock:
+            return not self._waiting or len(self._threads) >= self._threads_max
+
     def join(self) -> None:
         """Wait until nothing is at work any more; what waits is carried out first if it can be."""
         while True:

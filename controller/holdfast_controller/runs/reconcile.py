@@ -37,6 +37,8 @@ LOOK_SECONDS = 1.0  # how soon it is seen that a job's thread left something
 AGENT_SETTLES_SECONDS = 0.5  # for a reconnected agent to say what it is at work on
 LOST_AFTER_LEASE_SECONDS = 15.0
 WORKERS_MAX = 64  # threads, which mostly wait for their vCenter
+PULSE = "reconciler"
+PULSE_SECONDS_MAX = 300.0  # a round only looks, but each look may wait for the database
 LATE_POINTS = "late points"  # the one worker that is no vCenter's: it asks agents only
 UNSETTLED_RETRY_SECONDS = 10.0  # such a job keeps its VM from being backed up again
 # A job that waits for another attempt ends as interrupted, although an earlier one may have committed.
@@ -114,6 +116,7 @@ class Reconciler:
         with self._lock:
             self._tell = reconciled
             self._tell(frozenset(self._unreconciled))
+        self._world.pulses.expect(PULSE, within_seconds=PULSE_SECONDS_MAX)
         while not self._world.stopping.is_set():
             try:
                 self.begin_round()
@@ -121,6 +124,7 @@ class Reconciler:
                 # A bug must not end the thread that has everything given back.
                 log.exception("the reconciler failed; it goes on")
             self._pause()
+        self._world.pulses.end(PULSE)
 
     def join(self, seconds: float) -> None:
         """Wait for the workers that are left, so long at most, after the controller was told to stop."""
@@ -172,6 +176,7 @@ class Reconciler:
         clock = self._world.clock
         ends_at = clock.monotonic_seconds() + pause
         while (left := ends_at - clock.monotonic_seconds()) > 0:
+            self._world.pulses.beat(PULSE)
             if self._world.stopping.wait(min(left, LOOK_SECONDS)):
                 return
             if self._world.attended.is_to_look():

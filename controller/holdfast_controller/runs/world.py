@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from holdfast_common.clock import Clock
 from holdfast_common.identity import LineageId
+from holdfast_common.pulses import Pulses
 from holdfast_controller.configuration import ControllerConfiguration
 from holdfast_controller.decide.hot_add import ProxyVm
 from holdfast_controller.decide.placement import AgentFacts
@@ -54,6 +55,7 @@ class World:
     link: AgentLink
     lifecycle: Lifecycle
     attended: AttendedJobs = field(default_factory=AttendedJobs)
+    pulses: Pulses = field(default_factory=Pulses)  # what must go round for the controller to live
 
     @property
     def controller_epoch(self) -> int:

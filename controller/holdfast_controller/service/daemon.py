@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from holdfast_common.clock import Clock, SystemClock
 from holdfast_common.places import Places
+from holdfast_common.pulses import Pulses
+from holdfast_common.service_manager import ServiceManager
 from holdfast_common.trust.controller_trust import ControllerTrust, load_trust
 from holdfast_controller.configuration import ControllerConfiguration
 from holdfast_controller.runs.engine import Engine
@@ -72,6 +74,7 @@ async def run_daemon(
     stop: asyncio.Event,
     ready: Callable[[BoundPorts], None],
     gate: CallGate | None = None,
+    manager: ServiceManager | None = None,
 ) -> None:
     """Run until ``stop`` is set. The caller holds `only_controller`.
 
@@ -88,7 +91,7 @@ async def run_daemon(
     )
     daemon = Daemon(installation, trust)
     try:
-        await daemon.serve(stop=stop, ready=ready)
+        await daemon.serve(stop=stop, ready=ready, manager=manager or ServiceManager())
     finally:
         await daemon.take_apart()
 
@@ -117,10 +120,17 @@ class Daemon:
         self._operator_threads = ThreadPoolExecutor(OPERATOR_THREADS, thread_name_prefix="operator")
         self._listeners = self._listener_parts(trust, sessions)
 
-    async def serve(self, *, stop: asyncio.Event, ready: Callable[[BoundPorts], None]) -> None:
+    async def serve(
+        self,
+        *,
+        stop: asyncio.Event,
+        ready: Callable[[BoundPorts], None],
+        manager: ServiceManager,
+    ) -> None:
         """Listen until ``stop`` is set and no job runs any more."""
         listeners_stop = asyncio.Event()
-        stopping = asyncio.create_task(self._stop_jobs_first(stop, listeners_stop))
+        stopping = asyncio.create_task(self._stop_jobs_first(stop, listeners_stop, manager))
+        living = asyncio.create_task(feed_watchdog(manager, self._world.pulses))
 
         def started(ports: BoundPorts) -> None:
             self._reconciling.start()
@@ -133,6 +143,7 @@ class Daemon:
             await serve(self._listeners, addresses, stop=listeners_stop, ready=started)
         finally:
             stopping.cancel()
+            living.cancel()
 
     async def take_apart(self) -> None:
         """End what runs in the order of who uses whom; the database is the last."""
@@ -145,8 +156,11 @@ class Daemon:
         await asyncio.to_thread(self._reconciler.join, RECONCILER_STOP_SECONDS)
         self._installation.database.close()
 
-    async def _stop_jobs_first(self, stop: asyncio.Event, listeners_stop: asyncio.Event) -> None:
+    async def _stop_jobs_first(
+        self, stop: asyncio.Event, listeners_stop: asyncio.Event, manager: ServiceManager
+    ) -> None:
         await stop.wait()
+        manager.stopping()
         log.info("stopping; running jobs give everything back first")
         # agents must still be reachable meanwhile
         await asyncio.to_thread(self._engine.close)
@@ -173,6 +187,20 @@ class Daemon:
             administration=administration,
             operators=OperatorService(actions, self._operator_threads),
         )
+
+
+async def feed_watchdog(manager: ServiceManager, pulses: Pulses) -> None:
+    """Tell systemd that the controller lives, while this event loop and all that beats do; until cancelled.
+
+    Whoever is started anew by systemd then finds every job of before: see `reconcile`.
+    """
+    while manager.alive_every_seconds:
+        missed = pulses.silent()
+        if missed:
+            log.error("the watchdog is not fed: loops stand still", extra={"loops": str(missed)})
+        else:
+            manager.alive()
+        await asyncio.sleep(manager.alive_every_seconds)
 
 
 def _timing(configuration: ControllerConfiguration) -> SessionTiming:

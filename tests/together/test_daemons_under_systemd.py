@@ -1,0 +1,50 @@
+"""Controller and agent as systemd runs them: ready, alive, connected, stopping, all told to a real socket."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from support.installation import Installation
+from support.notify_socket import NotifySocket, notify_socket
+
+WATCHED = {"WATCHDOG_USEC": "600000"}
+
+
+def told_of(installation: Installation, listening: NotifySocket) -> None:
+    """From here on programs are started as systemd starts them."""
+    installation.extra_environment = {"NOTIFY_SOCKET": str(listening.path), **WATCHED}
+
+
+def test_both_daemons_tell_systemd_when_they_are_ready_alive_and_stopping(tmp_path: Path) -> None:
+    installation = Installation(tmp_path / "holdfast")
+    try:
+        installation.start_lab()
+        installation.init()
+        for folder in ("controller", "agent"):
+            (tmp_path / folder).mkdir()
+        with notify_socket(tmp_path / "controller") as told:
+            told_of(installation, told)
+            installation.start_controller()
+            installation.extra_environment = {}
+            told.wait_for("READY=1")
+            told.wait_for("WATCHDOG=1")
+            installation.enrol_agent(hot_add=False)
+            _agent_tells(installation, tmp_path / "agent")
+            installation.kill("controller", signal.SIGTERM)
+            told.wait_for("STOPPING=1")
+    finally:
+        installation.stop()
+
+
+def _agent_tells(installation: Installation, folder: Path) -> None:
+    with notify_socket(folder) as told:
+        told_of(installation, told)
+        installation.start_agent()
+        installation.extra_environment = {}
+        told.wait_for("READY=1")
+        told.wait_for("WATCHDOG=1")
+        address = f"127.0.0.1:{installation.session_port}"
+        told.wait_for(f"STATUS=connected to {address}, 0 jobs at work")
+        installation.kill("agent", signal.SIGTERM)
+        told.wait_for("STOPPING=1")
