@@ -15,6 +15,7 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 SEND_SECONDS_MAX: Final = 1.0  # the manager reads at once, or something is wrong with it
+ALIVE_SECONDS_MAX: Final = 0.0  # said again and again, so never waited for
 _STATUS_LENGTH_MAX: Final = 500
 
 
@@ -51,18 +52,18 @@ class ServiceManager:
 
     def alive(self) -> None:
         """It works."""
-        self._tell("WATCHDOG=1")
+        self._tell("WATCHDOG=1", seconds_max=ALIVE_SECONDS_MAX)
 
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""
         self._tell("STATUS=" + " ".join(text.split())[:_STATUS_LENGTH_MAX])
 
-    def _tell(self, text: str) -> None:
+    def _tell(self, text: str, *, seconds_max: float = SEND_SECONDS_MAX) -> None:
         if not self._address:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-                channel.settimeout(SEND_SECONDS_MAX)
+                channel.settimeout(seconds_max)
                 channel.connect(self._address)
                 channel.sendall(text.encode())
         except OSError as error:
