@@ -145,6 +145,22 @@ class Cancelled(Interrupted):
     retryable = False
 
 
+class WindowClosed(Interrupted):
+    """The time in which a policy lets its backups work is over; everything was given back."""
+
+    code = "window_closed"
+    retryable = False
+    default_advice = "give the policy a longer window, or fewer VMs; see `holdfast policy show`"
+
+
+class Paused(Interrupted):
+    """An operator stopped all backups; everything was given back."""
+
+    code = "paused"
+    retryable = False
+    default_advice = "go on with `holdfast resume`"
+
+
 class ObjectExists(Immutable):
     """An object of that name is already stored; objects are put once and never overwritten."""
 
@@ -304,6 +320,12 @@ class QuiesceFailed(VsphereFailed):
 
     code = "quiesce_failed"
     default_advice = "see the guest's own logs, or allow a lower consistency"
+
+
+class QuiesceFailedNow(QuiesceFailed):
+    """The same, where another attempt is wanted."""
+
+    retryable = True
 
 
 class CapabilityAbsent(HoldfastError):

@@ -36,6 +36,30 @@ class DatastoreFloor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         return self.before_snapshot_bytes(capacity_bytes) // 2
 
 
+Limit = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
+Limits = dict[str, Annotated[int, msgspec.Meta(ge=1, le=100_000)]]
+
+
+class StreamLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[limits]``: streams at once; 0: no limit but the others. Backups in all are ``jobs_at_once_max``.
+
+    ``each_…``: of everything of a kind; ``datastores``, ``hosts``, ``clusters``, ``proxies``: of one by its name, instead.
+    A host has buffers for some 50 NFC connections, and other programs use them too.
+    """
+
+    restores: Count = 4
+    checks: Count = 2
+    each_datastore: Limit = 4
+    each_host: Limit = 4
+    each_cluster: Limit = 0
+    each_proxy: Limit = 4
+    nfc_each_host: Annotated[int, msgspec.Meta(ge=1, le=52)] = 26
+    datastores: Limits = {}
+    hosts: Limits = {}
+    clusters: Limits = {}
+    proxies: Limits = {}
+
+
 class ControllerConfiguration(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 ):
@@ -54,6 +78,7 @@ class ControllerConfiguration(
     # of what change tracking calls unchanged: read again and compared by every incremental
     audit_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
     datastores: DatastoreFloor = DatastoreFloor()
+    limits: StreamLimits = StreamLimits()
 
 
 def read_configuration(path: Path) -> ControllerConfiguration:

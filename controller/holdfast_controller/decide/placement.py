@@ -89,6 +89,23 @@ def place(
 
     Raises: Refused with the reason per transport and agent; UsageError for an unknown transport.
     """
+    return placements(
+        agents=agents, reach=reach, wanted_transport=wanted_transport, wanted_agent=wanted_agent
+    )[0]
+
+
+def placements(
+    *,
+    agents: Sequence[AgentFacts],
+    reach: WantedReach,
+    wanted_transport: str = "",
+    wanted_agent: str = "",
+) -> list[Placement]:
+    """Every agent that can do it by the best transport that any can, in the order of ``agents``; never empty.
+
+    A lesser transport is no way out when the better one is busy: a change of it is never silent.
+    Raises: as `place`.
+    """
     transports = _wanted(wanted_transport)
     candidates = [
         agent
@@ -106,17 +123,25 @@ def place(
         )
     refusals: list[str] = []
     for transport in transports:
+        found = []
         for agent in candidates:
             problem = _problem(agent, transport, reach)
-            if not problem:
-                return Placement(
+            if problem:
+                refusals.append(f"{transport} on {agent.host_name}: {problem}")
+                continue
+            # those that were asked before it could not: why it is this one
+            reason = _reason(transport, wanted_transport, refusals)
+            found.append(
+                Placement(
                     agent_id=agent.agent_id,
                     host_name=agent.host_name,
                     transport=transport,
-                    reason=_reason(transport, wanted_transport, refusals),
+                    reason=reason,
                     proxy_instance_uuid=agent.vm.instance_uuid if agent.vm else "",
                 )
-            refusals.append(f"{transport} on {agent.host_name}: {problem}")
+            )
+        if found:
+            return found
     raise Refused(
         "no agent can reach all disks: " + "; ".join(refusals),
         advice="run `holdfast doctor`, or map the datastore on a proxy",

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from holdfast_common.errors import (
-    CapabilityAbsent,
     NotFound,
     NothingProtected,
+    QuiesceFailed,
+    QuiesceFailedNow,
     Refused,
-    VsphereFailed,
 )
 from holdfast_common.identity import AgentId
 from holdfast_common.job_result import JobResult, Outcome, Warned
@@ -26,6 +26,7 @@ from holdfast_common.job_spec import (
     JobSpec,
     VmIdentity,
 )
+from holdfast_controller.decide.dispatch import Way
 from holdfast_controller.decide.job_state import JobEvent
 from holdfast_controller.decide.level import (
     FULL,
@@ -36,6 +37,7 @@ from holdfast_controller.decide.level import (
     tracking_warning,
 )
 from holdfast_controller.decide.placement import Placement
+from holdfast_controller.decide.policy import WhenNotReached
 from holdfast_controller.facts import SnapshotFacts, VmFacts
 from holdfast_controller.runs.agent_link import SignedGrant
 from holdfast_controller.runs.agent_work import next_attempt, progress_to_table
@@ -43,7 +45,13 @@ from holdfast_controller.runs.attempt import AttemptAnswers, run_attempt
 from holdfast_controller.runs.committed_points import unless_committed
 from holdfast_controller.runs.earlier_attempts import give_back_earlier, refuse_while_left
 from holdfast_controller.runs.free_space_watch import FreeSpaceWatch, free_space_watched
-from holdfast_controller.runs.placing import check_connected, place_as_seen, place_now
+from holdfast_controller.runs.loads import ways_of
+from holdfast_controller.runs.placing import (
+    check_connected,
+    place_as_seen,
+    place_now,
+    ways_as_seen,
+)
 from holdfast_controller.runs.point_facts import PointFacts, doubt_of_history, previous_point
 from holdfast_controller.runs.repository_verdict import damaged_packs, note_loss
 from holdfast_controller.runs.requests import BackupRequest
@@ -54,13 +62,14 @@ from holdfast_controller.runs.results import (
     record_point,
 )
 from holdfast_controller.runs.source_tickets import disk_to_back_up, source_tickets
+from holdfast_controller.runs.start_tracking import start_tracking
 from holdfast_controller.runs.tracking_audits import next_audit
 from holdfast_controller.runs.vm_blobs import VmBlobs, read_blobs, with_ovf
 from holdfast_controller.runs.world import World, lineage_of
 from holdfast_controller.store.catalogue import PointRow
 from holdfast_controller.store.inventory import KnownVm
 from holdfast_controller.store.jobs import JobRow, NewJob
-from holdfast_controller.vsphere import change_tracking, preflight
+from holdfast_controller.vsphere import preflight
 from holdfast_controller.vsphere.changed_areas import DiskAreas, areas_of_disk
 from holdfast_controller.vsphere.inventory import find_moref, read_vm_around
 from holdfast_controller.vsphere.quiesce import is_lower
@@ -118,6 +127,17 @@ class ImageBackup:
         )
         return lines
 
+    def ways(self) -> tuple[Way, ...]:
+        """The proxies that could do it, as they were seen last. Raises: Refused."""
+        vm = self._known.vm
+        found = ways_as_seen(self._world, vm, self._request, vcenter_id=self._vcenter_id)
+        return ways_of(self._known, found)
+
+    def last_good(self) -> str:
+        """When the VM's last point was made; empty: never."""
+        previous = self._previous()
+        return "" if previous is None else previous.created_at
+
     def new_job(self) -> NewJob:
         """The job's row."""
         return NewJob(
@@ -132,7 +152,12 @@ class ImageBackup:
 
     def __call__(self, job: JobRow) -> JobResult:
         """One attempt. Raises: errors of ours; whatever was made outside is given back or a debt."""
-        result = unless_committed(self._world, job, self._attempt)
+        try:
+            result = unless_committed(self._world, job, self._attempt)
+        except QuiesceFailed as error:
+            if self._request.when_not_reached is WhenNotReached.RETRY:
+                raise QuiesceFailedNow(error.message, advice=error.advice, **error.facts) from error
+            raise
         return judged(result, self._world.job_ledger(job))
 
     def _attempt(self, job: JobRow) -> JobResult:
@@ -141,15 +166,25 @@ class ImageBackup:
         ledger = world.job_ledger(job)
         give_back_earlier(world, session, job)
         vm, warnings = self._preflight(session)
-        placement = place_now(world, session, vm, self._request, vcenter_id=self._vcenter_id)
+        placement = place_now(
+            world,
+            session,
+            vm,
+            self._request,
+            vcenter_id=self._vcenter_id,
+            dispatched_to=job.agent_id,
+        )
         agent_id = AgentId(placement.agent_id)
         world.keeper.authorise(agent_id)
         world.jobs.note(job.job_id, "placed", placement.reason)
-        warnings += self._enable_tracking(session, vm)
+        warnings += start_tracking(world, session, vm, self._lineage_id)
         world.lifecycle.check(job.job_id)
         world.jobs.advance(job.job_id, JobEvent.QUIESCE, f"asked: {self._request.consistency}")
         world.jobs.advance(job.job_id, JobEvent.SNAPSHOT)
-        wish = ConsistencyWish(asked=self._request.consistency, lower_allowed=True)
+        wish = ConsistencyWish(
+            asked=self._request.consistency,
+            lower_allowed=self._request.when_not_reached is WhenNotReached.LOWER,
+        )
         with (
             temporary_snapshot(session, ledger, vm=vm, wish=wish) as snapshot,
             world.lifecycle.cleaning(job.job_id),
@@ -196,37 +231,6 @@ class ImageBackup:
         if warning and self._previous() is None:
             warnings.append(Warned(code="change_tracking", message=warning))
         return vm, warnings
-
-    def _enable_tracking(self, session: VsphereSession, vm: VmFacts) -> list[Warned]:
-        doubt = self._world.catalogue.tracking_doubt(self._lineage_id)
-        if doubt:
-            return self._begin_tracking_anew(session, vm, doubt)
-        if vm.change_tracking_enabled:
-            return []
-        problem = change_tracking.hindrance(vm)
-        try:
-            if not problem:
-                change_tracking.ensure_enabled(session, vm)
-                return []
-        except (CapabilityAbsent, VsphereFailed) as error:
-            problem = str(error)
-        return [
-            Warned(
-                code="change_tracking",
-                message=f"change tracking is off, so every backup reads everything: {problem}",
-            )
-        ]
-
-    def _begin_tracking_anew(
-        self, session: VsphereSession, vm: VmFacts, doubt: str
-    ) -> list[Warned]:
-        """Off for this backup; the next one switches it on again."""
-        told = "change tracking is switched off once, and everything is read"
-        try:
-            change_tracking.ensure_disabled(session, vm)
-        except (CapabilityAbsent, Refused, VsphereFailed) as error:
-            told = f"everything is read until change tracking can be begun anew ({error})"
-        return [Warned(code="change_tracking", message=f"{told}: {doubt}")]
 
     def _previous(self) -> PointRow | None:
         return self._world.catalogue.latest(self._lineage_id)

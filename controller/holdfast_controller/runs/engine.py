@@ -1,4 +1,4 @@
-"""Takes requests, plans them as jobs, and carries the jobs out on a bounded number of threads."""
+"""Takes requests, plans them as jobs, and carries the jobs out as the dispatcher lets them begin."""
 
 from __future__ import annotations
 
@@ -11,13 +11,24 @@ from functools import partial
 from holdfast_common.errors import HoldfastError, Interrupted, NothingProtected, Refused, UsageError
 from holdfast_common.identity import JobId
 from holdfast_common.job_result import ErrorReport
+from holdfast_controller.decide.dispatch import Begun, WaitingJob, Way
 from holdfast_controller.decide.job_state import JobEvent, JobState
+from holdfast_controller.decide.load_limits import LoadKey, LoadKind, in_order
 from holdfast_controller.runs.back_up_image import ImageBackup
 from holdfast_controller.runs.check_points import CheckPoints
+from holdfast_controller.runs.dispatch_notes import note_dispatch
+from holdfast_controller.runs.dispatcher import Dispatcher
 from holdfast_controller.runs.finished_restores import unless_restored
 from holdfast_controller.runs.inventory_watch import InventoryWatch
-from holdfast_controller.runs.job_threads import JobThreads
 from holdfast_controller.runs.lifecycle import JobWork, bug_report
+from holdfast_controller.runs.loads import (
+    CHECKS,
+    PRUNES,
+    RESTORES,
+    backup_loads,
+    stream_limits,
+    vcenter_gate,
+)
 from holdfast_controller.runs.prune_repository import PruneRepository
 from holdfast_controller.runs.repair_points import RepairPoints
 from holdfast_controller.runs.repository_care import RepositoryCare
@@ -46,13 +57,17 @@ PULSE = "dispatcher"
 PULSE_SECONDS_MAX = 300.0  # beyond a round of the reconciler, which looks after what waits
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A job that is to be begun."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A job that is to be begun, its work, what it weighs on, and who could do it. See `WaitingJob`."""
 
-    vcenter_id: str
-    job_id: JobId
+    job: NewJob
     work: JobWork
+    loads: tuple[LoadKey, ...]
+    ways: tuple[Way, ...] = ()
+    priority: int = 50
+    last_good: str = ""
+    attempts_max: int = 0
 
 
 class Engine:
@@ -60,19 +75,18 @@ class Engine:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._threads = JobThreads(
-            threads_max=world.configuration.jobs_at_once_max, carry_out=self._carry_out
+        configuration = world.configuration
+        self.dispatcher = Dispatcher(
+            stream_limits(configuration.jobs_at_once_max, configuration.limits),
+            world.clock,
+            carry_out=self._carry_out,
         )
-        # a prune may take hours: it takes no thread from backups
-        self._prune_threads = JobThreads(threads_max=1, carry_out=self._carry_out)
         self.care = RepositoryCare(world, world.prunes)
-        self._works: dict[JobId, JobWork] = {}
+        self._works: dict[JobId, Planned] = {}
         self._inventories = InventoryWatch(world)
         self._lock = threading.Lock()
         self._closed = False
         self._beaten = False
-        self._unreconciled: frozenset[str] | None = None  # None: all vCenters, known or not
-        self._held: list[_Held] = []
 
     def reconciled(self, but: Collection[str] = ()) -> None:
         """What an earlier life of this controller left was looked after, ``but`` at these vCenters.
@@ -80,16 +94,9 @@ class Engine:
         Jobs elsewhere may start; an empty id stands for jobs that concern no vCenter. Told again and
         again, which also begins jobs for which no thread could be started before.
         """
-        with self._lock:
-            if self._closed:
-                return
-            self._unreconciled = frozenset(but)
-            held, self._held = self._held, []
-            for each in held:
-                self._begin_or_hold(each)
-        self._threads.begin()
-        self._prune_threads.begin()
-        self._beat()
+        if not self._closed:
+            self.dispatcher.shut_only(LoadKind.VCENTER, [vcenter_gate(each) for each in but])
+            self._beat()
 
     def start_backup(self, request: BackupRequest, *, dry_run: bool) -> Started:
         """A VM that cannot be backed up now holds up no other: its job is there, and has failed.
@@ -100,7 +107,8 @@ class Engine:
         told = self._inventories.before_selecting(
             (*request.selectors, *request.excludes), vcenter=request.vcenter
         )
-        return self._start_backup(request, self._chosen(request), told, dry_run=dry_run)
+        wanted = [(request, known) for known in self._chosen(request)]
+        return self.start_backups(request, wanted, told, dry_run=dry_run)
 
     def retry(self, asked: RetryRequest, *, dry_run: bool) -> Started:
         """Back up again the VMs of a run that ended without having done it.
@@ -114,33 +122,49 @@ class Engine:
         request = replace(
             retry.request, selectors=tuple(each.vm.instance_uuid for each in retry.vms)
         )
-        return self._start_backup(request, retry.vms, [*told, *retry.told], dry_run=dry_run)
+        wanted = [(request, known) for known in retry.vms]
+        return self.start_backups(request, wanted, [*told, *retry.told], dry_run=dry_run)
 
-    def _start_backup(
+    def start_backups(
         self,
         request: BackupRequest,
-        chosen: Sequence[KnownVm],
+        wanted: Sequence[tuple[BackupRequest, KnownVm]],
         told: Sequence[str],
         *,
         dry_run: bool,
     ) -> Started:
-        plan, works, jobs = list(told), [], []
-        for known in chosen:
-            work = ImageBackup(self._world, request, known)
+        """One run of ``request``, each VM asked for in its own way; ``told``: what people must know of it.
+
+        Raises: Refused when nothing could be started.
+        """
+        plan, jobs = list(told), []
+        for asked, known in wanted:
+            work = ImageBackup(self._world, asked, known)
             refused: ErrorReport | None = None
+            ways: tuple[Way, ...] = ()
             try:
                 plan += work.plan()
+                ways = work.ways()
             except Refused as error:
                 refused = ErrorReport.of(error)
                 plan.append(f"{known.vm.name}: NOT backed up: {error}")
-            works.append(work)
-            jobs.append(replace(work.new_job(), refused=refused))
-        refuse_all_refused(jobs)
+            jobs.append(
+                Planned(
+                    job=replace(work.new_job(), refused=refused),
+                    work=work,
+                    loads=(*backup_loads(self._world, known), *asked.gates),
+                    ways=ways,
+                    priority=asked.priority,
+                    last_good=work.last_good(),
+                    attempts_max=asked.attempts_max,
+                )
+            )
+        refuse_all_refused([each.job for each in jobs])
         if dry_run:
             return Started(run_id=None, job_ids=(), plan=tuple(plan))
-        started = self._start("backup", request.saved(), jobs, works, plan)
+        started = self._start("backup", request.saved(), jobs, plan)
         for text in told:
-            self._world.jobs.note(started.job_ids[0], "old inventory", text)
+            self._world.jobs.note(started.job_ids[0], "told", text)
         return started
 
     def start_restore_vm(self, request: RestoreVmRequest, *, dry_run: bool) -> Started:
@@ -152,9 +176,8 @@ class Engine:
         if dry_run:
             return Started(run_id=None, job_ids=(), plan=tuple(plan))
         until_restored = partial(unless_restored, self._world, work)
-        return self._start(
-            "restore", {"point": request.point_id}, [work.new_job()], [until_restored], plan
-        )
+        planned = Planned(job=work.new_job(), work=until_restored, loads=(RESTORES,))
+        return self._start("restore", {"point": request.point_id}, [planned], plan)
 
     def start_restore_disk(self, request: RestoreDiskRequest, *, dry_run: bool) -> Started:
         """Raises: NotFound, Refused, NoRepository."""
@@ -163,7 +186,8 @@ class Engine:
         plan = work.plan()
         if dry_run:
             return Started(run_id=None, job_ids=(), plan=tuple(plan))
-        return self._start("restore", {"point": request.point_id}, [work.new_job()], [work], plan)
+        planned = Planned(job=work.new_job(), work=work, loads=(RESTORES,))
+        return self._start("restore", {"point": request.point_id}, [planned], plan)
 
     def start_check(self, request: CheckRequest) -> Started:
         """Raises: NotFound, Refused, NoRepository."""
@@ -176,8 +200,7 @@ class Engine:
                 "subset": request.subset,
                 "points": list(request.point_ids),
             },
-            [work.new_job()],
-            [work],
+            [Planned(job=work.new_job(), work=work, loads=(CHECKS,))],
             work.plan(),
         )
 
@@ -185,13 +208,15 @@ class Engine:
         """Raises: Locked when a prune or a repair has not ended, NotFound, Refused, NoRepository."""
         self._world.keeper.keys()
         work = RepairPoints(self._world, request)
-        return self._start("repair", {}, [work.new_job()], [work], work.plan())
+        planned = Planned(job=work.new_job(), work=work, loads=(CHECKS,))
+        return self._start("repair", {}, [planned], work.plan())
 
     def start_prune(self, request: PruneRequest) -> Started:
         """Raises: Locked when a prune or a repair has not ended, NoRepository."""
         self._world.keeper.keys()
         work = PruneRepository(self._world, self.care, request)
-        return self._start("prune", {}, [work.new_job()], [work], work.plan())
+        planned = Planned(job=work.new_job(), work=work, loads=(PRUNES,))
+        return self._start("prune", {}, [planned], work.plan())
 
     def watch_inventories(self) -> None:
         """Read them every few minutes until the controller stops."""
@@ -213,12 +238,10 @@ class Engine:
     def close(self) -> None:
         """Stop cleanly: running jobs give everything back and end as interrupted."""
         self._world.stopping.set()
-        self.reconciled()  # what is held ends as well: nothing starts any more
         with self._lock:
             self._closed = True
         self._world.pulses.end(PULSE)
-        self._threads.join()
-        self._prune_threads.join()
+        self.dispatcher.join()  # what waits ends as well
 
     def _beat(self) -> None:
         """Jobs that could begin have begun: the dispatcher lives."""
@@ -227,7 +250,7 @@ class Engine:
             self._beaten = True
             rounds = self._world.configuration.reconcile_seconds
             pulses.expect(PULSE, within_seconds=rounds + PULSE_SECONDS_MAX)
-        if self._threads.is_moving() and self._prune_threads.is_moving():
+        if self.dispatcher.is_moving():
             pulses.beat(PULSE)
 
     def _check_ready(self) -> None:
@@ -256,23 +279,19 @@ class Engine:
         return chosen
 
     def _start(
-        self,
-        kind: str,
-        request: dict[str, object],
-        jobs: Sequence[NewJob],
-        works: Sequence[JobWork],
-        plan: Sequence[str],
+        self, kind: str, request: dict[str, object], planned: Sequence[Planned], plan: Sequence[str]
     ) -> Started:
         if self._world.stopping.is_set():
             raise Refused("the controller is stopping")
         attended = self._world.attended
         with attended.planning():
+            jobs = [each.job for each in planned]
             run_id = self._world.jobs.create_run(kind=kind, request=request, jobs=jobs)
             rows = self._world.jobs.jobs_of_run(run_id)
             for row in rows:
                 if not row.ended:
                     attended.attend(row.job_id)
-        for row, work in zip(rows, works, strict=True):
+        for row, each in zip(rows, planned, strict=True):
             if row.ended:
                 continue  # it was refused
             try:
@@ -281,42 +300,44 @@ class Engine:
                 # the others go on, and the reconciler ends this one
                 attended.leave(row.job_id, ErrorReport.of(error))
                 continue
-            with self._lock:
-                self._begin_or_hold(_Held(row.vcenter_id, row.job_id, work))
+            self._queue(row, each)
         return Started(run_id=run_id, job_ids=tuple(row.job_id for row in rows), plan=tuple(plan))
 
-    def _begin_or_hold(self, job: _Held) -> None:
-        """A job that has to wait takes no thread from those that have not."""
-        if self._unreconciled is None or job.vcenter_id in self._unreconciled:
-            self._held.append(job)
-        elif self._closed:
-            self._world.attended.leave(job.job_id, _STOPPING)
-        else:
-            self._works[job.job_id] = job.work
-            is_prune = isinstance(job.work, PruneRepository)
-            (self._prune_threads if is_prune else self._threads).add(job.job_id)
+    def _queue(self, row: JobRow, planned: Planned) -> None:
+        with self._lock:
+            if self._closed:
+                self._world.attended.leave(row.job_id, _STOPPING)
+                return
+            self._works[row.job_id] = planned
+        self.dispatcher.add(
+            WaitingJob(
+                job_id=row.job_id,
+                priority=planned.priority,
+                last_good=planned.last_good,
+                loads=in_order((*planned.loads, vcenter_gate(row.vcenter_id))),
+                ways=planned.ways,
+            )
+        )
 
     def _taken_back(self, job_id: JobId) -> bool:
         """Whether a job had not begun, and now never will."""
-        with self._lock:
-            kept = [each for each in self._held if each.job_id != job_id]
-            was_held = len(kept) < len(self._held)
-            self._held = kept
-            pools = (self._threads, self._prune_threads)
-            if was_held or any(pool.take_back(job_id) for pool in pools):
-                self._works.pop(job_id, None)
-                return True
+        if not self.dispatcher.take_back(job_id):
             return False
+        with self._lock:
+            self._works.pop(job_id, None)
+        return True
 
-    def _carry_out(self, job_id: JobId) -> None:
+    def _carry_out(self, begun: Begun) -> None:
         """However this ends, the job is no longer attended to; the reconciler ends what has not ended."""
         world = self._world
+        job_id = begun.job_id
         why: ErrorReport | None = None
         try:
             with self._lock:
-                work = self._works.pop(job_id)
+                planned = self._works.pop(job_id)
             if world.jobs.job(job_id).state is JobState.QUEUED:
-                world.lifecycle.carry_out(job_id, work)
+                note_dispatch(world, begun)
+                world.lifecycle.carry_out(job_id, planned.work, attempts_max=planned.attempts_max)
             if world.ledger.open_entries(job_id=job_id):
                 world.attended.look_soon()
         except HoldfastError as error:

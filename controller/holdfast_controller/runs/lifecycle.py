@@ -13,6 +13,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Final, TypeVar
 
@@ -21,6 +22,7 @@ from holdfast_common.identity import JobId
 from holdfast_common.job_result import ErrorReport, JobResult, Outcome
 from holdfast_common.retry import backoff_seconds, retried
 from holdfast_controller.decide.job_state import END_EVENTS, JobEvent, JobState
+from holdfast_controller.runs.stop_requests import StopRequests
 from holdfast_controller.store.jobs import JobRow, JobTable
 
 log = logging.getLogger(__name__)
@@ -44,28 +46,36 @@ class Lifecycle:
         attempts_max: int,
         retry_seconds: float = 5.0,
         store_tries: int = STORE_TRIES,
+        stops: StopRequests | None = None,
     ) -> None:
+        self.stops = stops or StopRequests()
         self._jobs = jobs
         self._stopping = stopping
         self._attempts_max = attempts_max
         self._retry_seconds = retry_seconds
         self._store_tries = store_tries
 
-    def carry_out(self, job_id: JobId, work: JobWork) -> JobResult:
+    def carry_out(self, job_id: JobId, work: JobWork, *, attempts_max: int = 0) -> JobResult:
         """From queued to an end; never raises an error of a job. Returns how it ended.
 
-        Raises: when not even after some time it can be written down how it ended.
+        ``attempts_max`` 0: as it is configured. Raises: when not even after some time it can be written down how
+        it ended.
         """
-        waits = backoff_seconds(
-            first=self._retry_seconds, maximum=60.0, attempts=self._attempts_max
-        )
+        try:
+            return self._carry_out(job_id, work, attempts_max or self._attempts_max)
+        finally:
+            self.stops.settled(job_id)
+
+    def _carry_out(self, job_id: JobId, work: JobWork, attempts_max: int) -> JobResult:
+        waits = backoff_seconds(first=self._retry_seconds, maximum=60.0, attempts=attempts_max)
         while True:
-            result = self._one_attempt(job_id, work)
+            result = self._as_asked(job_id, self._one_attempt(job_id, work))
             job = self._durably(partial(self._keep, job_id, result))
             if job.ended:
                 return result
             wait = next(waits, None)
-            if self._may_try_again(job, result) and wait is not None:
+            may_try = job.attempt < attempts_max and self._may_try_again(job, result)
+            if may_try and wait is not None:
                 self._durably(partial(self._queue_again, job_id, result))
                 if not self._stopping.wait(wait):
                     continue
@@ -82,12 +92,17 @@ class Lifecycle:
 
     def stopped(self, job_id: JobId) -> bool:
         """Whether the job is to stop: an operator asked, or the controller ends."""
-        return self._stopping.is_set() or self._jobs.job(job_id).cancel_asked
+        if self._stopping.is_set() or self.stops.why(job_id) is not None:
+            return True
+        return self._jobs.job(job_id).cancel_asked
 
     def check(self, job_id: JobId) -> None:
         """Raises: Interrupted or Cancelled when the job is to stop."""
         if self._stopping.is_set():
             raise Interrupted("the controller is stopping")
+        why = self.stops.why(job_id)
+        if why is not None:
+            raise why
         if self._jobs.job(job_id).cancel_asked:
             raise Cancelled("cancelled by an operator")
 
@@ -171,8 +186,14 @@ class Lifecycle:
             and job.state is not JobState.QUEUED
             and not job.cancel_asked
             and not self._stopping.is_set()
-            and job.attempt < self._attempts_max
         )
+
+    def _as_asked(self, job_id: JobId, result: JobResult) -> JobResult:
+        """What ended because it was asked to says why. What was done before it could stop is done."""
+        why = self.stops.why(job_id)
+        if why is None or result.outcome in (Outcome.DONE, Outcome.PARTIAL):
+            return result
+        return replace(result, outcome=Outcome.INTERRUPTED, error=ErrorReport.of(why))
 
 
 def bug_report(error: BaseException) -> ErrorReport:

@@ -14,7 +14,7 @@ from holdfast_controller.decide.placement import (
     Placement,
     WantedReach,
     disk_places,
-    place,
+    placements,
 )
 from holdfast_controller.facts import VmFacts
 from holdfast_controller.runs.requests import BackupRequest
@@ -27,14 +27,31 @@ def place_as_seen(
     world: World, vm: VmFacts, request: BackupRequest, *, vcenter_id: str
 ) -> Placement:
     """Who would read the VM's disks, and how; vSphere is not asked. Raises: Refused, UsageError."""
+    return ways_as_seen(world, vm, request, vcenter_id=vcenter_id)[0]
+
+
+def ways_as_seen(
+    world: World, vm: VmFacts, request: BackupRequest, *, vcenter_id: str
+) -> list[Placement]:
+    """All who could read them equally well. Raises: Refused, UsageError."""
     return _placed(world, vm, request, vcenter_id, world.proxies(vcenter_id))
 
 
 def place_now(
-    world: World, session: VsphereSession, vm: VmFacts, request: BackupRequest, *, vcenter_id: str
+    world: World,
+    session: VsphereSession,
+    vm: VmFacts,
+    request: BackupRequest,
+    *,
+    vcenter_id: str,
+    dispatched_to: str = "",
 ) -> Placement:
-    """Who reads the VM's disks, and how. Raises: Refused, UsageError, VsphereFailed and its kin."""
-    return _placed(world, vm, request, vcenter_id, present_proxies(world, session, vcenter_id))
+    """Who reads the VM's disks, and how: of those that can equally well the one that it was dispatched to.
+
+    Raises: Refused, UsageError, VsphereFailed and its kin.
+    """
+    found = _placed(world, vm, request, vcenter_id, present_proxies(world, session, vcenter_id))
+    return next((each for each in found if each.agent_id == dispatched_to), found[0])
 
 
 def present_proxies(world: World, session: VsphereSession, vcenter_id: str) -> list[AgentFacts]:
@@ -62,9 +79,9 @@ def _placed(
     request: BackupRequest,
     vcenter_id: str,
     proxies: Sequence[AgentFacts],
-) -> Placement:
+) -> list[Placement]:
     around = world.vcenters.inventory.surroundings(vcenter_id)
-    return place(
+    return placements(
         agents=proxies,
         reach=WantedReach(
             disks=disk_places(vm, around.datastores, around.hosts),

@@ -9,6 +9,8 @@ from holdfast_common.identity import JobId, PointId, RunId
 from holdfast_common.job_spec import FileFormat
 from holdfast_common.logs import Secret
 from holdfast_common.repository.prune_report import PruneLimits
+from holdfast_controller.decide.load_limits import LoadKey
+from holdfast_controller.decide.policy import WhenNotReached
 from holdfast_controller.decide.retries import RetryKind
 
 
@@ -16,7 +18,8 @@ from holdfast_controller.decide.retries import RetryKind
 class BackupRequest:
     """Back up the VMs that the selectors name, but for those that ``excludes`` name.
 
-    Empty ``transport`` and ``agent``: the best that can.
+    Empty ``transport`` and ``agent``: the best that can. ``policy``: whose run it is, by name; empty: an operator's.
+    ``gates``: what must be open for its jobs to begin. ``attempts_max`` 0: as the controller is configured.
     """
 
     selectors: tuple[str, ...]
@@ -26,6 +29,11 @@ class BackupRequest:
     consistency: str = "crash"
     transport: str = ""
     agent: str = ""
+    policy: str = ""
+    when_not_reached: WhenNotReached = WhenNotReached.LOWER
+    priority: int = 50
+    attempts_max: int = 0
+    gates: tuple[LoadKey, ...] = ()
 
     def saved(self) -> dict[str, object]:
         """What of it a run remembers."""
@@ -36,6 +44,8 @@ class BackupRequest:
             "consistency": self.consistency,
             "transport": self.transport,
             "agent": self.agent,
+            "policy": self.policy,
+            "when_not_reached": str(self.when_not_reached),
         }
 
     @classmethod
@@ -48,6 +58,9 @@ class BackupRequest:
             consistency=str(saved.get("consistency", asked.consistency)),
             transport=str(saved.get("transport", asked.transport)),
             agent=str(saved.get("agent", asked.agent)),
+            when_not_reached=WhenNotReached(
+                str(saved.get("when_not_reached", asked.when_not_reached))
+            ),
         )
 
 

@@ -194,6 +194,11 @@ class JobTable:
                 (level, level_reason, transport, agent_id, job_id),
             )
 
+    def set_agent(self, job_id: JobId, agent_id: AgentId) -> None:
+        """Whom it was dispatched to; an attempt may find that another one must do it."""
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE jobs SET agent_id = ? WHERE job_id = ?", (agent_id, job_id))
+
     def set_progress(self, job_id: JobId, *, done_bytes: int, total_bytes: int) -> None:
         """The latest progress."""
         with self._database.transaction() as connection:

@@ -17,6 +17,8 @@ from holdfast_common.logs import Secret
 from holdfast_controller.decide.job_state import JobState
 from holdfast_controller.ledger import EntryKind
 from holdfast_controller.runs import vcenters
+from holdfast_controller.runs.engine import Planned
+from holdfast_controller.runs.loads import BACKUPS
 from holdfast_controller.runs.reconcile import Orphans, Reconciler
 from holdfast_controller.runs.requests import Started
 from holdfast_controller.store.jobs import JobRow, NewJob
@@ -101,7 +103,8 @@ def ends_well(done: list[str], job: JobRow) -> JobResult:
 def asked(holdfast: OneProcess, vcenter_id: str, subject: str, done: list[str]) -> Started:
     """A job that adds its subject to ``done``."""
     new = NewJob(kind="backup", subject=subject, vcenter_id=vcenter_id, lineage_id="l/1")
-    return holdfast.engine._start("backup", {}, [new], [partial(ends_well, done)], [])
+    planned = Planned(job=new, work=partial(ends_well, done), loads=(BACKUPS,))
+    return holdfast.engine._start("backup", {}, [planned], [])
 
 
 @contextmanager

@@ -147,7 +147,7 @@ def test_a_vcenter_that_does_not_answer_holds_up_no_selection_and_its_age_is_tol
     hangs.set()
     assert states(jobs) == {"web": "done"}
     events = holdfast.world.jobs.events(jobs["web"].job_id)
-    (told,) = [event.detail for event in events if event.event == "old inventory"]
+    (told,) = [event.detail for event in events if event.event == "told"]
     assert "could not be read again: it does not answer" in told
 
 

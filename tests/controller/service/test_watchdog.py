@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
+import pytest
+
+from holdfast_common.clock import SystemClock
 from holdfast_common.identity import JobId
 from holdfast_common.pulses import Pulses
 from holdfast_common.service_manager import ServiceManager
-from holdfast_controller.runs.job_threads import JobThreads
+from holdfast_controller.decide.dispatch import WaitingJob
+from holdfast_controller.decide.load_limits import LoadLimits
+from holdfast_controller.runs.dispatcher import Dispatcher
 from holdfast_controller.service.daemon import feed_watchdog
 from support.notify_socket import NotifySocket, notify_socket
 
@@ -52,12 +58,21 @@ def test_nothing_is_told_where_nobody_waits(tmp_path: Path) -> None:
         assert listening.is_quiet(seconds=0.01)
 
 
-def test_a_dispatcher_with_a_job_that_could_begin_and_does_not_is_not_moving() -> None:
+def test_a_dispatcher_with_a_job_that_could_begin_and_does_not_is_not_moving(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
     carried_out: list[JobId] = []
-    threads = JobThreads(threads_max=1, carry_out=carried_out.append)
-    assert threads.is_moving()
-    threads._waiting.append(JobId("left behind"))
-    assert not threads.is_moving()
-    threads.join()
-    assert threads.is_moving()
+    dispatcher = Dispatcher(
+        LoadLimits(), SystemClock(), carry_out=lambda begun: carried_out.append(begun.job_id)
+    )
+    assert dispatcher.is_moving()
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", none_left)
+        dispatcher.add(WaitingJob(job_id=JobId("left behind")))
+    assert not dispatcher.is_moving()
+    dispatcher.join()
+    assert dispatcher.is_moving()
     assert carried_out == ["left behind"]
