@@ -12,6 +12,13 @@ import msgspec
 from holdfast_common.errors import ConfigurationError
 
 PORT_MAX: Final = 65535
+_ADDRESSES: Final = (
+    "session_address",
+    "enrolment_address",
+    "operator_address",
+    "advertised_address",
+    "metrics_address",
+)
 _HOST_NAME: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1000)]
@@ -69,6 +76,7 @@ class ControllerConfiguration(
     enrolment_address: str = "0.0.0.0:9441"
     operator_address: str = ""  # mutual TLS for remote operators; empty: the Unix socket only
     advertised_address: str = ""
+    metrics_address: str = ""  # GET /metrics for Prometheus, as 127.0.0.1:9442; empty: none
     jobs_at_once_max: Count = 4
     attempts_max: Count = 2
     reconcile_seconds: Seconds = 120.0
@@ -108,10 +116,10 @@ def read_configuration(path: Path) -> ControllerConfiguration:
 
 def check_addresses(configuration: ControllerConfiguration) -> None:
     """Raises: ConfigurationError naming the field whose address nobody could listen at, or dial."""
-    for name in ("session_address", "enrolment_address", "operator_address", "advertised_address"):
+    for name in _ADDRESSES:
         text = str(getattr(configuration, name))
         dialled = name == "advertised_address"
-        optional = dialled or name == "operator_address"
+        optional = dialled or name in ("operator_address", "metrics_address")
         if text or not optional:
             _check_address(name, text, port_min=1 if dialled else 0)
 

@@ -46,10 +46,12 @@ from holdfast_controller.store.catalogue import Catalogue
 from holdfast_controller.store.damages import DamageTable
 from holdfast_controller.store.database import Database
 from holdfast_controller.store.inventory import InventoryTable
+from holdfast_controller.store.job_figures import JobFigures
 from holdfast_controller.store.jobs import JobRow, JobTable
 from holdfast_controller.store.ledger import LedgerTable
 from holdfast_controller.store.point_use import PointUse
 from holdfast_controller.store.policies import PolicyTable
+from holdfast_controller.store.protection import Protection
 from holdfast_controller.store.prunes import PruneTable
 from holdfast_controller.store.runs import RunTable
 from holdfast_controller.store.schema import open_database
@@ -192,6 +194,8 @@ def _world(
         stopping=stopping,
         settings=settings,
         jobs=jobs,
+        job_figures=JobFigures(database),
+        protection=Protection(database),
         runs=RunTable(database),
         catalogue=Catalogue(database),
         ledger=LedgerTable(database, clock),

@@ -1,9 +1,11 @@
-"""Controller and agent as systemd runs them: ready, alive, connected, stopping, all told to a real socket."""
+"""Controller and agent as systemd runs them: ready, alive, connected, stopping, all told to a real socket; and its figures."""
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
+from urllib.request import urlopen
 
 from support.installation import Installation
 from support.notify_socket import NotifySocket, notify_socket
@@ -21,6 +23,7 @@ def test_both_daemons_tell_systemd_when_they_are_ready_alive_and_stopping(tmp_pa
     try:
         installation.start_lab()
         installation.init()
+        installation.configure(metrics_address="127.0.0.1:0")
         for folder in ("controller", "agent"):
             (tmp_path / folder).mkdir()
         with notify_socket(tmp_path / "controller") as told:
@@ -31,10 +34,17 @@ def test_both_daemons_tell_systemd_when_they_are_ready_alive_and_stopping(tmp_pa
             told.wait_for("WATCHDOG=1")
             installation.enrol_agent(hot_add=False)
             _agent_tells(installation, tmp_path / "agent")
+            assert 'holdfast_agents{role="proxy",state="connected"}' in _metrics(installation)
             installation.kill("controller", signal.SIGTERM)
             told.wait_for("STOPPING=1")
     finally:
         installation.stop()
+
+
+def _metrics(installation: Installation) -> str:
+    port = json.loads((installation.folder / "controller.ready").read_text())["metrics"]
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        return str(answer.read().decode())
 
 
 def _agent_tells(installation: Installation, folder: Path) -> None:

@@ -50,6 +50,7 @@ def run(entry: Entry, *, ready_file: Path | None) -> None:
                 "session": ports.session,
                 "enrolment": ports.enrolment,
                 "operators": ports.operators,
+                "metrics": ports.metrics,
                 "pid": os.getpid(),
             }
             write_private(ready_file, json.dumps(content).encode(), mode=0o644)

@@ -23,10 +23,12 @@ from holdfast_controller.store.agents import AgentTable
 from holdfast_controller.store.audit import AuditTrail
 from holdfast_controller.store.catalogue import Catalogue
 from holdfast_controller.store.damages import DamageTable
+from holdfast_controller.store.job_figures import JobFigures
 from holdfast_controller.store.jobs import JobRow, JobTable
 from holdfast_controller.store.ledger import LedgerTable
 from holdfast_controller.store.point_use import PointUse
 from holdfast_controller.store.policies import PolicyTable
+from holdfast_controller.store.protection import Protection
 from holdfast_controller.store.prunes import PruneTable
 from holdfast_controller.store.runs import RunTable
 from holdfast_controller.store.settings import Settings
@@ -41,6 +43,8 @@ class World:
     stopping: threading.Event
     settings: Settings
     jobs: JobTable
+    job_figures: JobFigures
+    protection: Protection
     runs: RunTable
     catalogue: Catalogue
     ledger: LedgerTable

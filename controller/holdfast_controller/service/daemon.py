@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast_common.clock import Clock, SystemClock
 from holdfast_common.places import Places
@@ -31,6 +31,7 @@ from holdfast_controller.service.listeners import (
 )
 from holdfast_controller.service.operator_actions import OperatorActions
 from holdfast_controller.service.operators import OperatorService
+from holdfast_controller.service.self_care import SelfCare
 from holdfast_controller.service.session_timing import SessionTiming
 from holdfast_controller.store.agents import AgentTable
 from holdfast_controller.store.audit import AuditTrail
@@ -38,10 +39,12 @@ from holdfast_controller.store.catalogue import Catalogue
 from holdfast_controller.store.damages import DamageTable
 from holdfast_controller.store.database import Database
 from holdfast_controller.store.inventory import InventoryTable
+from holdfast_controller.store.job_figures import JobFigures
 from holdfast_controller.store.jobs import JobTable
 from holdfast_controller.store.ledger import LedgerTable
 from holdfast_controller.store.point_use import PointUse
 from holdfast_controller.store.policies import PolicyTable
+from holdfast_controller.store.protection import Protection
 from holdfast_controller.store.prunes import PruneTable
 from holdfast_controller.store.runs import RunTable
 from holdfast_controller.store.schema import open_database
@@ -119,6 +122,7 @@ class Daemon:
         )
         self._operator_threads = ThreadPoolExecutor(OPERATOR_THREADS, thread_name_prefix="operator")
         self._listeners = self._listener_parts(trust, sessions)
+        self._self_care = SelfCare(self._world)
 
     async def serve(
         self,
@@ -135,7 +139,8 @@ class Daemon:
         def started(ports: BoundPorts) -> None:
             self._reconciling.start()
             self._watching.start()
-            ready(ports)
+            self._self_care.start()
+            ready(replace(ports, metrics=self._self_care.metrics_port))
             log.info("controller ready", extra={"session_port": ports.session})
 
         try:
@@ -149,6 +154,7 @@ class Daemon:
         """End what runs in the order of who uses whom; the database is the last."""
         self._world.stopping.set()
         self._operator_threads.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._self_care.close)
         await asyncio.to_thread(self._engine.close)
         await asyncio.to_thread(self._world.vcenters.close)
         if self._reconciling.is_alive():
@@ -230,6 +236,8 @@ def _world(installation: Installation, agents: AgentTable, sessions: AgentSessio
         stopping=stopping,
         settings=settings,
         jobs=jobs,
+        job_figures=JobFigures(installation.database),
+        protection=Protection(installation.database),
         runs=RunTable(installation.database),
         catalogue=Catalogue(installation.database),
         ledger=LedgerTable(installation.database, installation.clock),

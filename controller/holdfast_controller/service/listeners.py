@@ -76,12 +76,13 @@ class ListenerAddresses:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundPorts:
-    """What the listeners got. ``operators`` is 0 when there is none."""
+    """What the listeners got. ``operators`` and ``metrics`` are 0 when there is none."""
 
     session: int
     enrolment: int
     operators: int
     operator_socket: Path
+    metrics: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

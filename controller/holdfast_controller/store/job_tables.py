@@ -60,3 +60,9 @@ def create_jobs(database: SqliteDatabase) -> None:
         foreign_keys=[("job_id", "jobs", "job_id")],
     )
     database.table("job_events").create_index(["job_id"])
+
+
+@MIGRATIONS()
+def find_by_kind_and_end(database: SqliteDatabase) -> None:
+    """The last good check among the backups of years."""
+    database.table("jobs").create_index(["kind", "state", "finished_at"])

@@ -105,6 +105,13 @@ class PruneTable:
         """The newest round that was no dry run; None: there was none."""
         return self._one("WHERE dry_run = 0 ORDER BY prune_id DESC LIMIT 1", ())
 
+    def last_good_at(self) -> str:
+        """When the last round ended that was no dry run and met no problem; empty: there was none."""
+        row = self._database.execute(
+            "SELECT max(ended_at) FROM prunes WHERE dry_run = 0 AND problem = ''"
+        ).fetchone()
+        return str(row[0] or "")
+
     def of_job(self, job_id: JobId) -> PruneRow | None:
         """The newest round of one job; None: it began none."""
         return self._one("WHERE job_id = ? ORDER BY prune_id DESC LIMIT 1", (job_id,))

@@ -1,0 +1,97 @@
+"""How old the newest good point of each VM is: one question for all of them, whatever the catalogue holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from holdfast_common.identity import LineageId
+from holdfast_controller.decide.job_state import JobState
+from holdfast_controller.store.database import Database
+
+# Newest first along the index of lineage and time, so it mostly looks at one point of a VM.
+_NEWEST_GOOD: Final = (
+    "(SELECT p.created_at FROM points p WHERE p.lineage_id = {lineage}"
+    " AND NOT EXISTS (SELECT 1 FROM suspect_points s WHERE s.point_id = p.point_id)"
+    " AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.job_id = p.job_id AND j.state = ?)"
+    " ORDER BY p.created_at DESC LIMIT 1)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProtectedVm:
+    """A VM of the inventory. ``last_good_at``: of its newest point that is whole and not in doubt; empty: none.
+
+    ``has_points``: whether it has any point, good or not.
+    """
+
+    lineage_id: LineageId
+    name: str
+    vcenter_name: str
+    last_good_at: str
+    has_points: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoubtedVm:
+    """A VM whose change tracking is not believed. ``points``: how many of its points are in doubt."""
+
+    lineage_id: LineageId
+    name: str
+    reason: str
+    points: int
+
+
+class Protection:
+    """Thread-safe; each method is one question."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def vms(self) -> list[ProtectedVm]:
+        """All VMs of the inventory, by name."""
+        lineage = "c.instance_uuid || '/' || v.instance_uuid"
+        rows = self._database.execute(
+            f"SELECT {lineage}, v.name, c.name, coalesce({_NEWEST_GOOD.format(lineage=lineage)}, ''),"  # noqa: S608 - constant texts
+            f" EXISTS (SELECT 1 FROM points p WHERE p.lineage_id = {lineage})"
+            " FROM inventory_vms v JOIN vcenters c ON c.vcenter_id = v.vcenter_id"
+            " ORDER BY v.name, v.moref",
+            (JobState.PARTIAL,),
+        ).fetchall()
+        return [
+            ProtectedVm(
+                lineage_id=LineageId(str(row[0])),
+                name=str(row[1]),
+                vcenter_name=str(row[2]),
+                last_good_at=str(row[3]),
+                has_points=bool(row[4]),
+            )
+            for row in rows
+        ]
+
+    def doubted(self) -> list[DoubtedVm]:
+        """Those whose change tracking was caught, until it has been begun anew."""
+        rows = self._database.execute(
+            "SELECT l.lineage_id, coalesce((SELECT p.vm_name FROM points p"
+            " WHERE p.lineage_id = l.lineage_id ORDER BY p.created_at DESC LIMIT 1), ''),"
+            " l.tracking_doubt, (SELECT count(*) FROM suspect_points s JOIN points p"
+            " ON p.point_id = s.point_id WHERE p.lineage_id = l.lineage_id)"
+            " FROM lineages l WHERE l.tracking_doubt != '' ORDER BY l.lineage_id"
+        ).fetchall()
+        return [
+            DoubtedVm(
+                lineage_id=LineageId(str(row[0])),
+                name=str(row[1]),
+                reason=str(row[2]),
+                points=int(row[3]),
+            )
+            for row in rows
+        ]
+
+    def points(self) -> int:
+        """How many points there are."""
+        return int(self._database.execute("SELECT count(*) FROM points").fetchone()[0])
+
+    def points_in_doubt(self) -> int:
+        """How many of them are in doubt."""
+        return int(self._database.execute("SELECT count(*) FROM suspect_points").fetchone()[0])

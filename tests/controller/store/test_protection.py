@@ -1,0 +1,80 @@
+"""The newest good point of each VM, and VMs whose change tracking is not believed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from holdfast_common.clock import SystemClock, utc_text
+from holdfast_controller.decide.job_state import JobEvent
+from holdfast_controller.store.catalogue import Catalogue
+from holdfast_controller.store.database import Database
+from holdfast_controller.store.jobs import JobTable, NewJob
+from holdfast_controller.store.protection import Protection
+from holdfast_controller.store.schema import open_database
+from support.many_vms import add_point, add_vcenter, add_vms, lineage
+
+MONDAY = datetime(2026, 3, 2, 22, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = open_database(tmp_path / "controller.sqlite")
+    add_vcenter(opened)
+    add_vms(opened, range(3), taken_at=MONDAY)
+    yield opened
+    opened.close()
+
+
+def last_good(database: Database) -> list[str]:
+    return [vm.last_good_at for vm in Protection(database).vms()]
+
+
+def test_the_newest_point_of_each_vm_counts(database: Database) -> None:
+    add_point(database, 0, MONDAY)
+    add_point(database, 0, MONDAY + DAY)
+    add_point(database, 2, MONDAY)
+    assert last_good(database) == [utc_text(MONDAY + DAY), "", utc_text(MONDAY)]
+    assert [vm.has_points for vm in Protection(database).vms()] == [True, False, True]
+    assert Protection(database).points() == 3
+
+
+def test_a_point_in_doubt_or_of_a_partial_backup_is_no_good_one(database: Database) -> None:
+    jobs = JobTable(database, SystemClock())
+    run = jobs.create_run(kind="backup", request={}, jobs=[NewJob(kind="backup", subject="vm")])
+    (job,) = jobs.jobs_of_run(run)
+    for event in (JobEvent.QUEUE, JobEvent.START, JobEvent.TRANSFER, JobEvent.CLEAN):
+        jobs.advance(job.job_id, event)
+    jobs.advance(job.job_id, JobEvent.END_PARTIAL)
+    add_point(database, 0, MONDAY)
+    doubted = add_point(database, 0, MONDAY + DAY)
+    add_point(database, 0, MONDAY + 2 * DAY, job_id=job.job_id)
+    Catalogue(database).doubt_tracking(lineage(0), "caught", suspects=[doubted.point_id])
+    assert last_good(database)[0] == utc_text(MONDAY)
+    assert Protection(database).points_in_doubt() == 1
+
+
+def test_a_vm_in_another_vcenter_with_the_same_uuid_has_its_own_points(database: Database) -> None:
+    add_point(database, 1, MONDAY)
+    database.execute("UPDATE vcenters SET instance_uuid = 'another'")
+    assert last_good(database) == ["", "", ""]
+
+
+def test_doubt_stands_until_tracking_was_begun_anew(database: Database) -> None:
+    catalogue, protection = Catalogue(database), Protection(database)
+    point = add_point(database, 1, MONDAY)
+    assert protection.doubted() == []
+    catalogue.doubt_tracking(lineage(1), "caught", suspects=[point.point_id])
+    (found,) = protection.doubted()
+    assert (found.lineage_id, found.name, found.reason, found.points) == (
+        lineage(1),
+        "vm00001",
+        "caught",
+        1,
+    )
+    catalogue.trust_tracking_again(lineage(1))
+    assert protection.doubted() == []
