@@ -51,6 +51,7 @@ from holdfast_controller.store.jobs import JobRow, JobTable
 from holdfast_controller.store.ledger import LedgerTable
 from holdfast_controller.store.point_use import PointUse
 from holdfast_controller.store.policies import PolicyTable
+from holdfast_controller.store.policy_slots import PolicySlotTable
 from holdfast_controller.store.protection import Protection
 from holdfast_controller.store.prunes import PruneTable
 from holdfast_controller.store.runs import RunTable
@@ -205,6 +206,7 @@ def _world(
         damages=DamageTable(database),
         point_use=PointUse(database),
         policies=PolicyTable(database, clock, audit),
+        policy_slots=PolicySlotTable(database, clock),
         vcenters=Vcenters(
             table=VcenterTable(database, clock, seal),
             inventory=InventoryTable(database),

@@ -68,7 +68,8 @@ from holdfast_controller.runs.vm_blobs import VmBlobs, read_blobs, with_ovf
 from holdfast_controller.runs.world import World, lineage_of
 from holdfast_controller.store.catalogue import PointRow
 from holdfast_controller.store.inventory import KnownVm
-from holdfast_controller.store.jobs import JobRow, NewJob
+from holdfast_controller.store.jobs import JobRow
+from holdfast_controller.store.new_jobs import NewJob
 from holdfast_controller.vsphere import preflight
 from holdfast_controller.vsphere.changed_areas import DiskAreas, areas_of_disk
 from holdfast_controller.vsphere.inventory import find_moref, read_vm_around

@@ -14,7 +14,8 @@ from holdfast_controller.runs.repository_proxies import proxies_with_repository
 from holdfast_controller.runs.repository_verdict import REPOSITORY, note_damaged_packs
 from holdfast_controller.runs.requests import CheckRequest
 from holdfast_controller.runs.world import World
-from holdfast_controller.store.jobs import JobRow, NewJob
+from holdfast_controller.store.jobs import JobRow
+from holdfast_controller.store.new_jobs import NewJob
 
 SOME_POINTS = "some points"
 

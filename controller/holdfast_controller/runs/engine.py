@@ -49,7 +49,8 @@ from holdfast_controller.runs.retries import jobs_to_retry, retry_of
 from holdfast_controller.runs.world import World
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.inventory import KnownVm
-from holdfast_controller.store.jobs import JobRow, NewJob, refuse_all_refused
+from holdfast_controller.store.jobs import JobRow
+from holdfast_controller.store.new_jobs import Also, NewJob, nothing_else, refuse_all_refused
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class Engine:
 
         Raises: NothingProtected, NotFound, NoRepository; Refused when nothing could be started.
         """
-        self._check_ready()
+        self._check_ready()  # before a vCenter is asked
         told = self._inventories.before_selecting(
             (*request.selectors, *request.excludes), vcenter=request.vcenter
         )
@@ -125,6 +126,10 @@ class Engine:
         wanted = [(request, known) for known in retry.vms]
         return self.start_backups(request, wanted, [*told, *retry.told], dry_run=dry_run)
 
+    def read_inventories(self, selectors: Sequence[str]) -> list[str]:
+        """Have them show VMs as they are now, before they are selected; what could not be read is told."""
+        return self._inventories.before_selecting(selectors)
+
     def start_backups(
         self,
         request: BackupRequest,
@@ -132,11 +137,14 @@ class Engine:
         told: Sequence[str],
         *,
         dry_run: bool,
+        also: Also = nothing_else,
     ) -> Started:
         """One run of ``request``, each VM asked for in its own way; ``told``: what people must know of it.
 
-        Raises: Refused when nothing could be started.
+        ``also`` writes down what must be there with the run, or not at all. Raises: Refused when nothing could be
+        started; what ``also`` raises.
         """
+        self._check_ready()
         plan, jobs = list(told), []
         for asked, known in wanted:
             work = ImageBackup(self._world, asked, known)
@@ -162,7 +170,7 @@ class Engine:
         refuse_all_refused([each.job for each in jobs])
         if dry_run:
             return Started(run_id=None, job_ids=(), plan=tuple(plan))
-        started = self._start("backup", request.saved(), jobs, plan)
+        started = self._start("backup", request.saved(), jobs, plan, also=also)
         for text in told:
             self._world.jobs.note(started.job_ids[0], "told", text)
         return started
@@ -235,6 +243,32 @@ class Engine:
         self._world.attended.leave(job_id)
         return self._world.jobs.job(job_id)
 
+    def stop_all(self, load: LoadKey, why: Interrupted) -> None:
+        """Stop whatever weighs on it or passed it: at once what waits, cleanly what is at work."""
+        self.stop_waiting(load, why)
+        self.stop_running(load, why)
+
+    def stop_running(self, load: LoadKey, why: Interrupted) -> int:
+        """How many are asked to give everything back and to end as interrupted."""
+        found = self.dispatcher.running_on(load)
+        for job_id in found:
+            self._world.lifecycle.stops.ask(job_id, why)
+        return len(found)
+
+    def stop_waiting(self, load: LoadKey, why: Interrupted) -> None:
+        """End what has not begun as interrupted."""
+        report = ErrorReport.of(why)
+        for job_id in self.dispatcher.waiting_on(load):
+            if not self._taken_back(job_id):
+                continue
+            try:
+                self._world.jobs.set_result(job_id, error=report)
+                self._world.jobs.advance(job_id, JobEvent.END_INTERRUPTED, report.text())
+            except HoldfastError:
+                self._world.attended.leave(job_id, report)  # the reconciler ends it
+                continue
+            self._world.attended.leave(job_id)
+
     def close(self) -> None:
         """Stop cleanly: running jobs give everything back and end as interrupted."""
         self._world.stopping.set()
@@ -279,14 +313,20 @@ class Engine:
         return chosen
 
     def _start(
-        self, kind: str, request: dict[str, object], planned: Sequence[Planned], plan: Sequence[str]
+        self,
+        kind: str,
+        request: dict[str, object],
+        planned: Sequence[Planned],
+        plan: Sequence[str],
+        *,
+        also: Also = nothing_else,
     ) -> Started:
         if self._world.stopping.is_set():
             raise Refused("the controller is stopping")
         attended = self._world.attended
         with attended.planning():
             jobs = [each.job for each in planned]
-            run_id = self._world.jobs.create_run(kind=kind, request=request, jobs=jobs)
+            run_id = self._world.jobs.create_run(kind=kind, request=request, jobs=jobs, also=also)
             rows = self._world.jobs.jobs_of_run(run_id)
             for row in rows:
                 if not row.ended:

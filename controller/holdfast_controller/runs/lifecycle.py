@@ -191,6 +191,10 @@ class Lifecycle:
     def _as_asked(self, job_id: JobId, result: JobResult) -> JobResult:
         """What ended because it was asked to says why. What was done before it could stop is done."""
         why = self.stops.why(job_id)
+        if why is None and result.outcome is Outcome.CANCELLED and self._stopping.is_set():
+            # the agent was told to stop, and does not know that no operator said so
+            cancelled = self._durably(partial(self._jobs.job, job_id)).cancel_asked
+            why = None if cancelled else Interrupted("the controller is stopping")
         if why is None or result.outcome in (Outcome.DONE, Outcome.PARTIAL):
             return result
         return replace(result, outcome=Outcome.INTERRUPTED, error=ErrorReport.of(why))

@@ -24,7 +24,8 @@ from holdfast_controller.runs.repository_care import PruneWatch, RepositoryCare
 from holdfast_controller.runs.repository_verdict import ONE_AT_A_TIME, REPOSITORY
 from holdfast_controller.runs.requests import PruneRequest
 from holdfast_controller.runs.world import World
-from holdfast_controller.store.jobs import JobRow, NewJob
+from holdfast_controller.store.jobs import JobRow
+from holdfast_controller.store.new_jobs import NewJob
 
 log = logging.getLogger(__name__)
 

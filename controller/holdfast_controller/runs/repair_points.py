@@ -21,7 +21,8 @@ from holdfast_controller.runs.repository_verdict import (
 )
 from holdfast_controller.runs.requests import RepairRequest
 from holdfast_controller.runs.world import World
-from holdfast_controller.store.jobs import JobRow, NewJob
+from holdfast_controller.store.jobs import JobRow
+from holdfast_controller.store.new_jobs import NewJob
 
 
 class RepairPoints:

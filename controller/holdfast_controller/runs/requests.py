@@ -66,10 +66,11 @@ class BackupRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryRequest:
-    """Try jobs of a backup's run again that ended as one of ``kinds``."""
+    """Try jobs of a backup's run again that ended as one of ``kinds``; with one of these errors, when any is named."""
 
     run_id: RunId
     kinds: frozenset[RetryKind]
+    codes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

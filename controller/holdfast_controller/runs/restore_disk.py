@@ -23,7 +23,8 @@ from holdfast_controller.runs.agent_work import ask_agent, raise_unless_done, re
 from holdfast_controller.runs.requests import RestoreDiskRequest
 from holdfast_controller.runs.tracking_audits import doubts_of
 from holdfast_controller.runs.world import World
-from holdfast_controller.store.jobs import JobRow, NewJob
+from holdfast_controller.store.jobs import JobRow
+from holdfast_controller.store.new_jobs import NewJob
 
 
 class RestoreDisk:

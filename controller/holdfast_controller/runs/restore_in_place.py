@@ -36,7 +36,8 @@ from holdfast_controller.runs.restore_vm import (
 from holdfast_controller.runs.results import judged
 from holdfast_controller.runs.tracking_audits import doubts_of
 from holdfast_controller.runs.world import World
-from holdfast_controller.store.jobs import JobRow, NewJob
+from holdfast_controller.store.jobs import JobRow
+from holdfast_controller.store.new_jobs import NewJob
 from holdfast_controller.vsphere.configuration import parse_configuration
 from holdfast_controller.vsphere.datastore_files import place_of
 from holdfast_controller.vsphere.disk_swap import (

@@ -37,6 +37,7 @@ def jobs_to_retry(world: World, asked: RetryRequest) -> list[JobRow]:
         job
         for job in world.jobs.jobs_of_run(run.run_id)
         if retry_kind(job.state, began=_began(world, job)) in asked.kinds
+        and (not asked.codes or (job.error is not None and job.error.code in asked.codes))
     ]
     if not jobs:
         raise Refused(

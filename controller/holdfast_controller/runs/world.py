@@ -28,6 +28,7 @@ from holdfast_controller.store.jobs import JobRow, JobTable
 from holdfast_controller.store.ledger import LedgerTable
 from holdfast_controller.store.point_use import PointUse
 from holdfast_controller.store.policies import PolicyTable
+from holdfast_controller.store.policy_slots import PolicySlotTable
 from holdfast_controller.store.protection import Protection
 from holdfast_controller.store.prunes import PruneTable
 from holdfast_controller.store.runs import RunTable
@@ -54,6 +55,7 @@ class World:
     damages: DamageTable
     point_use: PointUse
     policies: PolicyTable
+    policy_slots: PolicySlotTable
     vcenters: Vcenters
     keeper: KeyKeeper
     link: AgentLink

@@ -18,7 +18,9 @@ from holdfast_controller.configuration import ControllerConfiguration
 from holdfast_controller.runs.engine import Engine
 from holdfast_controller.runs.key_keeper import KeyKeeper
 from holdfast_controller.runs.lifecycle import Lifecycle
+from holdfast_controller.runs.pausing import keep_paused
 from holdfast_controller.runs.reconcile import Orphans, Reconciler
+from holdfast_controller.runs.scheduler import Scheduler
 from holdfast_controller.runs.vcenters import Vcenters
 from holdfast_controller.runs.world import World
 from holdfast_controller.service.agent_administration import AgentAdministration
@@ -44,6 +46,7 @@ from holdfast_controller.store.jobs import JobTable
 from holdfast_controller.store.ledger import LedgerTable
 from holdfast_controller.store.point_use import PointUse
 from holdfast_controller.store.policies import PolicyTable
+from holdfast_controller.store.policy_slots import PolicySlotTable
 from holdfast_controller.store.protection import Protection
 from holdfast_controller.store.prunes import PruneTable
 from holdfast_controller.store.runs import RunTable
@@ -120,6 +123,10 @@ class Daemon:
         self._watching = threading.Thread(
             target=self._engine.watch_inventories, name="inventories", daemon=True
         )
+        keep_paused(self._world, self._engine)
+        self._scheduling = threading.Thread(
+            target=Scheduler(self._world, self._engine).run, name="scheduler", daemon=True
+        )
         self._operator_threads = ThreadPoolExecutor(OPERATOR_THREADS, thread_name_prefix="operator")
         self._listeners = self._listener_parts(trust, sessions)
         self._self_care = SelfCare(self._world)
@@ -139,6 +146,7 @@ class Daemon:
         def started(ports: BoundPorts) -> None:
             self._reconciling.start()
             self._watching.start()
+            self._scheduling.start()
             self._self_care.start()
             ready(replace(ports, metrics=self._self_care.metrics_port))
             log.info("controller ready", extra={"session_port": ports.session})
@@ -247,6 +255,7 @@ def _world(installation: Installation, agents: AgentTable, sessions: AgentSessio
         damages=DamageTable(installation.database),
         point_use=PointUse(installation.database),
         policies=PolicyTable(installation.database, installation.clock, audit),
+        policy_slots=PolicySlotTable(installation.database, installation.clock),
         vcenters=Vcenters(
             table=VcenterTable(installation.database, installation.clock, seal),
             inventory=InventoryTable(installation.database),

@@ -279,6 +279,15 @@ class Catalogue:
         )
         return rows[0] if rows else None
 
+    def last_full_at(self, lineage_id: LineageId) -> str:
+        """When the lineage was last read whole (UTC text), as far as its jobs are known; else its oldest point's time."""
+        row = self._database.execute(
+            "SELECT max(CASE jobs.level WHEN 'full' THEN points.created_at END), min(points.created_at)"
+            " FROM points LEFT JOIN jobs USING (job_id) WHERE points.lineage_id = ?",
+            (lineage_id,),
+        ).fetchone()
+        return str(row[0] or row[1] or "")
+
     def of_job(self, job_id: JobId) -> PointRow | None:
         """The point that a job committed; None: none is known."""
         rows = self._select("WHERE job_id = ?", (job_id,))

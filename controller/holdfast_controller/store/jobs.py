@@ -5,35 +5,23 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 
 from holdfast_common.clock import Clock, utc_text
-from holdfast_common.errors import IntegrityError, Locked, NotFound, Refused
+from holdfast_common.errors import IntegrityError, NotFound, Refused
 from holdfast_common.identity import AgentId, JobId, PointId, RunId, new_ulid
 from holdfast_common.job_result import DiskResult, ErrorReport, Warned
 from holdfast_controller.decide.job_state import ENDED, JobEvent, JobState, next_state
 from holdfast_controller.store.database import Database
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
-    """A job about to be planned. ``subject``: the VM's name, or what else it works on.
-
-    ``refused``: why it cannot be begun; it is written down beside others, as failed. ``excluded_by``: it
-    is refused while a job of one of these kinds has not ended.
-    """
-
-    kind: str
-    subject: str
-    vcenter_id: str = ""
-    instance_uuid: str = ""
-    lineage_id: str = ""
-    level_asked: str = ""
-    transport: str = ""
-    refused: ErrorReport | None = None
-    excluded_by: tuple[str, ...] = ()
+from holdfast_controller.store.new_jobs import (
+    Also,
+    NewJob,
+    nothing_else,
+    refuse_all_refused,
+    refused_as_second,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +75,15 @@ class JobTable:
         self._database = database
         self._clock = clock
 
-    def create_run(self, *, kind: str, request: dict[str, object], jobs: Sequence[NewJob]) -> RunId:
-        """A run with its jobs, all planned. A VM's job is refused while it has another one.
+    def create_run(
+        self,
+        *,
+        kind: str,
+        request: dict[str, object],
+        jobs: Sequence[NewJob],
+        also: Also = nothing_else,
+    ) -> RunId:
+        """A run with its jobs, all planned, and what ``also`` writes. A VM's job is refused while it has another one.
 
         Those that are refused are written down as failed, beside others that are not.
         Raises: Refused when all are; nothing was written then.
@@ -100,7 +95,7 @@ class JobTable:
                 "INSERT INTO runs (run_id, kind, request, created_at, finished_at) VALUES (?,?,?,?,'')",
                 (run_id, kind, json.dumps(request), now),
             )
-            judged = [_refused_as_second(connection, job) for job in jobs]
+            judged = [refused_as_second(connection, job) for job in jobs]
             refuse_all_refused(judged)
             for job in judged:
                 job_id = new_ulid()
@@ -127,6 +122,7 @@ class JobTable:
                 _add_event(connection, JobId(job_id), now, JobState.PLANNED, "")
                 if job.refused is not None:
                     _fail(connection, JobId(job_id), now, job.refused)
+            also(run_id)
         return run_id
 
     def advance(self, job_id: JobId, event: JobEvent, detail: str = "") -> JobState:
@@ -333,51 +329,6 @@ def _add_event(
         "INSERT INTO job_events (job_id, at, event, detail) VALUES (?,?,?,?)",
         (job_id, at, event, detail),
     )
-
-
-def refuse_all_refused(jobs: Sequence[NewJob]) -> None:
-    """Raises: Refused when there is no job that can be begun."""
-    reasons = [job.refused for job in jobs if job.refused is not None]
-    if not reasons or len(reasons) < len(jobs):
-        return
-    if len(reasons) == 1:
-        raise reasons[0].to_error()
-    told = (f"{job.subject}: {job.refused.text()}" for job in jobs if job.refused is not None)
-    raise Refused("no VM can be worked on now: " + "; ".join(told))
-
-
-def _refused_as_second(connection: sqlite3.Connection, job: NewJob) -> NewJob:
-    """The job, refused when its VM has one that has not ended, or when one that excludes it has not."""
-    if job.refused is not None:
-        return job
-    ends = ",".join("?" * len(ENDED))
-    if job.excluded_by:
-        kinds = ",".join("?" * len(job.excluded_by))
-        row = connection.execute(
-            f"SELECT job_id, kind FROM jobs WHERE kind IN ({kinds}) AND state NOT IN ({ends})",  # noqa: S608 - only question marks
-            (*job.excluded_by, *sorted(ENDED)),
-        ).fetchone()
-        if row is not None:
-            locked = Locked(
-                f"{'another' if row[1] == job.kind else 'a'} {row[1]} has not ended",
-                job=row[0],
-                advice=f"wait for it with `holdfast job follow {row[0]}`, or cancel it",
-            )
-            return replace(job, refused=ErrorReport.of(locked))
-    if not job.instance_uuid:
-        return job
-    row = connection.execute(
-        f"SELECT job_id FROM jobs WHERE vcenter_id = ? AND instance_uuid = ? AND state NOT IN ({ends})",  # noqa: S608 - only question marks
-        (job.vcenter_id, job.instance_uuid, *sorted(ENDED)),
-    ).fetchone()
-    if row is None:
-        return job
-    error = Refused(
-        f"{job.subject} has another job that has not ended",
-        job=row[0],
-        advice=f"wait for it with `holdfast job follow {row[0]}`, or cancel it",
-    )
-    return replace(job, refused=ErrorReport.of(error))
 
 
 def _fail(connection: sqlite3.Connection, job_id: JobId, now: str, error: ErrorReport) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from holdfast_common.errors import NotFound
 from holdfast_common.identity import RunId
+from holdfast_controller.decide.job_state import JobState
 from holdfast_controller.store.database import Database
 
 
@@ -42,3 +43,12 @@ class RunTable:
             created_at=str(row[2]),
             finished_at=str(row[3]),
         )
+
+    def stopped_since(self, since: str, *, code: str) -> list[RunRow]:
+        """Runs with backups that were interrupted with this error since then (UTC text)."""
+        rows = self._database.execute(
+            "SELECT DISTINCT run_id FROM jobs WHERE kind = 'backup' AND state = ? AND finished_at >= ?"
+            " AND CASE error WHEN '' THEN 0 ELSE json_extract(error, '$.code') = ? END ORDER BY run_id",
+            (JobState.INTERRUPTED, since, code),
+        )
+        return [self.run(RunId(row[0])) for row in rows.fetchall()]

@@ -13,6 +13,7 @@ from holdfast_controller.store import (
     job_tables,
     ledger,
     policies,
+    policy_slots,
     prunes,
     settings,
     vcenters,
@@ -31,6 +32,7 @@ ALL = (
     prunes.MIGRATIONS,
     damages.MIGRATIONS,
     policies.MIGRATIONS,
+    policy_slots.MIGRATIONS,
 )
 
 

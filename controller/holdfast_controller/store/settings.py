@@ -22,6 +22,7 @@ CONTROLLER_ID = "controller.id"
 DAMAGED_PACKS = "repository.damaged_packs"  # digests, that checks found
 LOSS_FOUND_AT = "repository.loss_found_at"  # by a backup, the last time
 DATABASE_COPIED_AT = "database.copied_at"  # into the repository, the last time
+PAUSED = "paused"  # since when, by whom and why, as JSON; empty: it is not
 INITIALISED_AT = "initialised_at"
 
 

@@ -25,7 +25,7 @@ from holdfast_controller.runs.engine import Engine
 from holdfast_controller.runs.requests import CheckRequest
 from holdfast_controller.service.point_actions import PointActions
 from holdfast_controller.service.repository_actions import RepositoryActions
-from holdfast_controller.store.jobs import NewJob
+from holdfast_controller.store.new_jobs import NewJob
 from support.one_process import OneProcess
 
 LAST = operator_pb2.RetentionRule(keep_last=1)

@@ -25,7 +25,8 @@ from holdfast_controller.runs.requests import PruneRequest, RepairRequest, Start
 from holdfast_controller.service.follower import RunFollower
 from holdfast_controller.service.point_actions import PointActions
 from holdfast_controller.service.repository_actions import RepositoryActions
-from holdfast_controller.store.jobs import JobTable, NewJob
+from holdfast_controller.store.jobs import JobTable
+from holdfast_controller.store.new_jobs import NewJob
 from holdfast_lab.server import RunningLab
 from support.one_process import OneProcess, guest_writes, one_process, one_round
 

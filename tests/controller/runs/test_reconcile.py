@@ -17,7 +17,8 @@ from holdfast_common.job_spec import JobSpec, ListPoints
 from holdfast_controller.decide.job_state import JobEvent, JobState
 from holdfast_controller.ledger import EntryKind
 from holdfast_controller.runs.reconcile import Orphans, Reconciler
-from holdfast_controller.store.jobs import JobRow, NewJob
+from holdfast_controller.store.jobs import JobRow
+from holdfast_controller.store.new_jobs import NewJob
 from holdfast_controller.vsphere.snapshot import temporary_snapshot
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab

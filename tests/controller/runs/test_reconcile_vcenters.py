@@ -21,7 +21,8 @@ from holdfast_controller.runs.engine import Planned
 from holdfast_controller.runs.loads import BACKUPS
 from holdfast_controller.runs.reconcile import Orphans, Reconciler
 from holdfast_controller.runs.requests import Started
-from holdfast_controller.store.jobs import JobRow, NewJob
+from holdfast_controller.store.jobs import JobRow
+from holdfast_controller.store.new_jobs import NewJob
 from holdfast_controller.store.vcenters import NewVcenter
 from holdfast_controller.vsphere.snapshot import temporary_snapshot
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan

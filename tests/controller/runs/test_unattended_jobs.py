@@ -15,7 +15,7 @@ from holdfast_controller.decide.job_state import JobEvent, JobState
 from holdfast_controller.runs import back_up_image
 from holdfast_controller.runs.lifecycle import Lifecycle
 from holdfast_controller.runs.world import World
-from holdfast_controller.store.jobs import NewJob
+from holdfast_controller.store.new_jobs import NewJob
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab
 from support.one_process import OneProcess, one_process, one_round

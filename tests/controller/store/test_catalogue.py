@@ -10,7 +10,8 @@ from holdfast_common.identity import JobId, LineageId, PointId, RepositoryId
 from holdfast_controller.decide.job_state import JobEvent
 from holdfast_controller.store.catalogue import Catalogue, PointRow
 from holdfast_controller.store.database import Database
-from holdfast_controller.store.jobs import JobTable, NewJob
+from holdfast_controller.store.jobs import JobTable
+from holdfast_controller.store.new_jobs import NewJob
 from holdfast_controller.store.schema import open_database
 
 

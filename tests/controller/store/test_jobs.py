@@ -13,7 +13,8 @@ from holdfast_common.job_result import DiskResult, ErrorReport, Warned
 from holdfast_controller.decide.job_state import JobEvent, JobState
 from holdfast_controller.store import job_tables
 from holdfast_controller.store.database import Database
-from holdfast_controller.store.jobs import JobTable, NewJob
+from holdfast_controller.store.jobs import JobTable
+from holdfast_controller.store.new_jobs import NewJob
 
 WEB = NewJob(
     kind="backup", subject="web", vcenter_id="v", instance_uuid="i", level_asked="incremental"

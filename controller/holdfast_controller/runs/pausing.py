@@ -1,0 +1,101 @@
+"""`holdfast pause`: nothing that loads hosts or storage begins, and what is at work gives everything back and stops.
+
+Restores go on: who pauses because of load may need one. It outlives the controller, and is told until somebody resumes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from holdfast_common.clock import utc_text
+from holdfast_common.errors import HoldfastError, Paused, Refused
+from holdfast_common.identity import RunId
+from holdfast_controller.decide.retries import RetryKind
+from holdfast_controller.runs.engine import Engine
+from holdfast_controller.runs.loads import PAUSE
+from holdfast_controller.runs.requests import RetryRequest
+from holdfast_controller.runs.world import World
+from holdfast_controller.store import settings as names
+
+AUDIT_OBJECT: Final = "backups"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Since when (UTC text), by whom, and why."""
+
+    since: str
+    actor: str
+    reason: str
+
+
+def pause_of(world: World) -> Pause | None:
+    """None: nothing is paused."""
+    found = world.settings.get(names.PAUSED)
+    return Pause(**json.loads(found)) if found else None
+
+
+def is_paused(world: World) -> bool:
+    """Whether an operator stopped everything."""
+    return bool(world.settings.get(names.PAUSED))
+
+
+def pause(world: World, engine: Engine, *, actor: str, reason: str) -> int:
+    """Stop everything but restores; returns how many jobs stop now. Durable before the first of them does.
+
+    Raises: Refused when it is paused already.
+    """
+    already = pause_of(world)
+    if already is not None:
+        raise Refused(
+            "it is paused already", since=already.since, by=already.actor, reason=already.reason
+        )
+    found = Pause(since=utc_text(world.clock.now()), actor=actor, reason=reason)
+    content = {"since": found.since, "actor": found.actor, "reason": found.reason}
+    world.settings.set(names.PAUSED, json.dumps(content))
+    world.audit.append(actor=actor, action="paused", object=AUDIT_OBJECT, result="done")
+    keep_paused(world, engine)
+    why = Paused("an operator paused everything", by=actor, reason=reason)
+    return engine.stop_running(PAUSE, why)
+
+
+def keep_paused(world: World, engine: Engine) -> None:
+    """After a restart as well: nothing begins while it is paused."""
+    if is_paused(world):
+        engine.dispatcher.shut(PAUSE)
+
+
+def resume(world: World, engine: Engine, *, actor: str) -> list[str]:
+    """Go on: what waited begins, and backups that were stopped begin anew. Returns what could not, for people.
+
+    Raises: Refused when nothing is paused.
+    """
+    paused = pause_of(world)
+    if paused is None:
+        raise Refused("nothing is paused")
+    stopped = _stopped_by(world, paused)
+    world.settings.set(names.PAUSED, "")
+    world.audit.append(actor=actor, action="resumed", object=AUDIT_OBJECT, result="done")
+    engine.dispatcher.open(PAUSE)
+    told = []
+    for run_id in stopped:
+        try:
+            engine.retry(
+                RetryRequest(
+                    run_id=run_id,
+                    kinds=frozenset({RetryKind.FAILED, RetryKind.NOT_STARTED}),
+                    codes=frozenset({Paused.code}),
+                ),
+                dry_run=False,
+            )
+        except HoldfastError as error:
+            told.append(f"run {run_id} is not begun anew: {error}")
+    return told
+
+
+def _stopped_by(world: World, paused: Pause) -> list[RunId]:
+    """Operators' own backups; those of policies are gone on with by the scheduler, in their windows."""
+    runs = world.runs.stopped_since(paused.since, code=Paused.code)
+    return [run.run_id for run in runs if not run.request.get("policy")]

@@ -1,0 +1,246 @@
+"""Begins the runs of policies: which VMs a policy selects now, how each is backed up, and that each moment counts once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from holdfast_common.clock import parse_utc
+from holdfast_common.errors import HoldfastError, NotFound, NothingProtected
+from holdfast_common.identity import RunId
+from holdfast_controller.decide.due_policies import (
+    DuePolicy,
+    PolicyHistory,
+    calendar_text,
+    due_policy,
+)
+from holdfast_controller.decide.job_state import JobState
+from holdfast_controller.decide.level import FULL
+from holdfast_controller.decide.policy import Policy
+from holdfast_controller.runs.engine import Engine
+from holdfast_controller.runs.loads import window_gate
+from holdfast_controller.runs.requests import BackupRequest, Started
+from holdfast_controller.runs.world import World, lineage_of
+from holdfast_controller.store.inventory import KnownVm
+from holdfast_controller.store.jobs import JobRow
+from holdfast_controller.store.policies import StoredPolicy
+from holdfast_controller.store.policy_slots import PolicySlot
+
+log = logging.getLogger(__name__)
+
+# What keeps a run from beginning (a mount that is away, a vCenter that starts again) may pass; so long it is tried.
+TRIES_SECONDS: Final = 3600.0
+GO_ON_CODES: Final = frozenset({"interrupted", "paused"})  # of jobs that somebody else stopped
+
+
+class PolicyRuns:
+    """Of the scheduler's thread alone."""
+
+    def __init__(self, world: World, engine: Engine) -> None:
+        self._world = world
+        self._engine = engine
+        self._judged: set[str] = set()  # ended runs of which nothing is left to go on with
+        self._told: dict[str, str] = {}  # by policy: why it could not begin, the last time
+
+    def history(self, stored: StoredPolicy) -> PolicyHistory:
+        """As `due_policy` wants it."""
+        last = self._world.policy_slots.last(stored.policy_id)
+        return PolicyHistory(
+            created_at=stored.created_at,
+            changed_at=stored.changed_at,
+            last_slot=None if last is None else last.slot,
+            last_calendar="" if last is None else last.calendar,
+        )
+
+    def begin_due(self, stored: StoredPolicy, now: datetime) -> Started | None:
+        """The run that is due now, begun; None: none is, or it could not begin yet, which is tried again."""
+        due = due_policy(stored.policy, self.history(stored), now)
+        if due is None:
+            return None
+        slot = PolicySlot(
+            policy_id=stored.policy_id,
+            slot=due.due.due_at,
+            calendar=calendar_text(stored.policy),
+            missed=due.due.missed,
+        )
+        if due.skipped:
+            self._world.policy_slots.take(replace(slot, told=due.skipped))
+            return None
+        try:
+            started = self._begin(stored, due, slot)
+        except HoldfastError as error:
+            self._not_begun(stored, slot, error, now)
+            return None
+        self._told.pop(stored.policy_id, None)
+        log.info("a policy's run began", extra={"policy": stored.policy.name})
+        return started
+
+    def go_on(self, stored: StoredPolicy) -> Started | None:
+        """Begin anew what of the newest run was stopped from outside: by the controller's end, or by a pause."""
+        slot = self._world.policy_slots.last(stored.policy_id)
+        if slot is None or not slot.run_id or slot.run_id in self._judged:
+            return None
+        if not self._world.runs.run(RunId(slot.run_id)).finished_at:
+            return None
+        self._judged.add(slot.run_id)
+        stopped = [
+            job for job in self._world.jobs.jobs_of_run(RunId(slot.run_id)) if _was_stopped(job)
+        ]
+        found, told = self._known_again(stopped)
+        if not found:
+            return None
+        told.insert(0, f"goes on with what was stopped in run {slot.run_id}")
+        requests = [
+            (self._request(stored, job.level_asked, priority_first=True), known)
+            for job, known in found
+        ]
+        return self._engine.start_backups(
+            self._request(stored, ""),
+            requests,
+            told,
+            dry_run=False,
+            also=lambda run_id: self._world.policy_slots.go_on(slot, run_id),
+        )
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _begin(self, stored: StoredPolicy, due: DuePolicy, slot: PolicySlot) -> Started:
+        policy = stored.policy
+        chosen, told = self._selected(policy)
+        if slot.missed:
+            told.insert(0, f"it stands for {slot.missed} earlier moments that were missed")
+        wanted = []
+        for known in chosen:
+            level, why = self._level(policy, due, known)
+            if why:
+                told.append(f"{known.vm.name}: {why}")
+            wanted.append((self._request(stored, level), known))
+        return self._engine.start_backups(
+            self._request(stored, due.level),
+            wanted,
+            told,
+            dry_run=False,
+            also=self._take(slot, told),
+        )
+
+    def _take(self, slot: PolicySlot, told: list[str]) -> Callable[[RunId], None]:
+        def take(run_id: RunId) -> None:
+            self._world.policy_slots.take(replace(slot, run_id=run_id, told="; ".join(told)))
+
+        return take
+
+    def _selected(self, policy: Policy) -> tuple[list[KnownVm], list[str]]:
+        """The VMs that it names now, without those at work, and what is to be told of its selection.
+
+        Raises: NothingProtected when there is none; CapabilityAbsent and its kin when it cannot be said.
+        """
+        told = self._engine.read_inventories((*policy.vms, *policy.exclude))
+        inventory = self._world.vcenters.inventory
+        chosen: dict[tuple[str, str], KnownVm] = {}
+        for selector in policy.vms:
+            for known in _found(inventory.select, selector, told):
+                chosen[known.vcenter_id, known.vm.instance_uuid] = known
+        for selector in policy.exclude:
+            for known in _found(inventory.select, selector, told):
+                chosen.pop((known.vcenter_id, known.vm.instance_uuid), None)
+        if not chosen:
+            raise NothingProtected("the policy selects no VM", policy=policy.name)
+        busy = self._busy()
+        for identity in [each for each in chosen if each in busy]:
+            name = chosen.pop(identity).vm.name
+            told.append(f"{name}: left out, it is at work in job {busy[identity]}")
+        if not chosen:
+            raise NothingProtected(
+                "every VM of the policy is at work in another job", policy=policy.name
+            )
+        return list(chosen.values()), told
+
+    def _busy(self) -> dict[tuple[str, str], str]:
+        return {
+            (job.vcenter_id, job.instance_uuid): job.job_id
+            for job in self._world.jobs.unfinished()
+            if job.instance_uuid
+        }
+
+    def _level(self, policy: Policy, due: DuePolicy, known: KnownVm) -> tuple[str, str]:
+        """The level of one VM, and why when the policy's calendar alone does not say it."""
+        if due.level == FULL:
+            return FULL, ""
+        vcenter = self._world.vcenters.table.vcenter(known.vcenter_id)
+        lineage_id = lineage_of(
+            vcenter_instance_uuid=vcenter.instance_uuid, vm_instance_uuid=known.vm.instance_uuid
+        )
+        read_whole = self._world.catalogue.last_full_at(lineage_id)
+        last_full = parse_utc(read_whole) if read_whole else None
+        if policy.full_is_due(last_full=last_full, slot=due.due.due_at):
+            return FULL, f"read whole, {policy.level.full_days} days after it was last"
+        return due.level, ""
+
+    def _request(
+        self, stored: StoredPolicy, level: str, *, priority_first: bool = False
+    ) -> BackupRequest:
+        policy = stored.policy
+        return BackupRequest(
+            selectors=policy.vms,
+            excludes=policy.exclude,
+            level=level or "incremental",
+            consistency=policy.consistency,
+            transport=policy.transport,
+            policy=policy.name,
+            when_not_reached=policy.when_not_reached,
+            priority=policy.priority + int(priority_first),
+            attempts_max=policy.attempts_max,
+            gates=(window_gate(stored.policy_id, policy.name),),
+        )
+
+    def _known_again(
+        self, jobs: Iterable[JobRow]
+    ) -> tuple[list[tuple[JobRow, KnownVm]], list[str]]:
+        known = {
+            (each.vcenter_id, each.vm.instance_uuid): each
+            for each in self._world.vcenters.inventory.vms()
+        }
+        busy = self._busy()
+        found, told = [], []
+        for job in jobs:
+            identity = (job.vcenter_id, job.instance_uuid)
+            if identity not in known:
+                told.append(f"{job.subject}: it is in the inventory no more")
+            elif identity not in busy:
+                found.append((job, known[identity]))
+        return found, told
+
+    def _not_begun(
+        self, stored: StoredPolicy, slot: PolicySlot, error: HoldfastError, now: datetime
+    ) -> None:
+        if self._told.get(stored.policy_id) != error.line():
+            self._told[stored.policy_id] = error.line()
+            log.warning(
+                "a policy's run cannot begin",
+                extra={"policy": stored.policy.name, "error": error.line()},
+            )
+        if now - slot.slot >= timedelta(seconds=TRIES_SECONDS):
+            self._world.policy_slots.take(replace(slot, told=error.line()))
+            self._told.pop(stored.policy_id, None)
+
+
+def _found(
+    select: Callable[[Iterable[str]], list[KnownVm]], selector: str, told: list[str]
+) -> list[KnownVm]:
+    """A selector that names nothing holds no run up at night, but it is told."""
+    try:
+        return select((selector,))
+    except NotFound:
+        told.append(f"the selector {selector} names no VM")
+        return []
+
+
+def _was_stopped(job: JobRow) -> bool:
+    return (
+        job.state is JobState.INTERRUPTED
+        and job.error is not None
+        and job.error.code in GO_ON_CODES
+    )

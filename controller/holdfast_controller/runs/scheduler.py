@@ -1,0 +1,93 @@
+"""Looks every few seconds which policies are due, and keeps their windows: what may begin, and what must stop."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Final
+
+from holdfast_common.errors import HoldfastError, Interrupted, WindowClosed
+from holdfast_controller.decide.load_limits import LoadKey
+from holdfast_controller.decide.windows import current_opening, next_opening
+from holdfast_controller.runs.engine import Engine
+from holdfast_controller.runs.loads import window_gate
+from holdfast_controller.runs.pausing import is_paused
+from holdfast_controller.runs.policy_runs import PolicyRuns
+from holdfast_controller.runs.world import World
+from holdfast_controller.store.policies import StoredPolicy
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 5.0
+PULSE: Final = "scheduler"
+PULSE_SECONDS_MAX: Final = 900.0  # a look reads inventories, and begins a job for each VM
+
+
+class Scheduler:
+    """A thread of its own, until the controller stops."""
+
+    def __init__(self, world: World, engine: Engine) -> None:
+        self._world = world
+        self._engine = engine
+        self.runs = PolicyRuns(world, engine)
+        self._gates: dict[LoadKey, str] = {}
+
+    def run(self) -> None:
+        """Look, until the controller stops."""
+        self._world.pulses.expect(PULSE, within_seconds=PULSE_SECONDS_MAX)
+        while not self._world.stopping.wait(LOOK_SECONDS):
+            self._world.pulses.beat(PULSE)
+            try:
+                self.look(self._world.clock.now())
+            except HoldfastError as error:
+                log.warning("policies could not be looked at", extra={"error": error.line()})
+            except Exception:
+                # A bug in one look must not end all backups for ever: the next one tries again.
+                log.exception("policies could not be looked at")
+        self._world.pulses.end(PULSE)
+
+    def look(self, now: datetime) -> None:
+        """Once. Each policy for itself: what is wrong with one holds no other up. Raises: StoreFailed, Locked."""
+        policies = self._world.policies.policies()
+        self._let_go_of_deleted(policies)
+        for stored in policies:
+            try:
+                self._look_at(stored, now)
+            except HoldfastError as error:
+                log.warning(
+                    "a policy could not be looked at",
+                    extra={"policy": stored.policy.name, "error": error.line()},
+                )
+
+    def _look_at(self, stored: StoredPolicy, now: datetime) -> None:
+        is_open = self._keep_window(stored, now)
+        if is_paused(self._world):
+            return
+        if is_open and stored.policy.enabled:
+            self.runs.go_on(stored)
+        self.runs.begin_due(stored, now)
+
+    def _keep_window(self, stored: StoredPolicy, now: datetime) -> bool:
+        """Whether it is open. What is at work when it closes is stopped, and what waits ends."""
+        gate = window_gate(stored.policy_id, stored.policy.name)
+        self._gates[gate] = stored.policy.name
+        windows = stored.policy.windows
+        if current_opening(windows, now) is not None:
+            self._engine.dispatcher.open(gate)
+            return True
+        self._engine.dispatcher.shut(gate)
+        opening = next_opening(windows, now).opens_at
+        closed = WindowClosed(
+            "the policy's window closed before the backup was done",
+            policy=stored.policy.name,
+            opens_again="" if opening is None else opening.isoformat(timespec="minutes"),
+        )
+        self._engine.stop_all(gate, closed)
+        return False
+
+    def _let_go_of_deleted(self, policies: list[StoredPolicy]) -> None:
+        kept = {window_gate(stored.policy_id) for stored in policies}
+        for gate in [gate for gate in self._gates if gate not in kept]:
+            name = self._gates.pop(gate)
+            self._engine.stop_waiting(gate, Interrupted("the policy was deleted", policy=name))
+            self._engine.dispatcher.open(gate)

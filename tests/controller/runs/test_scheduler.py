@@ -1,0 +1,341 @@
+"""Policies carried out: by the engine, an agent and the lab, on a clock that the test moves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from holdfast_common.errors import Refused
+from holdfast_common.identity import RunId
+from holdfast_common.job_spec import JobSpec
+from holdfast_controller.decide.job_state import JobState
+from holdfast_controller.decide.policy import LevelRule, Policy
+from holdfast_controller.runs.pausing import keep_paused, pause, pause_of, resume
+from holdfast_controller.runs.policy_runs import TRIES_SECONDS
+from holdfast_controller.runs.requests import BackupRequest
+from holdfast_controller.runs.scheduler import Scheduler
+from holdfast_controller.store.jobs import JobRow
+from holdfast_controller.store.policies import StoredPolicy
+from holdfast_controller.store.policy_slots import PolicySlot
+from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
+from holdfast_lab.server import RunningLab, running_lab
+from support.one_process import OneProcess, one_process
+from support.vms import snapshot_names
+from support.waiting import wait_until
+
+SECONDS = 30.0
+EVENING = "mon-sun 22:00-06:00"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
+    machines = [
+        MachinePlan(name=name, datastore="nfs1", disks=(DiskPlan(size_bytes=1 << 16),))
+        for name in ("web", "db", "mail")
+    ]
+    machines.append(MachinePlan(name="proxy", datastore="vmfs1", disks=()))
+    plan = InventoryPlan(machines=tuple(machines))
+    with running_lab(tmp_path_factory.mktemp("lab"), inventory=plan) as running:
+        yield running
+
+
+@dataclass
+class Night:
+    """A scheduler at its ten o'clock, and the policy that is due then."""
+
+    holdfast: OneProcess
+    scheduler: Scheduler
+    now: datetime
+
+    def policy(self, *vms: str, **fields: object) -> StoredPolicy:
+        """A policy that is due at ten, made the day before by its last slot."""
+        values = {"name": "gold", "start": "0 22 * * *", "window": EVENING, **fields}
+        policy = Policy(vms=vms, **values)  # type: ignore[arg-type]  # plain values
+        stored = self.holdfast.world.policies.create(policy, actor="anna")
+        yesterday = PolicySlot(
+            policy_id=stored.policy_id,
+            slot=self.now - timedelta(days=1),
+            calendar=f"{policy.calendar.expression} UTC",
+        )
+        self.holdfast.world.policy_slots.take(yesterday)
+        return stored
+
+    def look(self, **later: float) -> None:
+        """The scheduler looks; so much later."""
+        self.now += timedelta(**later)
+        self.scheduler.look(self.now)
+
+    def slot(self, stored: StoredPolicy) -> PolicySlot:
+        """The newest."""
+        found = self.holdfast.world.policy_slots.last(stored.policy_id)
+        assert found is not None
+        return found
+
+    def jobs(self, stored: StoredPolicy) -> dict[str, JobRow]:
+        """Of the newest slot's run, at their end."""
+        run_id = RunId(self.slot(stored).run_id)
+        jobs = self.holdfast.world.jobs
+        wait_until(
+            lambda: all(job.ended for job in jobs.jobs_of_run(run_id)),
+            seconds=SECONDS,
+            what="the run ends",
+        )
+        return {job.subject: job for job in jobs.jobs_of_run(run_id)}
+
+    def states(self, stored: StoredPolicy) -> dict[str, str]:
+        return {name: str(job.state) for name, job in self.jobs(stored).items()}
+
+
+def tonight() -> datetime:
+    """Ten o'clock of a night to come, so that nothing that is made now is later than it."""
+    return (datetime.now(UTC) + timedelta(days=2)).replace(hour=22, minute=0, second=3)
+
+
+@contextmanager
+def night_of(folder: Path, lab: RunningLab) -> Iterator[Night]:
+    with one_process(folder, lab) as holdfast:
+        yield Night(holdfast, Scheduler(holdfast.world, holdfast.engine), tonight())
+
+
+@pytest.fixture
+def night(tmp_path: Path, lab: RunningLab) -> Iterator[Night]:
+    with night_of(tmp_path / "holdfast", lab) as ready:
+        yield ready
+
+
+@dataclass
+class Held:
+    """Backups that do not go on until they are let."""
+
+    reached: threading.Semaphore
+    go_on: threading.Event
+
+    def wait(self) -> None:
+        assert self.reached.acquire(timeout=SECONDS)
+
+
+def hold(night: Night) -> Held:
+    """Every backup's agent waits before it works, until it is let or cancelled."""
+    held = Held(threading.Semaphore(0), threading.Event())
+    agent = night.holdfast.agent
+
+    def before(_: JobSpec) -> None:
+        count = len(agent.cancelled)
+        held.reached.release()
+        wait_until(
+            lambda: held.go_on.is_set() or len(agent.cancelled) > count,
+            seconds=SECONDS,
+            what="it may go on, or is cancelled",
+        )
+
+    agent.before = before
+    return held
+
+
+def test_a_due_policy_backs_its_vms_up_once(night: Night) -> None:
+    stored = night.policy("web", "d*", exclude=("mail",))
+    night.look(hours=-1)
+    assert night.slot(stored).run_id == ""
+    night.look(hours=1)
+    assert night.states(stored) == {"web": "done", "db": "done"}
+    first = night.slot(stored)
+    for _ in range(3):
+        night.look(minutes=1)
+    assert night.slot(stored) == first
+    request = night.holdfast.world.runs.run(RunId(first.run_id)).request
+    assert request["policy"] == "gold"
+    night.look(days=1)
+    second = night.slot(stored)
+    assert (second.slot - first.slot, second.missed) == (timedelta(days=1), 0)
+    assert {job.level for job in night.jobs(stored).values()} == {"incremental"}
+
+
+def test_a_window_that_closes_stops_what_is_at_work_and_ends_what_waits(
+    night: Night, lab: RunningLab
+) -> None:
+    stored = night.policy("web", "db", "mail")
+    held = hold(night)
+    night.look()
+    held.wait()
+    held.wait()  # two backups at once is what this controller may do
+    night.look(hours=7, minutes=59)
+    assert not any(job.ended for job in _jobs(night, stored))
+    night.look(minutes=1)
+    jobs = night.jobs(stored)
+    assert {str(job.state) for job in jobs.values()} == {"interrupted"}
+    for job in jobs.values():
+        assert job.error is not None
+        assert job.error.code == "window_closed"
+        assert "gold" in job.error.text()
+        assert job.attempt == 1
+    assert sorted(str(job.agent_id) != "" for job in jobs.values()) == [False, True, True]
+    assert [snapshot_names(lab, name) for name in ("web", "db", "mail")] == [[], [], []]
+    # nothing is begun outside of the window, nor gone on with in the next one, which has a run of its own
+    night.look(hours=1)
+    run = night.slot(stored).run_id
+    night.holdfast.agent.before = lambda _: None
+    night.look(hours=15)
+    assert night.slot(stored).run_id != run
+    assert set(night.states(stored).values()) == {"done"}
+
+
+def _jobs(night: Night, stored: StoredPolicy) -> list[JobRow]:
+    return night.holdfast.world.jobs.jobs_of_run(RunId(night.slot(stored).run_id))
+
+
+def test_what_the_controllers_end_stopped_is_gone_on_with_in_the_same_night(
+    tmp_path: Path, lab: RunningLab
+) -> None:
+    with night_of(tmp_path / "holdfast", lab) as night:
+        stored = night.policy("web", "db", "mail")
+        held = hold(night)
+        night.look()
+        held.wait()
+        first = night.slot(stored)
+        night.holdfast.engine.close()
+        assert set(night.states(stored).values()) == {"interrupted"}
+        world = night.holdfast.world
+        world.stopping.clear()
+        # another life of the controller
+        again = type(night.holdfast.engine)(world)
+        again.reconciled()
+        night.holdfast.agent.before = lambda _: None
+        scheduler = Scheduler(world, again)
+        scheduler.look(night.now + timedelta(minutes=1))
+        after = night.slot(stored)
+        assert after.slot == first.slot
+        assert after.run_id != first.run_id
+        assert night.states(stored) == {"web": "done", "db": "done", "mail": "done"}
+        scheduler.look(night.now + timedelta(minutes=2))
+        assert night.slot(stored) == after
+        again.close()
+
+
+def test_a_selector_that_names_nothing_holds_no_other_up(night: Night) -> None:
+    stored = night.policy("web", "gone*", exclude=("never-there",))
+    night.look()
+    assert "gone* names no VM" in night.slot(stored).told
+    assert "never-there names no VM" in night.slot(stored).told
+    assert night.states(stored) == {"web": "done"}
+
+
+def test_a_vm_at_work_is_left_out_by_its_name_and_job(night: Night) -> None:
+    held = hold(night)
+    (other,) = night.holdfast.start("db").job_ids
+    held.wait()
+    stored = night.policy("web", "db")
+    night.look()
+    assert f"db: left out, it is at work in job {other}" in night.slot(stored).told
+    held.go_on.set()
+    assert night.states(stored) == {"web": "done"}
+
+
+def test_a_run_that_cannot_begin_is_tried_for_an_hour_and_then_written_down(night: Night) -> None:
+    stored = night.policy("nobody*")
+    before = night.slot(stored)
+    night.look()
+    night.look(seconds=TRIES_SECONDS - 10)
+    assert night.slot(stored) == before
+    night.look(seconds=10)
+    slot = night.slot(stored)
+    assert slot.run_id == ""
+    assert "selects no VM" in slot.told
+    night.look(minutes=1)
+    assert night.slot(stored) == slot
+
+
+def test_one_policy_that_cannot_begin_holds_no_other_up(night: Night) -> None:
+    night.policy("nobody*", name="a-first")
+    stored = night.policy("web", name="b-second")
+    night.look()
+    assert night.states(stored) == {"web": "done"}
+
+
+def test_a_vm_is_read_whole_after_so_many_days(night: Night) -> None:
+    # the points are made by the real clock, some two days before the test's
+    stored = night.policy("web", level=LevelRule(full_days=5))
+    night.look()
+    night.jobs(stored)
+    night.look(days=1)
+    assert {job.level for job in night.jobs(stored).values()} == {"incremental"}
+    night.look(days=5)
+    assert {job.level for job in night.jobs(stored).values()} == {"full"}
+    assert "web: read whole, 5 days after it was last" in night.slot(stored).told
+    assert night.slot(stored).missed == 4
+
+
+def test_what_waits_for_a_deleted_policys_window_ends(night: Night) -> None:
+    stored = night.policy("web", "db", "mail")
+    held = hold(night)
+    night.look()
+    held.wait()
+    held.wait()
+    world = night.holdfast.world
+    world.policies.delete(stored.policy_id, revision=stored.revision, actor="anna")
+    night.look(minutes=1)
+    held.go_on.set()
+    assert sorted(night.states(stored).values()) == ["done", "done", "interrupted"]
+
+
+def test_a_pause_stops_what_is_at_work_and_a_resume_goes_on_with_it(
+    night: Night, lab: RunningLab
+) -> None:
+    holdfast, stored = night.holdfast, night.policy("web")
+    held = hold(night)
+    (own,) = holdfast.start("mail").job_ids
+    night.look()
+    held.wait()
+    held.wait()
+    assert pause(holdfast.world, holdfast.engine, actor="anna", reason="firmware") == 2
+    assert {str(job.state) for job in night.jobs(stored).values()} == {"interrupted"}
+    wait_until(lambda: holdfast.world.jobs.job(own).ended, seconds=SECONDS, what="it stops")
+    error = holdfast.world.jobs.job(own).error
+    assert error is not None
+    assert (error.code, "firmware" in error.text()) == ("paused", True)
+    assert [snapshot_names(lab, name) for name in ("web", "mail")] == [[], []]
+    with pytest.raises(Refused, match="paused already"):
+        pause(holdfast.world, holdfast.engine, actor="bert", reason="")
+    waits = holdfast.start("db")
+    first = night.slot(stored)
+    night.look(minutes=1)
+    assert night.slot(stored) == first
+    assert holdfast.world.jobs.job(waits.job_ids[0]).state is JobState.QUEUED
+
+    holdfast.agent.before = lambda _: None
+    assert resume(holdfast.world, holdfast.engine, actor="anna") == []
+    assert holdfast.ended(waits).state is JobState.DONE
+    night.look(minutes=1)
+    assert night.states(stored) == {"web": "done"}
+    assert night.slot(stored).slot == first.slot
+    newest = holdfast.world.jobs.latest(subject="mail", limit=1)[0]
+    assert newest.job_id != own
+    wait_until(
+        lambda: holdfast.world.jobs.job(newest.job_id).state is JobState.DONE,
+        seconds=SECONDS,
+        what="what was stopped is done",
+    )
+    with pytest.raises(Refused, match="nothing is paused"):
+        resume(holdfast.world, holdfast.engine, actor="anna")
+
+
+def test_a_pause_outlives_the_controller(night: Night) -> None:
+    holdfast = night.holdfast
+    pause(holdfast.world, holdfast.engine, actor="anna", reason="a move")
+    found = pause_of(holdfast.world)
+    assert found is not None
+    assert (found.actor, found.reason) == ("anna", "a move")
+    holdfast.engine.close()
+    holdfast.world.stopping.clear()
+    again = type(holdfast.engine)(holdfast.world)
+    keep_paused(holdfast.world, again)
+    again.reconciled()
+    started = again.start_backup(BackupRequest(selectors=("web",)), dry_run=False)
+    assert again.dispatcher.waits(started.job_ids[0])[-1].load.text == "pause by an operator"
+    again.close()
+    assert holdfast.ended(started).state is JobState.INTERRUPTED
