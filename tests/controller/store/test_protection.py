@@ -12,7 +12,8 @@ from holdfast_common.clock import SystemClock, utc_text
 from holdfast_controller.decide.job_state import JobEvent
 from holdfast_controller.store.catalogue import Catalogue
 from holdfast_controller.store.database import Database
-from holdfast_controller.store.jobs import JobTable, NewJob
+from holdfast_controller.store.jobs import JobTable
+from holdfast_controller.store.new_jobs import NewJob
 from holdfast_controller.store.protection import Protection
 from holdfast_controller.store.schema import open_database
 from support.many_vms import add_point, add_vcenter, add_vms, lineage
