@@ -13,7 +13,8 @@ from holdfast_common.job_result import DiskResult, ErrorReport, Warned
 from holdfast_controller.decide.job_state import JobEvent, JobState
 from holdfast_controller.store.database import Database
 from holdfast_controller.store.job_figures import JobFigures
-from holdfast_controller.store.jobs import JobRow, JobTable, NewJob
+from holdfast_controller.store.jobs import JobRow, JobTable
+from holdfast_controller.store.new_jobs import NewJob
 from holdfast_controller.store.schema import open_database
 
 
