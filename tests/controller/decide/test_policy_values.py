@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from holdfast_common.errors import UsageError
 from holdfast_controller.decide.policy import Policy
@@ -13,6 +13,7 @@ from support.policies import policies, policy
 LEAST: dict[str, object] = {"name": "gold", "vms": ["*"], "start": "0 22 * * *"}
 
 
+@settings(max_examples=30)
 @given(policies())
 def test_a_policy_comes_back_from_its_values_as_it_was(made: Policy) -> None:
     assert policy_of_values(json.loads(json.dumps(policy_values(made)))) == made

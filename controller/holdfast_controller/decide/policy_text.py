@@ -1,0 +1,259 @@
+"""Policies as TOML: read with the line of what is wrong, written so that people like to read it. Pure.
+
+A text holds one or more ``[[policy]]`` tables, each with the fields of `Policy`; ``level`` and ``retention`` are tables
+in it. What is written is read as the very same policies. Left out of it are only fields whose value is nothing
+(no window, no description), and the time zone of a retention rule where it is the policy's own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Final
+
+from holdfast_common.errors import UsageError
+from holdfast_controller.decide.policy import Policy
+from holdfast_controller.decide.policy_values import TABLES, policy_of_values, policy_values
+
+TEXT_LENGTH_MAX: Final = 1 << 20
+POLICIES_MAX: Final = 1000
+LINE_LENGTH_MAX: Final = 100  # longer lists are written with a line for each
+_FIRST: Final = ("name", "description", "enabled", "vms", "exclude", "start", "time_zone", "window")
+_TOML_PLACE: Final = re.compile(r" \(at line (\d+), column (\d+)\)$")
+_HEADER: Final = re.compile(r"\s*(\[\[|\[)\s*([^\]]+?)\s*\]")
+_KEY: Final = re.compile(r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*[^=.]+?)*)\s*=""")
+# What an editor is shown of fields that say nothing.
+_EXAMPLES: Final[Mapping[str, object]] = {
+    "description": "what it is for",
+    "exclude": ["power:off"],
+    "window": "mon-fri 22:00-06:00; sat,sun 00:00-24:00",
+    "promise": "26h",
+    "transport": "hotadd",
+    "level.full": "0 22 * * sun",
+    "retention.keep_last": 3,
+    "retention.keep_hourly": 24,
+    "retention.keep_daily": 14,
+    "retention.keep_weekly": 8,
+    "retention.keep_monthly": 12,
+    "retention.keep_yearly": 3,
+    "retention.keep_within": "48h",
+    "retention.time_zone": "UTC",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyLines:
+    """Where a policy stands in its text: the line of its head (0: not found), and of each field that was found."""
+
+    head: int = 0
+    of_field: Mapping[str, int]
+
+    def line(self, field: str) -> int:
+        """Of a field, or of one inside it (``vms[3]``), else of the policy's head."""
+        name = field.partition("[")[0]
+        while name:
+            if name in self.of_field:
+                return self.of_field[name]
+            name = name.rpartition(".")[0]
+        return self.head
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenPolicy:
+    """A policy of a text, and where it stands there."""
+
+    policy: Policy
+    lines: PolicyLines
+    file: str
+
+    def refusal(self, message: str, *, field: str, advice: str = "", **facts: Any) -> UsageError:  # noqa: ANN401 - facts
+        """An error that names where the field stands."""
+        where = _where(self.file, self.policy.name, field, self.lines.line(field))
+        return UsageError(message, advice=advice, **{**where, **facts})
+
+
+def read_policies(text: str, *, file: str = "") -> tuple[WrittenPolicy, ...]:
+    """The policies of a text, in its order. ``file``: what to call it in errors; "": it is in none, and has no lines.
+
+    Raises: UsageError with the file, the policy, the field and the line, as far as they can be told.
+    """
+    tables = _tables(text, file)
+    all_lines = list(_policy_lines(text)) if file else []
+    if len(all_lines) != len(tables):  # written in another way than line by line
+        all_lines = [PolicyLines(of_field={})] * len(tables)
+    found: dict[str, WrittenPolicy] = {}
+    for number, (table, lines) in enumerate(zip(tables, all_lines, strict=True), start=1):
+        name = str(table.get("name") or f"number {number}")[:100]
+        try:
+            policy = policy_of_values(table)
+        except UsageError as error:
+            field = str(error.facts.get("field", ""))
+            where = _where(file, name, field, lines.line(field))
+            facts = {**where, **{key: error.facts[key] for key in error.facts if key != "field"}}
+            raise UsageError(error.message, advice=error.advice, **facts) from error
+        if policy.name in found:
+            where = _where(file, policy.name, "name", lines.line("name"))
+            raise UsageError("two policies of one name", **where)
+        found[policy.name] = WrittenPolicy(policy=policy, lines=lines, file=file)
+    return tuple(found.values())
+
+
+def policies_text(policies: Sequence[Policy], *, with_examples: bool = False) -> str:
+    """The text that `read_policies` reads as the same. ``with_examples``: fields that say nothing stand there as comments."""
+    return "\n".join(
+        "\n".join(_policy_text(policy, with_examples=with_examples)) + "\n" for policy in policies
+    )
+
+
+def _tables(text: str, file: str) -> list[dict[str, Any]]:
+    where: dict[str, Any] = {"file": file} if file else {}
+    if len(text) > TEXT_LENGTH_MAX:
+        raise UsageError("the text of policies is too long", **where, length=len(text))
+    try:
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        place = _TOML_PLACE.search(str(error))
+        if place is not None:
+            where["line"], where["column"] = int(place[1]), int(place[2])
+        problem = _TOML_PLACE.sub("", str(error)) or type(error).__name__
+        raise UsageError(f"this is not TOML: {problem}", **where) from error
+    advice = "each policy begins with a line [[policy]]"
+    for key in document:
+        if key != "policy":
+            line = _first_line(text, key) if file else 0
+            where |= {"line": line} if line else {}
+            raise UsageError("an unknown key", **where, field=key[:128], advice=advice)
+    tables = document.get("policy", [])
+    if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
+        raise UsageError("policies are not written so", **where, advice=advice)
+    if not 0 < len(tables) <= POLICIES_MAX:
+        problem = "the text has too many policies" if tables else "the text has no policy"
+        raise UsageError(problem, **where, advice=advice)
+    return tables
+
+
+def _where(file: str, policy: str, field: str, line: int) -> dict[str, Any]:
+    where: dict[str, Any] = {"file": file} if file else {}
+    if line:
+        where["line"] = line
+    return {**where, "policy": policy, "field": field}
+
+
+def _first_line(text: str, key: str) -> int:
+    """Where a key of the document stands first; 0: not found."""
+    for number, table, found in _keys(text):
+        if (table or found).partition(".")[0] == key:
+            return number
+    return 0
+
+
+def _policy_lines(text: str) -> Iterator[PolicyLines]:
+    """One for each ``[[policy]]`` line. Fields of ``[policy.level]`` are named ``level.full_days``."""
+    head, of_field = 0, dict[str, int]()
+    for number, table, key in _keys(text):
+        if table == "policy" and not key:
+            if head:
+                yield PolicyLines(head=head, of_field=of_field)
+            head, of_field = number, {}
+            continue
+        inside = table.removeprefix("policy").removeprefix(".")
+        of_field.setdefault(".".join(part for part in (inside, key) if part), number)
+    if head:
+        yield PolicyLines(head=head, of_field=of_field)
+
+
+def _keys(text: str) -> Iterator[tuple[int, str, str]]:
+    """Lines that begin a table (its name, no key) or set a key in one; what stands in multi-line texts is neither."""
+    table, closing = "", ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if closing:
+            closing = "" if closing in line else closing
+            continue
+        header = _HEADER.match(line)
+        key = _KEY.match(line)
+        if header is not None and key is None:
+            table = _bare(header[2])
+            yield number, table, ""
+        elif key is not None:
+            yield number, table, _bare(key[1])
+            for quotes in ('"""', "'''"):
+                if line.count(quotes) % 2:
+                    closing = quotes
+
+
+def _bare(name: str) -> str:
+    return ".".join(part.strip().strip("\"'") for part in name.split("."))
+
+
+def _policy_text(policy: Policy, *, with_examples: bool) -> Iterator[str]:
+    values = policy_values(policy)
+    if values["retention"]["time_zone"] == policy.time_zone:
+        del values["retention"]["time_zone"]  # as it is read when it is not there
+    yield "[[policy]]"
+    names = [item.name for item in fields(Policy) if item.name not in TABLES]
+    ordered = sorted(names, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
+    yield from _fields_text(values, Policy, ordered, prefix="", with_examples=with_examples)
+    for name, kind in TABLES.items():
+        inner = [item.name for item in fields(kind)]
+        lines = list(
+            _fields_text(values[name], kind, inner, prefix=f"{name}.", with_examples=with_examples)
+        )
+        if lines:
+            yield ""
+            yield f"[policy.{name}]"
+            yield from lines
+
+
+def _fields_text(
+    values: Mapping[str, Any],
+    kind: type,
+    names: Sequence[str],
+    *,
+    prefix: str,
+    with_examples: bool,
+) -> Iterator[str]:
+    defaults = {item.name: item.default for item in fields(kind)}
+    for name in names:
+        value = values.get(name)
+        said = value is not None and not _says_nothing(value, defaults[name])
+        if said:
+            yield f"{name} = {_value_text(value, len(name))}"
+        elif with_examples and prefix + name in _EXAMPLES:
+            yield f"# {name} = {_value_text(_EXAMPLES[prefix + name], len(name))}"
+
+
+def _says_nothing(value: object, default: object) -> bool:
+    """Nothing stays nothing, whatever becomes a default later: `Policy` says that "" and 0 are none."""
+    if isinstance(value, bool) or default is MISSING:
+        return False
+    return not value and (not default or isinstance(value, list | tuple))
+
+
+def _value_text(value: object, name_length: int) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, str):
+        return _quoted(value)
+    assert isinstance(value, list | tuple), value
+    items = [_quoted(str(item)) for item in value]
+    line = f"[{', '.join(items)}]"
+    if name_length + len(" = ") + len(line) <= LINE_LENGTH_MAX:
+        return line
+    return "[\n" + "".join(f"    {item},\n" for item in items) + "]"
+
+
+def _quoted(text: str) -> str:
+    """A basic string. What does not show, or would turn text around, is written as its number."""
+    return "".join(
+        c if c.isprintable() else _escaped(c) for c in json.dumps(text, ensure_ascii=False)
+    )
+
+
+def _escaped(character: str) -> str:
+    number = ord(character)
+    return f"\\u{number:04X}" if number <= 0xFFFF else f"\\U{number:08X}"
