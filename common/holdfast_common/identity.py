@@ -6,6 +6,7 @@ import os
 import re
 import threading
 import time
+from datetime import datetime
 from typing import Final, NewType
 
 from holdfast_common.errors import UsageError
@@ -31,6 +32,15 @@ def new_ulid() -> str:
     with _lock:
         value = max(value, _last + 1)
         _last = value
+    return _ulid_text(value)
+
+
+def first_ulid_of(moment: datetime) -> str:
+    """Not above any ULID made at that moment (aware) or later: for questions by time."""
+    return _ulid_text(max(0, int(moment.timestamp() * 1000)) << 80)
+
+
+def _ulid_text(value: int) -> str:
     return "".join(_ALPHABET[value >> shift & 31] for shift in range(125, -1, -5))
 
 

@@ -36,6 +36,7 @@ INTERRUPTED_STATUS = 130
         "job",
         "key",
         "point",
+        "policy",
         "repo",
         "restore",
         "status",

@@ -46,9 +46,18 @@ class Status(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     REPOSITORY_ID_FIELD_NUMBER: _builtins.int
     REPOSITORY_PROBLEM_FIELD_NUMBER: _builtins.int
+    UNCOVERED_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
     repository_id: _builtins.str
     repository_problem: _builtins.str
     """"" = fine"""
+    uncovered: _builtins.int
+    """VMs that no policy covers"""
+    late: _builtins.int
+    """VMs whose promise is broken; they stand first in vms, the latest before the others"""
+    policies: _builtins.int
+    """that are switched on"""
     @_builtins.property
     def vms(self) -> _containers.RepeatedCompositeFieldContainer[Global___VmStatus]: ...
     @_builtins.property
@@ -72,10 +81,13 @@ class Status(_message.Message):
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         repository_id: _builtins.str = ...,
         repository_problem: _builtins.str = ...,
+        uncovered: _builtins.int = ...,
+        late: _builtins.int = ...,
+        policies: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "debts", b"debts", "repository_id", b"repository_id", "repository_problem", b"repository_problem", "running", b"running", "vcenters", b"vcenters", "vms", b"vms", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "debts", b"debts", "late", b"late", "policies", b"policies", "repository_id", b"repository_id", "repository_problem", b"repository_problem", "running", b"running", "uncovered", b"uncovered", "vcenters", b"vcenters", "vms", b"vms", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -92,6 +104,10 @@ class VmStatus(_message.Message):
     LAST_POINT_ID_FIELD_NUMBER: _builtins.int
     LAST_RESULT_FIELD_NUMBER: _builtins.int
     UNPROTECTED_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
+    PROMISED_SECONDS_FIELD_NUMBER: _builtins.int
+    LATE_SECONDS_FIELD_NUMBER: _builtins.int
+    BROKEN_BY_FIELD_NUMBER: _builtins.int
     vcenter: _builtins.str
     name: _builtins.str
     instance_uuid: _builtins.str
@@ -99,9 +115,19 @@ class VmStatus(_message.Message):
     """"" = never"""
     last_point_id: _builtins.str
     last_result: _builtins.str
+    promised_seconds: _builtins.int
+    """how old its last good point may be, by the strictest of them; 0 = nothing is promised"""
+    late_seconds: _builtins.int
+    """how long a promise has been broken; 0 = none is"""
+    broken_by: _builtins.str
+    """whose promise that is"""
     @_builtins.property
     def unprotected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """disks that no backup holds, with the reason"""
+
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """that select it and are switched on; none = no policy covers it"""
 
     def __init__(
         self,
@@ -113,10 +139,14 @@ class VmStatus(_message.Message):
         last_point_id: _builtins.str = ...,
         last_result: _builtins.str = ...,
         unprotected: _abc.Iterable[_builtins.str] | None = ...,
+        policies: _abc.Iterable[_builtins.str] | None = ...,
+        promised_seconds: _builtins.int = ...,
+        late_seconds: _builtins.int = ...,
+        broken_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_uuid", b"instance_uuid", "last_good_at", b"last_good_at", "last_point_id", b"last_point_id", "last_result", b"last_result", "name", b"name", "unprotected", b"unprotected", "vcenter", b"vcenter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken_by", b"broken_by", "instance_uuid", b"instance_uuid", "last_good_at", b"last_good_at", "last_point_id", b"last_point_id", "last_result", b"last_result", "late_seconds", b"late_seconds", "name", b"name", "policies", b"policies", "promised_seconds", b"promised_seconds", "unprotected", b"unprotected", "vcenter", b"vcenter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2508,3 +2538,414 @@ class RepositoryDetail(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RepositoryDetail: _TypeAlias = RepositoryDetail  # noqa: Y015
+
+@_typing.final
+class PolicyText(_message.Message):
+    """One or more policies as TOML, and what to do with them. All of them or none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    ONLY_NEW_FIELD_NUMBER: _builtins.int
+    POLICY_ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    ALLOW_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    file: _builtins.str
+    """what to call the text in errors, which then tell lines; "" = it was made of options"""
+    dry_run: _builtins.bool
+    only_new: _builtins.bool
+    """a policy that is there already is refused"""
+    policy_id: _builtins.str
+    """the only policy of the text takes the place of this one; "" = each that of its namesake"""
+    revision: _builtins.int
+    """of that one, as the operator saw it"""
+    user: _builtins.str
+    """who says it, as the operating system calls him"""
+    @_builtins.property
+    def allow(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """oddities that are meant: unmatched, short-window"""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        file: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+        only_new: _builtins.bool = ...,
+        policy_id: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        allow: _abc.Iterable[_builtins.str] | None = ...,
+        user: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "dry_run", b"dry_run", "file", b"file", "only_new", b"only_new", "policy_id", b"policy_id", "revision", b"revision", "text", b"text", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyText: _TypeAlias = PolicyText  # noqa: Y015
+
+@_typing.final
+class PolicyFieldChange(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    before: _builtins.str
+    """as TOML; "" = it is a new policy"""
+    after: _builtins.str
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "field", b"field"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyFieldChange: _TypeAlias = PolicyFieldChange  # noqa: Y015
+
+@_typing.final
+class PolicyChange(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    VMS_FIELD_NUMBER: _builtins.int
+    NEXT_DUE_AT_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    action: _builtins.str
+    """create, change, keep, delete"""
+    vms: _builtins.int
+    """that it selects now"""
+    next_due_at: _builtins.str
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyFieldChange]: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        action: _builtins.str = ...,
+        fields: _abc.Iterable[Global___PolicyFieldChange] | None = ...,
+        vms: _builtins.int = ...,
+        next_due_at: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "fields", b"fields", "name", b"name", "next_due_at", b"next_due_at", "vms", b"vms", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyChange: _TypeAlias = PolicyChange  # noqa: Y015
+
+@_typing.final
+class PolicyChanges(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICIES_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    UNCOVERED_FIELD_NUMBER: _builtins.int
+    done: _builtins.bool
+    """false: a dry run"""
+    revision: _builtins.int
+    """of a policy that goes, or would"""
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyChange]: ...
+    @_builtins.property
+    def uncovered(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """VMs that no policy covers when it is gone, by name"""
+
+    def __init__(
+        self,
+        *,
+        policies: _abc.Iterable[Global___PolicyChange] | None = ...,
+        done: _builtins.bool = ...,
+        revision: _builtins.int = ...,
+        uncovered: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "policies", b"policies", "revision", b"revision", "uncovered", b"uncovered"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyChanges: _TypeAlias = PolicyChanges  # noqa: Y015
+
+@_typing.final
+class PolicyDeletion(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    dry_run: _builtins.bool
+    revision: _builtins.int
+    """that the operator saw; 0 = whichever it has"""
+    user: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+        revision: _builtins.int = ...,
+        user: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "name", b"name", "revision", b"revision", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyDeletion: _TypeAlias = PolicyDeletion  # noqa: Y015
+
+@_typing.final
+class PolicyName(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyName: _TypeAlias = PolicyName  # noqa: Y015
+
+@_typing.final
+class PolicySummary(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    POLICY_ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    ENABLED_FIELD_NUMBER: _builtins.int
+    NEXT_DUE_AT_FIELD_NUMBER: _builtins.int
+    VMS_FIELD_NUMBER: _builtins.int
+    PROMISE_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    CHANGED_AT_FIELD_NUMBER: _builtins.int
+    CHANGED_BY_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    policy_id: _builtins.str
+    revision: _builtins.int
+    enabled: _builtins.bool
+    next_due_at: _builtins.str
+    """UTC; "" = never, or it is switched off"""
+    vms: _builtins.int
+    """that it selects now"""
+    promise: _builtins.str
+    description: _builtins.str
+    created_at: _builtins.str
+    changed_at: _builtins.str
+    changed_by: _builtins.str
+    problem: _builtins.str
+    """why it cannot be carried out; "" = it can"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        policy_id: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        enabled: _builtins.bool = ...,
+        next_due_at: _builtins.str = ...,
+        vms: _builtins.int = ...,
+        promise: _builtins.str = ...,
+        description: _builtins.str = ...,
+        created_at: _builtins.str = ...,
+        changed_at: _builtins.str = ...,
+        changed_by: _builtins.str = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "changed_by", b"changed_by", "created_at", b"created_at", "description", b"description", "enabled", b"enabled", "name", b"name", "next_due_at", b"next_due_at", "policy_id", b"policy_id", "problem", b"problem", "promise", b"promise", "revision", b"revision", "vms", b"vms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicySummary: _TypeAlias = PolicySummary  # noqa: Y015
+
+@_typing.final
+class PolicyList(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicySummary]: ...
+    def __init__(
+        self,
+        *,
+        policies: _abc.Iterable[Global___PolicySummary] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policies", b"policies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyList: _TypeAlias = PolicyList  # noqa: Y015
+
+@_typing.final
+class PolicyMoment(_message.Message):
+    """A moment, in UTC and as the clocks of the policy's time zone show it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_FIELD_NUMBER: _builtins.int
+    LOCAL_FIELD_NUMBER: _builtins.int
+    at: _builtins.str
+    local: _builtins.str
+    def __init__(
+        self,
+        *,
+        at: _builtins.str = ...,
+        local: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "local", b"local"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyMoment: _TypeAlias = PolicyMoment  # noqa: Y015
+
+@_typing.final
+class PolicyOpening(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPENS_FIELD_NUMBER: _builtins.int
+    CLOSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def opens(self) -> Global___PolicyMoment:
+        """absent = it is always open"""
+
+    @_builtins.property
+    def closes(self) -> Global___PolicyMoment: ...
+    def __init__(
+        self,
+        *,
+        opens: Global___PolicyMoment | None = ...,
+        closes: Global___PolicyMoment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["closes", b"closes", "opens", b"opens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closes", b"closes", "opens", b"opens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyOpening: _TypeAlias = PolicyOpening  # noqa: Y015
+
+@_typing.final
+class PolicyVm(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VCENTER_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    INSTANCE_UUID_FIELD_NUMBER: _builtins.int
+    UNPROTECTED_FIELD_NUMBER: _builtins.int
+    OTHER_POLICIES_FIELD_NUMBER: _builtins.int
+    vcenter: _builtins.str
+    name: _builtins.str
+    instance_uuid: _builtins.str
+    @_builtins.property
+    def unprotected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """disks that its backups leave out, with the reason"""
+
+    @_builtins.property
+    def other_policies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """that select it too"""
+
+    def __init__(
+        self,
+        *,
+        vcenter: _builtins.str = ...,
+        name: _builtins.str = ...,
+        instance_uuid: _builtins.str = ...,
+        unprotected: _abc.Iterable[_builtins.str] | None = ...,
+        other_policies: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_uuid", b"instance_uuid", "name", b"name", "other_policies", b"other_policies", "unprotected", b"unprotected", "vcenter", b"vcenter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyVm: _TypeAlias = PolicyVm  # noqa: Y015
+
+@_typing.final
+class PolicyDetail(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    TEMPLATE_FIELD_NUMBER: _builtins.int
+    DUE_FIELD_NUMBER: _builtins.int
+    OPENINGS_FIELD_NUMBER: _builtins.int
+    VMS_FIELD_NUMBER: _builtins.int
+    EXCLUDED_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """as TOML"""
+    template: _builtins.str
+    """the same with examples of what it does not say"""
+    time_zone: _builtins.str
+    @_builtins.property
+    def summary(self) -> Global___PolicySummary: ...
+    @_builtins.property
+    def due(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyMoment]: ...
+    @_builtins.property
+    def openings(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyOpening]: ...
+    @_builtins.property
+    def vms(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyVm]: ...
+    @_builtins.property
+    def excluded(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyVm]:
+        """that it would select, but excludes"""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        summary: Global___PolicySummary | None = ...,
+        text: _builtins.str = ...,
+        template: _builtins.str = ...,
+        due: _abc.Iterable[Global___PolicyMoment] | None = ...,
+        openings: _abc.Iterable[Global___PolicyOpening] | None = ...,
+        vms: _abc.Iterable[Global___PolicyVm] | None = ...,
+        excluded: _abc.Iterable[Global___PolicyVm] | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+        time_zone: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["due", b"due", "excluded", b"excluded", "openings", b"openings", "summary", b"summary", "template", b"template", "text", b"text", "time_zone", b"time_zone", "vms", b"vms", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyDetail: _TypeAlias = PolicyDetail  # noqa: Y015

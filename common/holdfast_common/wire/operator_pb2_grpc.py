@@ -209,6 +209,26 @@ class OperatorsStub:
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.RebuildRequest.SerializeToString,
                 response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RepositoryChange.FromString,
                 _registered_method=True)
+        self.ListPolicies = channel.unary_unary(
+                '/holdfast.v1.Operators/ListPolicies',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.Empty.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.PolicyList.FromString,
+                _registered_method=True)
+        self.ShowPolicy = channel.unary_unary(
+                '/holdfast.v1.Operators/ShowPolicy',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.PolicyName.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.PolicyDetail.FromString,
+                _registered_method=True)
+        self.ApplyPolicies = channel.unary_unary(
+                '/holdfast.v1.Operators/ApplyPolicies',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.PolicyText.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.PolicyChanges.FromString,
+                _registered_method=True)
+        self.DeletePolicy = channel.unary_unary(
+                '/holdfast.v1.Operators/DeletePolicy',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.PolicyDeletion.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.PolicyChanges.FromString,
+                _registered_method=True)
 
 
 class OperatorsServicer:
@@ -424,6 +444,30 @@ class OperatorsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPolicies(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShowPolicy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApplyPolicies(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeletePolicy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -601,6 +645,26 @@ def add_OperatorsServicer_to_server(servicer, server):
                     servicer.RebuildCatalogue,
                     request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RebuildRequest.FromString,
                     response_serializer=holdfast__common_dot_wire_dot_operator__pb2.RepositoryChange.SerializeToString,
+            ),
+            'ListPolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicies,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.Empty.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.PolicyList.SerializeToString,
+            ),
+            'ShowPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowPolicy,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.PolicyName.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.PolicyDetail.SerializeToString,
+            ),
+            'ApplyPolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyPolicies,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.PolicyText.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.PolicyChanges.SerializeToString,
+            ),
+            'DeletePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePolicy,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.PolicyDeletion.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.PolicyChanges.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1548,6 +1612,114 @@ class Operators:
             '/holdfast.v1.Operators/RebuildCatalogue',
             holdfast__common_dot_wire_dot_operator__pb2.RebuildRequest.SerializeToString,
             holdfast__common_dot_wire_dot_operator__pb2.RepositoryChange.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/ListPolicies',
+            holdfast__common_dot_wire_dot_operator__pb2.Empty.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.PolicyList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/ShowPolicy',
+            holdfast__common_dot_wire_dot_operator__pb2.PolicyName.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.PolicyDetail.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyPolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/ApplyPolicies',
+            holdfast__common_dot_wire_dot_operator__pb2.PolicyText.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.PolicyChanges.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/DeletePolicy',
+            holdfast__common_dot_wire_dot_operator__pb2.PolicyDeletion.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.PolicyChanges.FromString,
             options,
             channel_credentials,
             insecure,

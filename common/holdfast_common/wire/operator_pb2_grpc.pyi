@@ -66,6 +66,10 @@ class OperatorsStub:
     ForgetPoints: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ForgetRequest, _operator_pb2.RepositoryChange]
     HoldPoint: _grpc.UnaryUnaryMultiCallable[_operator_pb2.HoldRequest, _operator_pb2.RepositoryChange]
     RebuildCatalogue: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RebuildRequest, _operator_pb2.RepositoryChange]
+    ListPolicies: _grpc.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.PolicyList]
+    ShowPolicy: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PolicyName, _operator_pb2.PolicyDetail]
+    ApplyPolicies: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PolicyText, _operator_pb2.PolicyChanges]
+    DeletePolicy: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PolicyDeletion, _operator_pb2.PolicyChanges]
 
 @_typing.type_check_only
 class OperatorsAsyncStub(OperatorsStub):
@@ -105,6 +109,10 @@ class OperatorsAsyncStub(OperatorsStub):
     ForgetPoints: _aio.UnaryUnaryMultiCallable[_operator_pb2.ForgetRequest, _operator_pb2.RepositoryChange]  # type: ignore[assignment]
     HoldPoint: _aio.UnaryUnaryMultiCallable[_operator_pb2.HoldRequest, _operator_pb2.RepositoryChange]  # type: ignore[assignment]
     RebuildCatalogue: _aio.UnaryUnaryMultiCallable[_operator_pb2.RebuildRequest, _operator_pb2.RepositoryChange]  # type: ignore[assignment]
+    ListPolicies: _aio.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.PolicyList]  # type: ignore[assignment]
+    ShowPolicy: _aio.UnaryUnaryMultiCallable[_operator_pb2.PolicyName, _operator_pb2.PolicyDetail]  # type: ignore[assignment]
+    ApplyPolicies: _aio.UnaryUnaryMultiCallable[_operator_pb2.PolicyText, _operator_pb2.PolicyChanges]  # type: ignore[assignment]
+    DeletePolicy: _aio.UnaryUnaryMultiCallable[_operator_pb2.PolicyDeletion, _operator_pb2.PolicyChanges]  # type: ignore[assignment]
 
 class OperatorsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -351,5 +359,33 @@ class OperatorsServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_pb2.RebuildRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.RepositoryChange, _abc.Awaitable[_operator_pb2.RepositoryChange]]: ...
+
+    @_abc_1.abstractmethod
+    def ListPolicies(
+        self,
+        request: _operator_pb2.Empty,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.PolicyList, _abc.Awaitable[_operator_pb2.PolicyList]]: ...
+
+    @_abc_1.abstractmethod
+    def ShowPolicy(
+        self,
+        request: _operator_pb2.PolicyName,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.PolicyDetail, _abc.Awaitable[_operator_pb2.PolicyDetail]]: ...
+
+    @_abc_1.abstractmethod
+    def ApplyPolicies(
+        self,
+        request: _operator_pb2.PolicyText,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.PolicyChanges, _abc.Awaitable[_operator_pb2.PolicyChanges]]: ...
+
+    @_abc_1.abstractmethod
+    def DeletePolicy(
+        self,
+        request: _operator_pb2.PolicyDeletion,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.PolicyChanges, _abc.Awaitable[_operator_pb2.PolicyChanges]]: ...
 
 def add_OperatorsServicer_to_server(servicer: OperatorsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -108,6 +108,17 @@ def policies_text(policies: Sequence[Policy], *, with_examples: bool = False) ->
     )
 
 
+def field_texts(policy: Policy) -> dict[str, str]:
+    """Every field by its name (``level.full_days``) with its value as it is written; to compare policies by."""
+    texts: dict[str, str] = {}
+    for name, value in policy_values(policy).items():
+        inner = value.items() if name in TABLES else ()
+        texts |= {f"{name}.{field}": _line_text(each) for field, each in inner}
+        if name not in TABLES:
+            texts[name] = _line_text(value)
+    return texts
+
+
 def _tables(text: str, file: str) -> list[dict[str, Any]]:
     where: dict[str, Any] = {"file": file} if file else {}
     if len(text) > TEXT_LENGTH_MAX:
@@ -233,6 +244,13 @@ def _says_nothing(value: object, default: object) -> bool:
 
 
 def _value_text(value: object, name_length: int) -> str:
+    line = _line_text(value)
+    if not isinstance(value, list | tuple) or name_length + len(line) < LINE_LENGTH_MAX:
+        return line
+    return "[\n" + "".join(f"    {_quoted(str(item))},\n" for item in value) + "]"
+
+
+def _line_text(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
@@ -240,11 +258,7 @@ def _value_text(value: object, name_length: int) -> str:
     if isinstance(value, str):
         return _quoted(value)
     assert isinstance(value, list | tuple), value
-    items = [_quoted(str(item)) for item in value]
-    line = f"[{', '.join(items)}]"
-    if name_length + len(" = ") + len(line) <= LINE_LENGTH_MAX:
-        return line
-    return "[\n" + "".join(f"    {item},\n" for item in items) + "]"
+    return f"[{', '.join(_quoted(str(item)) for item in value)}]"
 
 
 def _quoted(text: str) -> str:

@@ -70,6 +70,10 @@ RULES: Final[Mapping[str, frozenset[Role]]] = {
     "/holdfast.v1.Operators/ForgetPoints": _OPERATORS,
     "/holdfast.v1.Operators/HoldPoint": _OPERATORS,
     "/holdfast.v1.Operators/RebuildCatalogue": _OPERATORS,
+    "/holdfast.v1.Operators/ListPolicies": _OPERATORS,
+    "/holdfast.v1.Operators/ShowPolicy": _OPERATORS,
+    "/holdfast.v1.Operators/ApplyPolicies": _OPERATORS,
+    "/holdfast.v1.Operators/DeletePolicy": _OPERATORS,
 }
 
 

@@ -35,6 +35,7 @@ from holdfast_controller.service.operator_messages import (
     vm_message,
 )
 from holdfast_controller.service.point_actions import PointActions
+from holdfast_controller.service.policy_actions import PolicyActions
 from holdfast_controller.service.repository_actions import RepositoryActions
 from holdfast_controller.service.repository_listing import RepositoryListing
 from holdfast_controller.store import settings as names
@@ -58,6 +59,7 @@ class OperatorActions:
         self.checks = CheckActions(world, engine)
         self.keys = KeyActions(world)
         self.points = PointActions(world, engine.care)
+        self.policies = PolicyActions(world)
         self.repository = RepositoryActions(world, engine)
         self.repositories = RepositoryListing(world)
 

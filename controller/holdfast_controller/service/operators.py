@@ -250,6 +250,30 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
         """See `RepositoryActions.rebuild`."""
         return await self._call(self._actions.repository.rebuild, request, context)
 
+    async def ListPolicies(
+        self, request: operator_pb2.Empty, context: Context
+    ) -> operator_pb2.PolicyList:
+        """See `PolicyActions.list_policies`."""
+        return await self._call(self._actions.policies.list_policies, request, context)
+
+    async def ShowPolicy(
+        self, request: operator_pb2.PolicyName, context: Context
+    ) -> operator_pb2.PolicyDetail:
+        """See `PolicyActions.show_policy`."""
+        return await self._call(self._actions.policies.show_policy, request, context)
+
+    async def ApplyPolicies(
+        self, request: operator_pb2.PolicyText, context: Context
+    ) -> operator_pb2.PolicyChanges:
+        """See `PolicyActions.apply`."""
+        return await self._call(self._actions.policies.apply, request, context)
+
+    async def DeletePolicy(
+        self, request: operator_pb2.PolicyDeletion, context: Context
+    ) -> operator_pb2.PolicyChanges:
+        """See `PolicyActions.delete`."""
+        return await self._call(self._actions.policies.delete, request, context)
+
     async def _call(
         self, action: Callable[[Request], Reply], request: Request, context: Context
     ) -> Reply:

@@ -168,7 +168,7 @@ class InventoryTable:
         Raises: NotFound when one of the selectors names no VM, also one to exclude: it protects or spares
         nothing then, and somebody believes it does; UsageError for one that cannot be answered.
         """
-        known = self._selectable()
+        known = self.selectable()
         chosen: dict[tuple[str, str], KnownVm] = {}
         for selector in selectors:
             chosen |= _named(known, selector)
@@ -177,7 +177,8 @@ class InventoryTable:
                 chosen.pop(identity, None)
         return list(chosen.values())
 
-    def _selectable(self) -> list[tuple[KnownVm, SelectableVm]]:
+    def selectable(self) -> list[tuple[KnownVm, SelectableVm]]:
+        """All VMs by name, each with where it is, as selectors ask for it."""
         whereabouts: dict[str, Whereabouts] = {}
         found = []
         for known in self.vms():

@@ -101,7 +101,7 @@ class PolicyTable:
             raise UsageError(
                 f"the policy cannot be read: {found.problem}",
                 policy=name,
-                advice="give it anew, or delete it",
+                advice="give it anew with `holdfast policy apply`, or delete it",
             )
         return found
 
@@ -165,7 +165,9 @@ class PolicyTable:
             (name,),
         )
         if not rows:
-            raise NotFound("there is no such policy", policy=name)
+            raise NotFound(
+                "there is no such policy", policy=name, advice="see `holdfast policy list`"
+            )
         return _of_row(rows[0])
 
     def _all(self) -> list[StoredPolicy | UnreadablePolicy]:
@@ -185,7 +187,7 @@ def _check_unchanged(connection: sqlite3.Connection, change: PolicyChange) -> st
             "the policy was changed meanwhile; nothing was changed",
             policy=str(row[0]),
             by=str(row[2]),
-            advice="look at it again, then say it once more",
+            advice="look at it again with `holdfast policy show`, then say it once more",
         )
     return str(row[0])
 
@@ -200,7 +202,7 @@ def _check_name(connection: sqlite3.Connection, change: PolicyChange) -> None:
         raise Refused(
             "a policy has this name already; nothing was changed",
             policy=change.policy.name,
-            advice="change that one, or take another name",
+            advice="change it with `holdfast policy edit`",
         )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from holdfast_common.errors import NotFound
-from holdfast_common.identity import RunId
+from holdfast_common.identity import RunId, first_ulid_of
 from holdfast_controller.decide.job_state import JobState
+from holdfast_controller.decide.policy_checks import RunLengths
 from holdfast_controller.store.database import Database
 
 
@@ -52,3 +54,23 @@ class RunTable:
             (JobState.INTERRUPTED, since, code),
         )
         return [self.run(RunId(row[0])) for row in rows.fetchall()]
+
+    def backup_lengths(self, since: datetime) -> dict[tuple[str, str], RunLengths]:
+        """How long backups planned since then took that brought a point, by vCenter's id and VM's instance uuid.
+
+        From when the attempt that brought it began: not what the job waited before.
+        """
+        rows = self._database.execute(
+            "SELECT vcenter_id, instance_uuid, min(seconds), max(seconds) FROM ("
+            " SELECT j.vcenter_id, j.instance_uuid, (julianday(j.finished_at) - julianday("
+            " (SELECT max(e.at) FROM job_events e WHERE e.job_id = j.job_id AND e.event = ?)"
+            " )) * 86400 AS seconds FROM jobs j WHERE j.job_id >= ? AND j.kind = 'backup' AND j.state IN (?,?) AND j.finished_at != '')"
+            " WHERE seconds >= 0 GROUP BY vcenter_id, instance_uuid",
+            (JobState.PREFLIGHT, first_ulid_of(since), JobState.DONE, JobState.PARTIAL),
+        )
+        return {
+            (str(row[0]), str(row[1])): RunLengths(
+                shortest_seconds=float(row[2]), longest_seconds=float(row[3])
+            )
+            for row in rows
+        }

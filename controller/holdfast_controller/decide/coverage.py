@@ -1,0 +1,114 @@
+"""Which VMs each policy selects, which none does, and which promises are broken. Pure.
+
+A VM is told by its place in the list of all VMs that the caller has: every function here takes the same list.
+A policy that is switched off covers nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from holdfast_controller.decide.policy import Policy
+from holdfast_controller.decide.selection import SelectableVm, matches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What a policy's selectors name now; numbers are places in the list of all VMs, rising.
+
+    ``excluded``: named by ``vms`` and taken out by ``exclude``. ``unmatched``: field and place in it of each
+    selector that names no VM at all.
+    """
+
+    chosen: tuple[int, ...]
+    excluded: tuple[int, ...]
+    unmatched: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownPolicy:
+    """A policy, and since when it promises something."""
+
+    policy: Policy
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmCover:
+    """What policies say of one VM.
+
+    ``policies``: those that select it, in the order given; none: nothing protects it by itself. ``promised``: how old
+    its last good point may be, the least of what they promise; None: nothing is promised. ``late``: how long a
+    promise has been broken, the longest; None: none is. ``broken``: by which policy that was promised.
+    """
+
+    policies: tuple[str, ...] = ()
+    promised: timedelta | None = None
+    late: timedelta | None = None
+    broken: str = ""
+
+
+def select(policy: Policy, vms: Sequence[SelectableVm]) -> Selection:
+    """What its selectors name of these VMs, whether it is switched on or not."""
+    unmatched: list[tuple[str, int]] = []
+
+    def named(field: str, selectors: Sequence[str]) -> set[int]:
+        all_named: set[int] = set()
+        for position, selector in enumerate(selectors):
+            found = {number for number, vm in enumerate(vms) if matches(vm, selector)}
+            if not found:
+                unmatched.append((field, position))
+            all_named |= found
+        return all_named
+
+    wanted = named("vms", policy.vms)
+    spared = named("exclude", policy.exclude)
+    return Selection(
+        chosen=tuple(sorted(wanted - spared)),
+        excluded=tuple(sorted(wanted & spared)),
+        unmatched=tuple(unmatched),
+    )
+
+
+def cover(
+    policies: Sequence[KnownPolicy],
+    vms: Sequence[SelectableVm],
+    last_good: Sequence[datetime | None],
+    *,
+    now: datetime,
+) -> list[VmCover]:
+    """For each VM, with when its last good point was taken (None: it has none).
+
+    Of a VM without a good point the time counts from when the policy was made.
+    """
+    assert len(vms) == len(last_good), (len(vms), len(last_good))
+    of_vm: list[list[KnownPolicy]] = [[] for _ in vms]
+    for known in policies:
+        if known.policy.enabled:
+            for number in select(known.policy, vms).chosen:
+                of_vm[number].append(known)
+    return [
+        _cover_of(selecting, good, now) for selecting, good in zip(of_vm, last_good, strict=True)
+    ]
+
+
+def _cover_of(
+    selecting: Sequence[KnownPolicy], last_good: datetime | None, now: datetime
+) -> VmCover:
+    promised, late, broken = None, None, ""
+    for known in selecting:
+        each = known.policy.promised
+        if each is None:
+            continue
+        promised = each if promised is None else min(promised, each)
+        over = now - (last_good or known.created_at) - each
+        if over > timedelta(0) and (late is None or over > late):
+            late, broken = over, known.policy.name
+    return VmCover(
+        policies=tuple(known.policy.name for known in selecting),
+        promised=promised,
+        late=late,
+        broken=broken,
+    )
