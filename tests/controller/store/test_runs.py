@@ -13,7 +13,8 @@ from holdfast_controller.decide.job_state import JobEvent
 from holdfast_controller.decide.policy_checks import RunLengths
 from holdfast_controller.store import job_tables
 from holdfast_controller.store.database import Database
-from holdfast_controller.store.jobs import JobTable, NewJob
+from holdfast_controller.store.jobs import JobTable
+from holdfast_controller.store.new_jobs import NewJob
 from holdfast_controller.store.runs import RunTable
 
 
