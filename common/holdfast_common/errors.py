@@ -150,7 +150,7 @@ class WindowClosed(Interrupted):
 
     code = "window_closed"
     retryable = False
-    default_advice = "give the policy a longer window, or fewer VMs; see `holdfast policy show`"
+    default_advice = "give the policy a longer window, or fewer VMs; see `holdfast why`"
 
 
 class Paused(Interrupted):

@@ -139,6 +139,21 @@ class OperatorsStub:
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.RetryRequest.SerializeToString,
                 response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RunStarted.FromString,
                 _registered_method=True)
+        self.Pause = channel.unary_unary(
+                '/holdfast.v1.Operators/Pause',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.PauseRequest.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.PauseState.FromString,
+                _registered_method=True)
+        self.Resume = channel.unary_unary(
+                '/holdfast.v1.Operators/Resume',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.Empty.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.PauseState.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/holdfast.v1.Operators/Explain',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.Explanation.FromString,
+                _registered_method=True)
         self.ListPoints = channel.unary_unary(
                 '/holdfast.v1.Operators/ListPoints',
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.PointQuery.SerializeToString,
@@ -360,6 +375,24 @@ class OperatorsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Pause(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPoints(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -575,6 +608,21 @@ def add_OperatorsServicer_to_server(servicer, server):
                     servicer.RetryRun,
                     request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RetryRequest.FromString,
                     response_serializer=holdfast__common_dot_wire_dot_operator__pb2.RunStarted.SerializeToString,
+            ),
+            'Pause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pause,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.PauseRequest.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.PauseState.SerializeToString,
+            ),
+            'Resume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.Empty.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.PauseState.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.ExplainRequest.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.Explanation.SerializeToString,
             ),
             'ListPoints': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPoints,
@@ -1234,6 +1282,87 @@ class Operators:
             '/holdfast.v1.Operators/RetryRun',
             holdfast__common_dot_wire_dot_operator__pb2.RetryRequest.SerializeToString,
             holdfast__common_dot_wire_dot_operator__pb2.RunStarted.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/Pause',
+            holdfast__common_dot_wire_dot_operator__pb2.PauseRequest.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.PauseState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/Resume',
+            holdfast__common_dot_wire_dot_operator__pb2.Empty.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.PauseState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/Explain',
+            holdfast__common_dot_wire_dot_operator__pb2.ExplainRequest.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.Explanation.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,9 @@ class OperatorsStub:
     ListDamages: _grpc.UnaryUnaryMultiCallable[_operator_pb2.DamageQuery, _operator_pb2.DamagePage]
     CancelJob: _grpc.UnaryUnaryMultiCallable[_operator_pb2.JobName, _operator_pb2.JobDetail]
     RetryRun: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RetryRequest, _operator_pb2.RunStarted]
+    Pause: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PauseRequest, _operator_pb2.PauseState]
+    Resume: _grpc.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.PauseState]
+    Explain: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ExplainRequest, _operator_pb2.Explanation]
     ListPoints: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PointQuery, _operator_pb2.PointList]
     ShowPoint: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PointName, _operator_pb2.PointDetail]
     RunDoctor: _grpc.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.DoctorReport]
@@ -95,6 +98,9 @@ class OperatorsAsyncStub(OperatorsStub):
     ListDamages: _aio.UnaryUnaryMultiCallable[_operator_pb2.DamageQuery, _operator_pb2.DamagePage]  # type: ignore[assignment]
     CancelJob: _aio.UnaryUnaryMultiCallable[_operator_pb2.JobName, _operator_pb2.JobDetail]  # type: ignore[assignment]
     RetryRun: _aio.UnaryUnaryMultiCallable[_operator_pb2.RetryRequest, _operator_pb2.RunStarted]  # type: ignore[assignment]
+    Pause: _aio.UnaryUnaryMultiCallable[_operator_pb2.PauseRequest, _operator_pb2.PauseState]  # type: ignore[assignment]
+    Resume: _aio.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.PauseState]  # type: ignore[assignment]
+    Explain: _aio.UnaryUnaryMultiCallable[_operator_pb2.ExplainRequest, _operator_pb2.Explanation]  # type: ignore[assignment]
     ListPoints: _aio.UnaryUnaryMultiCallable[_operator_pb2.PointQuery, _operator_pb2.PointList]  # type: ignore[assignment]
     ShowPoint: _aio.UnaryUnaryMultiCallable[_operator_pb2.PointName, _operator_pb2.PointDetail]  # type: ignore[assignment]
     RunDoctor: _aio.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.DoctorReport]  # type: ignore[assignment]
@@ -261,6 +267,27 @@ class OperatorsServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_pb2.RetryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.RunStarted, _abc.Awaitable[_operator_pb2.RunStarted]]: ...
+
+    @_abc_1.abstractmethod
+    def Pause(
+        self,
+        request: _operator_pb2.PauseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.PauseState, _abc.Awaitable[_operator_pb2.PauseState]]: ...
+
+    @_abc_1.abstractmethod
+    def Resume(
+        self,
+        request: _operator_pb2.Empty,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.PauseState, _abc.Awaitable[_operator_pb2.PauseState]]: ...
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _operator_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.Explanation, _abc.Awaitable[_operator_pb2.Explanation]]: ...
 
     @_abc_1.abstractmethod
     def ListPoints(

@@ -7,13 +7,12 @@ from typing import Final
 
 from holdfast_common.errors import HoldfastError
 from holdfast_controller.decide.dispatch import Begun
+from holdfast_controller.decide.job_times import WAITED
 from holdfast_controller.runs.world import World
 
 log = logging.getLogger(__name__)
 
-WAITED: Final = (
-    "waited for "  # begins the event; then the thing's text, and the seconds as its detail
-)
+
 SECONDS_MIN: Final = 0.1  # less is no wait that anybody could mend
 
 

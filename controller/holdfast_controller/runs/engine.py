@@ -23,6 +23,7 @@ from holdfast_controller.runs.inventory_watch import InventoryWatch
 from holdfast_controller.runs.lifecycle import JobWork, bug_report
 from holdfast_controller.runs.loads import (
     CHECKS,
+    PAUSE,
     PRUNES,
     RESTORES,
     backup_loads,
@@ -208,7 +209,7 @@ class Engine:
                 "subset": request.subset,
                 "points": list(request.point_ids),
             },
-            [Planned(job=work.new_job(), work=work, loads=(CHECKS,))],
+            [Planned(job=work.new_job(), work=work, loads=(CHECKS, PAUSE))],
             work.plan(),
         )
 
@@ -216,14 +217,14 @@ class Engine:
         """Raises: Locked when a prune or a repair has not ended, NotFound, Refused, NoRepository."""
         self._world.keeper.keys()
         work = RepairPoints(self._world, request)
-        planned = Planned(job=work.new_job(), work=work, loads=(CHECKS,))
+        planned = Planned(job=work.new_job(), work=work, loads=(CHECKS, PAUSE))
         return self._start("repair", {}, [planned], work.plan())
 
     def start_prune(self, request: PruneRequest) -> Started:
         """Raises: Locked when a prune or a repair has not ended, NoRepository."""
         self._world.keeper.keys()
         work = PruneRepository(self._world, self.care, request)
-        planned = Planned(job=work.new_job(), work=work, loads=(PRUNES,))
+        planned = Planned(job=work.new_job(), work=work, loads=(PRUNES, PAUSE))
         return self._start("prune", {}, [planned], work.plan())
 
     def watch_inventories(self) -> None:

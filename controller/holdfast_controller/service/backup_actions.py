@@ -7,8 +7,11 @@ from holdfast_common.identity import RunId
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.decide.retries import RetryKind
 from holdfast_controller.runs.engine import Engine
+from holdfast_controller.runs.pausing import pause, pause_of, resume
 from holdfast_controller.runs.requests import BackupRequest, RetryRequest
+from holdfast_controller.runs.why import explain
 from holdfast_controller.runs.world import World
+from holdfast_controller.service.access_rules import current_actor
 from holdfast_controller.service.operator_messages import started_message
 
 
@@ -49,3 +52,36 @@ class BackupActions:
             raise UsageError("which jobs of the run are to be tried again is not said")
         asked = RetryRequest(run_id=RunId(request.run_id), kinds=kinds)
         return started_message(self._world, self._engine.retry(asked, dry_run=request.dry_run))
+
+    def pause(self, request: operator_pb2.PauseRequest) -> operator_pb2.PauseState:
+        """Stop everything but restores. Raises: Refused when it is paused already."""
+        stopping = pause(
+            self._world, self._engine, actor=current_actor(), reason=request.reason.strip()
+        )
+        found = pause_of(self._world)
+        assert found is not None
+        return operator_pb2.PauseState(
+            paused=True,
+            since=found.since,
+            actor=found.actor,
+            reason=found.reason,
+            stopping=stopping,
+        )
+
+    def resume(self, request: operator_pb2.Empty) -> operator_pb2.PauseState:
+        """Go on. Raises: Refused when nothing is paused."""
+        del request
+        told = resume(self._world, self._engine, actor=current_actor())
+        return operator_pb2.PauseState(paused=False, told=told)
+
+    def explain(self, request: operator_pb2.ExplainRequest) -> operator_pb2.Explanation:
+        """Why a VM, a run or a job is as it is. Raises: NotFound."""
+        found = explain(self._world, self._engine.dispatcher, request.name)
+        return operator_pb2.Explanation(
+            reasons=[
+                operator_pb2.Reason(
+                    question=each.question, answer=each.answer, seconds=round(each.seconds, 3)
+                )
+                for each in found
+            ]
+        )

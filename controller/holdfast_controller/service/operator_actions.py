@@ -18,6 +18,7 @@ from holdfast_controller.runs.requests import (
     RestoreDiskRequest,
     RestoreVmRequest,
 )
+from holdfast_controller.runs.schedule_warnings import schedule_warnings
 from holdfast_controller.runs.vcenters import host_and_port
 from holdfast_controller.runs.world import World, lineage_of
 from holdfast_controller.service.agent_administration import AgentAdministration
@@ -89,6 +90,7 @@ class OperatorActions:
         for row in world.vcenters.table.all():
             if row.last_error:
                 warnings.append(f"vCenter {row.name}: {row.last_error}")
+        warnings += schedule_warnings(world)
         return operator_pb2.Status(
             vms=vms[:VMS_OF_STATUS_MAX],
             running=[job_message(job) for job in world.jobs.unfinished()],

@@ -162,6 +162,24 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
         """See `BackupActions.retry_run`."""
         return await self._call(self._actions.backups.retry_run, request, context)
 
+    async def Pause(
+        self, request: operator_pb2.PauseRequest, context: Context
+    ) -> operator_pb2.PauseState:
+        """See `BackupActions.pause`."""
+        return await self._call(self._actions.backups.pause, request, context)
+
+    async def Resume(
+        self, request: operator_pb2.Empty, context: Context
+    ) -> operator_pb2.PauseState:
+        """See `BackupActions.resume`."""
+        return await self._call(self._actions.backups.resume, request, context)
+
+    async def Explain(
+        self, request: operator_pb2.ExplainRequest, context: Context
+    ) -> operator_pb2.Explanation:
+        """See `BackupActions.explain`."""
+        return await self._call(self._actions.backups.explain, request, context)
+
     async def CancelJob(
         self, request: operator_pb2.JobName, context: Context
     ) -> operator_pb2.JobDetail:

@@ -91,19 +91,26 @@ class PolicySlotTable:
 
     def latest(self, policy_id: str, *, limit: int = 10) -> list[PolicySlot]:
         """Newest first."""
+        return self._select("WHERE policy_id = ? ORDER BY slot DESC LIMIT ?", (policy_id, limit))
+
+    def of_run(self, run_id: str) -> PolicySlot | None:
+        """The moment that a run was begun for; None: an operator's, or one that another run went on with."""
+        found = self._select("WHERE run_id = ?", (run_id,))
+        return found[0] if found else None
+
+    def _select(self, where: str, values: tuple[object, ...]) -> list[PolicySlot]:
         rows = self._database.execute(
-            "SELECT slot, calendar, missed, run_id, told FROM policy_slots WHERE policy_id = ?"
-            " ORDER BY slot DESC LIMIT ?",
-            (policy_id, limit),
+            f"SELECT policy_id, slot, calendar, missed, run_id, told FROM policy_slots {where}",  # noqa: S608 - constant texts
+            values,
         ).fetchall()
         return [
             PolicySlot(
-                policy_id=policy_id,
-                slot=parse_utc(row[0]),
-                calendar=str(row[1]),
-                missed=int(row[2]),
-                run_id=str(row[3]),
-                told=str(row[4]),
+                policy_id=str(row[0]),
+                slot=parse_utc(row[1]),
+                calendar=str(row[2]),
+                missed=int(row[3]),
+                run_id=str(row[4]),
+                told=str(row[5]),
             )
             for row in rows
         ]

@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_common.errors import Refused
-from holdfast_common.identity import RunId
+from holdfast_common.errors import NotFound, Refused
+from holdfast_common.identity import JobId, RunId
 from holdfast_common.job_spec import JobSpec
 from holdfast_controller.decide.job_state import JobState
 from holdfast_controller.decide.policy import LevelRule, Policy
 from holdfast_controller.runs.pausing import keep_paused, pause, pause_of, resume
 from holdfast_controller.runs.policy_runs import TRIES_SECONDS
 from holdfast_controller.runs.requests import BackupRequest
+from holdfast_controller.runs.schedule_warnings import schedule_warnings
 from holdfast_controller.runs.scheduler import Scheduler
+from holdfast_controller.runs.why import explain
 from holdfast_controller.store.jobs import JobRow
 from holdfast_controller.store.policies import StoredPolicy
 from holdfast_controller.store.policy_slots import PolicySlot
@@ -339,3 +341,57 @@ def test_a_pause_outlives_the_controller(night: Night) -> None:
     assert again.dispatcher.waits(started.job_ids[0])[-1].load.text == "pause by an operator"
     again.close()
     assert holdfast.ended(started).state is JobState.INTERRUPTED
+
+
+def reasons(night: Night, name: str) -> dict[str, list[str]]:
+    """What `holdfast why` answers, by question."""
+    engine, found = night.holdfast.engine, dict[str, list[str]]()
+    for each in explain(night.holdfast.world, engine.dispatcher, name):
+        found.setdefault(each.question, []).append(each.answer)
+    return found
+
+
+def test_why_tells_what_was_decided_and_what_was_waited_for(night: Night) -> None:
+    stored = night.policy("web", "db", "mail", exclude=("never-there",))
+    held = hold(night)
+    night.look()
+    held.wait()
+    held.wait()
+    run_id = night.slot(stored).run_id
+    (waiting,) = [job for job in _jobs(night, stored) if job.state is JobState.QUEUED]
+    assert reasons(night, waiting.job_id)["waits now for"] == ["work backups"]
+    wait_until(lambda: _waited(night, waiting.job_id) > 0.3, seconds=SECONDS, what="it waits")
+    held.go_on.set()
+    jobs = night.jobs(stored)
+    told = reasons(night, jobs["web"].job_id)
+    assert told["what"] == ["backup of web: done"]
+    assert told["asked by"][0].startswith("policy gold, at ")
+    assert told["level"] == ["full: there is no previous point (incremental was asked)"]
+    assert "direct" in told["transport"][0]
+    assert told["what took longest"]
+    of_waiting = reasons(night, waiting.job_id)
+    assert of_waiting["waited for"] == ["work backups"]
+    of_run = reasons(night, run_id)
+    assert of_run["what"] == ["backup of 3: 3 done"]
+    assert of_run["told"] == ["the selector never-there names no VM"]
+    assert of_run["jobs waited, all together, for"] == ["work backups"]
+    assert reasons(night, "web")["newest job"] == [jobs["web"].job_id]
+    with pytest.raises(NotFound, match="no job, no run and no VM"):
+        explain(night.holdfast.world, night.holdfast.engine.dispatcher, "nothing")
+
+
+def _waited(night: Night, job_id: JobId) -> float:
+    return sum(wait.seconds for wait in night.holdfast.engine.dispatcher.waits(job_id))
+
+
+def test_status_warns_of_a_pause_and_of_a_policy_that_did_nothing(night: Night) -> None:
+    world = night.holdfast.world
+    assert schedule_warnings(world) == []
+    night.policy("nobody*")
+    night.look(seconds=TRIES_SECONDS)
+    pause(world, night.holdfast.engine, actor="anna", reason="firmware")
+    first, second = schedule_warnings(world)
+    assert "paused since" in first
+    assert "by anna: firmware" in first
+    assert "policy gold did nothing at" in second
+    assert "selects no VM" in second
