@@ -11,10 +11,10 @@ from holdfast_controller.commands.output import Output, note
 NAMES_SHOWN_MAX: Final = 20  # --json has them all
 
 
-def names_text(names: Sequence[str], *, shown_max: int = NAMES_SHOWN_MAX) -> str:
-    """Some names, and how many there are more."""
-    shown = ", ".join(names[:shown_max])
-    more = len(names) - shown_max
+def names_text(names: Sequence[str], *, count: int = 0) -> str:
+    """Some names, and how many there are more. ``count``: how many there are, when these are not all."""
+    shown = ", ".join(names[:NAMES_SHOWN_MAX])
+    more = max(count, len(names)) - min(len(names), NAMES_SHOWN_MAX)
     return f"{shown} and {more} more" if more > 0 else shown
 
 

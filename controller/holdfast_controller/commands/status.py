@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import click
@@ -17,11 +18,14 @@ from holdfast_common.wire import operator_pb2
 from holdfast_controller.commands.entry import Entry, json_option, pass_entry
 from holdfast_controller.commands.operator_client import operators
 from holdfast_controller.commands.output import Output
+from holdfast_controller.commands.policy_shown import names_text
+from holdfast_controller.decide.policy_checks import duration_text
 from holdfast_controller.runs.debts import shortened
 
 WARNING, CRITICAL, UNKNOWN = 1, 2, 3  # as monitoring plugins end
 NAGIOS_SECONDS_MAX = 8.0  # most give a plugin ten
 OLD_AFTER_HOURS = 26  # a day and a little: a nightly backup that was missed shows
+LATE_SHOWN_MAX = 20
 
 
 @click.command()
@@ -82,11 +86,16 @@ def _nagios(found: operator_pb2.Status, now: datetime) -> tuple[str, int]:
     ages = [_age(vm.last_good_at, now) for vm in found.vms]
     never = sum(1 for age in ages if age is None)
     failed = sum(1 for vm in found.vms if vm.last_result == "failed")
-    old = sum(1 for age in ages if age is not None and age > OLD_AFTER_HOURS)
+    old = sum(
+        1
+        for vm, age in zip(found.vms, ages, strict=True)
+        if age is not None and age > OLD_AFTER_HOURS and not vm.promised_seconds
+    )
     used = [agent for agent in found.agents if agent.state != "revoked"]
     away = sum(1 for agent in used if agent.state != "connected")
     text = (
-        f"{len(ages)} VMs, {never} without a backup, {old} older than {OLD_AFTER_HOURS} h,"
+        f"{len(ages)} VMs, {never} without a good backup, {found.late} later than promised,"
+        f" {old} older than {OLD_AFTER_HOURS} h without a promise, {found.uncovered} in no policy,"
         f" {failed} failed last, {len(found.debts)} debts, {len(used) - away} of {len(used)} agents connected"
     )
     problems = [found.repository_problem] if found.repository_problem else []
@@ -94,7 +103,7 @@ def _nagios(found: operator_pb2.Status, now: datetime) -> tuple[str, int]:
         problems.append("no agent is connected")
     if problems or found.debts or (ages and never == len(ages)):
         return f"HOLDFAST CRITICAL: {'; '.join([text, *problems])}", CRITICAL
-    if never or old or failed or away or found.warnings:
+    if never or old or found.late or failed or away or found.warnings:
         return f"HOLDFAST WARNING: {'; '.join([text, *found.warnings])}", WARNING
     if not ages:
         return "HOLDFAST UNKNOWN: the inventory is empty", UNKNOWN
@@ -119,16 +128,42 @@ def _show(found: operator_pb2.Status, now: datetime, output: Output) -> None:
     for job in found.running:
         percent = 100 * job.done_bytes // job.total_bytes if job.total_bytes else 0
         output.line(f"running  {job.vm}: {job.kind} {job.state} {percent} %  {job.job_id}")
-    rows = []
-    for vm in found.vms:
-        age = _age(vm.last_good_at, now)
-        rows.append(
-            [
-                vm.name,
-                vm.vcenter,
-                "never" if age is None else f"{age:.1f} h",
-                vm.last_result,
-                "; ".join(vm.unprotected),
-            ]
+    for line in _policy_lines(found, now):
+        output.line(line)
+    rows = [
+        [
+            vm.name,
+            vm.vcenter,
+            _age_text(vm.last_good_at, now),
+            duration_text(vm.promised_seconds) if vm.promised_seconds else "",
+            ", ".join(vm.policies) or "NONE",
+            vm.last_result,
+            "; ".join(vm.unprotected),
+        ]
+        for vm in found.vms
+    ]
+    output.table(
+        ["VM", "VCENTER", "LAST GOOD", "PROMISED", "POLICIES", "LAST RESULT", "NOT PROTECTED"], rows
+    )
+
+
+def _policy_lines(found: operator_pb2.Status, now: datetime) -> Iterator[str]:
+    """Whose promise is broken, the latest first, and which VMs no policy covers: some by name, --json has all."""
+    late = [vm for vm in found.vms if vm.late_seconds]
+    for vm in late[:LATE_SHOWN_MAX]:
+        yield (
+            f"LATE     {vm.name}: last good {_age_text(vm.last_good_at, now)},"
+            f" {duration_text(vm.late_seconds)} later than {vm.broken_by} promises"
         )
-    output.table(["VM", "VCENTER", "LAST GOOD", "LAST RESULT", "NOT PROTECTED"], rows)
+    more = found.late - min(len(late), LATE_SHOWN_MAX)
+    if more > 0:
+        yield f"LATE     and {more} more"
+    if found.uncovered:
+        names = [vm.name for vm in found.vms if not vm.policies]
+        told = names_text(names, count=found.uncovered)
+        yield f"in no policy: {found.uncovered} VMs: {told}"
+
+
+def _age_text(text: str, now: datetime) -> str:
+    age = _age(text, now)
+    return "never" if age is None else f"{age:.1f} h"

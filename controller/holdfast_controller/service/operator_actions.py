@@ -13,14 +13,12 @@ from holdfast_common.wire import operator_pb2
 from holdfast_controller.runs.doctor import CheckLine, examine, test_vcenter
 from holdfast_controller.runs.engine import Engine
 from holdfast_controller.runs.recovery_proof import confirm_recovery_sheet
-from holdfast_controller.runs.repository_verdict import repository_verdict
 from holdfast_controller.runs.requests import (
     RestoreDiskRequest,
     RestoreVmRequest,
 )
-from holdfast_controller.runs.schedule_warnings import schedule_warnings
 from holdfast_controller.runs.vcenters import host_and_port
-from holdfast_controller.runs.world import World, lineage_of
+from holdfast_controller.runs.world import World
 from holdfast_controller.service.agent_administration import AgentAdministration
 from holdfast_controller.service.backup_actions import BackupActions
 from holdfast_controller.service.check_actions import CheckActions
@@ -28,7 +26,6 @@ from holdfast_controller.service.follower import RunFollower
 from holdfast_controller.service.key_actions import KeyActions
 from holdfast_controller.service.operator_messages import (
     agent_message,
-    debt_message,
     job_detail_message,
     job_message,
     started_message,
@@ -39,14 +36,10 @@ from holdfast_controller.service.point_actions import PointActions
 from holdfast_controller.service.policy_actions import PolicyActions
 from holdfast_controller.service.repository_actions import RepositoryActions
 from holdfast_controller.service.repository_listing import RepositoryListing
+from holdfast_controller.service.status_actions import StatusActions
 from holdfast_controller.store import settings as names
-from holdfast_controller.store.catalogue import PointRow
-from holdfast_controller.store.inventory import KnownVm
 from holdfast_controller.store.jobs import JobRow
 from holdfast_controller.vsphere.pinning import fetch_certificate
-
-VMS_OF_STATUS_MAX = 10_000
-DOUBTS_OF_STATUS_MAX = 3
 
 
 class OperatorActions:
@@ -63,6 +56,7 @@ class OperatorActions:
         self.policies = PolicyActions(world)
         self.repository = RepositoryActions(world, engine)
         self.repositories = RepositoryListing(world)
+        self._status = StatusActions(world)
 
     @property
     def stopping(self) -> threading.Event:
@@ -71,76 +65,12 @@ class OperatorActions:
 
     # -- status -----------------------------------------------------------------------------
 
-    def status(self, _: operator_pb2.Empty) -> operator_pb2.Status:
+    def status(self, request: operator_pb2.Empty) -> operator_pb2.Status:
         """One screen."""
-        world = self._world
-        repository_id = world.settings.get(names.REPOSITORY_ID)
-        verdict = repository_verdict(world)
-        problem = world.keeper.problem() or verdict.damage
-        vms = [self._vm_status(known) for known in world.vcenters.inventory.vms()]
-        warnings = [f"{verdict.doubt}: run `holdfast check`"] if verdict.doubt else []
-        if repository_id and not world.settings.get(names.SHEET_CONFIRMED_AT):
-            warnings.append("the recovery sheet was never confirmed: no backup will start")
-        suspects = world.catalogue.suspects()
-        if suspects:
-            told = "; ".join(sorted(set(suspects.values()))[:DOUBTS_OF_STATUS_MAX])
-            warnings.append(
-                f"restore points in doubt: {len(suspects)}, see `holdfast point list`: {told}"
-            )
-        for row in world.vcenters.table.all():
-            if row.last_error:
-                warnings.append(f"vCenter {row.name}: {row.last_error}")
-        warnings += schedule_warnings(world)
-        return operator_pb2.Status(
-            vms=vms[:VMS_OF_STATUS_MAX],
-            running=[job_message(job) for job in world.jobs.unfinished()],
-            debts=[
-                debt_message(entry, vcenter=self._vcenter_name(entry.vcenter_id))
-                for entry in world.ledger.debts()
-            ],
-            agents=list(self.list_agents(operator_pb2.Empty()).agents),
-            vcenters=list(self.list_vcenters(operator_pb2.Empty()).vcenters),
-            warnings=warnings,
-            repository_id=repository_id,
-            repository_problem=problem,
-        )
-
-    def _vm_status(self, known: KnownVm) -> operator_pb2.VmStatus:
-        vm = known.vm
-        last_good = self._last_good(known)
-        last = self._world.jobs.last_backup(
-            vcenter_id=known.vcenter_id, instance_uuid=vm.instance_uuid
-        )
-        return operator_pb2.VmStatus(
-            vcenter=known.vcenter_name,
-            name=vm.name,
-            instance_uuid=vm.instance_uuid,
-            last_good_at="" if last_good is None else last_good.created_at,
-            last_point_id="" if last_good is None else last_good.point_id,
-            last_result="" if last is None else last.state,
-            unprotected=[
-                f"{disk.label}: {disk.unprotected_reason}" for disk in vm.unprotected_disks
-            ],
-        )
-
-    def _last_good(self, known: KnownVm) -> PointRow | None:
-        """Of this very VM: in another vCenter another one may have its instance uuid."""
-        try:
-            vcenter = self._world.vcenters.table.vcenter(known.vcenter_id)
-        except NotFound:
-            return None  # the vCenter was removed this moment
-        return self._world.catalogue.latest(
-            lineage_of(
-                vcenter_instance_uuid=vcenter.instance_uuid,
-                vm_instance_uuid=known.vm.instance_uuid,
-            )
-        )
-
-    def _vcenter_name(self, vcenter_id: str) -> str:
-        try:
-            return self._world.vcenters.table.vcenter(vcenter_id).name
-        except NotFound:
-            return vcenter_id
+        found = self._status.status()
+        found.agents.extend(self.list_agents(request).agents)
+        found.vcenters.extend(self.list_vcenters(request).vcenters)
+        return found
 
     def run_doctor(self, _: operator_pb2.Empty) -> operator_pb2.DoctorReport:
         """Every precondition."""

@@ -55,7 +55,8 @@ def everything_that_is_told() -> Iterator[tuple[str, str]]:
             if "wire" not in path.parts:
                 for text in texts_of_code(path):
                     yield str(path.relative_to(PROJECT)), text
-    for path in (PROJECT / "README.md", PROJECT / "docs" / "rules.md", PROJECT / "lab/README.md"):
+    pages = ("README.md", "docs/rules.md", "docs/policies.md", "lab/README.md")
+    for path in (PROJECT / page for page in pages):
         for line in path.read_text().splitlines():
             yield path.name, line
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from holdfast_controller.service.operator_messages import debt_message
 from support.session_rig import AnsweringOperators, controller_rig
 
 NOW = utc_text(SystemClock().now())
+OLD = utc_text(SystemClock().now() - timedelta(days=3))
 GOOD = operator_pb2.VmStatus(name="web", vcenter="lab", last_good_at=NOW, last_result="done")
 HERE = operator_pb2.Agent(host_name="proxy", state="connected")
 
@@ -36,7 +38,7 @@ def controller(
     ("status", "code", "said"),
     [
         (operator_pb2.Status(vms=[GOOD], agents=[HERE]), 0, "HOLDFAST OK: 1 VMs"),
-        (operator_pb2.Status(vms=[GOOD]), 2, "CRITICAL: 1 VMs, 0 without a backup"),
+        (operator_pb2.Status(vms=[GOOD]), 2, "CRITICAL: 1 VMs, 0 without a good backup"),
         (
             operator_pb2.Status(
                 vms=[GOOD], agents=[HERE, operator_pb2.Agent(state="away"), operator_pb2.Agent()]
@@ -71,6 +73,27 @@ def controller(
             ),
             1,
             "1 failed last",
+        ),
+        (operator_pb2.Status(vms=[GOOD], agents=[HERE], late=1), 1, "1 later than promised"),
+        (
+            operator_pb2.Status(
+                vms=[operator_pb2.VmStatus(name="db", last_good_at=OLD, last_result="done")],
+                agents=[HERE],
+            ),
+            1,
+            "1 older than 26 h without a promise",
+        ),
+        (
+            operator_pb2.Status(
+                vms=[
+                    operator_pb2.VmStatus(
+                        name="db", last_good_at=OLD, last_result="done", promised_seconds=604800
+                    )
+                ],
+                agents=[HERE],
+            ),
+            0,
+            "0 later than promised, 0 older",
         ),
         (operator_pb2.Status(agents=[HERE]), 3, "UNKNOWN: the inventory is empty"),
     ],
@@ -171,3 +194,33 @@ def test_names_do_nothing_to_a_terminal(
     told = capsys.readouterr().out
     assert "web?[2J?good" in told
     assert not any(c for c in told if not c.isprintable() and c != "\n")
+
+
+def test_broken_promises_stand_first_and_vms_in_no_policy_are_counted_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    late = operator_pb2.VmStatus(
+        name="db",
+        last_good_at=OLD,
+        policies=["gold", "silver"],
+        promised_seconds=26 * 3600,
+        late_seconds=46 * 3600,
+        broken_by="gold",
+    )
+    never = operator_pb2.VmStatus(
+        name="new", policies=["gold"], promised_seconds=93600, late_seconds=90, broken_by="gold"
+    )
+    bare = [operator_pb2.VmStatus(name=f"bare{number:02}") for number in range(25)]
+    status = operator_pb2.Status(vms=[late, never, *bare], late=25, uncovered=10_025, policies=2)
+    with controller(tmp_path, monkeypatch, status):
+        assert main.run(["status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "LATE     db: last good 72.0 h, 46.0 h later than gold promises" in lines
+    assert "LATE     new: last good never, 90 s later than gold promises" in lines
+    assert "LATE     and 23 more" in lines
+    (told,) = [line for line in lines if line.startswith("in no policy")]
+    assert told.startswith("in no policy: 10025 VMs: bare00, bare01, ")
+    assert told.endswith("bare19 and 10005 more")
+    (row,) = [line for line in lines if line.startswith("db ")]
+    assert "72.0 h     26.0 h    gold, silver" in row
+    assert next(line for line in lines if line.startswith("bare00 ")).split()[-1] == "NONE"

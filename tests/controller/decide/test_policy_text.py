@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 
 from holdfast_common.errors import UsageError
 from holdfast_controller.decide.policy import LevelRule, Policy, WhenNotReached
-from holdfast_controller.decide.policy_text import policies_text, read_policies
+from holdfast_controller.decide.policy_text import field_texts, policies_text, read_policies
 from holdfast_controller.decide.retention import RetentionRule
 from support.policies import policies, policy
 
 GOLDEN = Path(__file__).parent / "golden" / "policies.toml"
 FILE = "policies.toml"
+
+PAGE = Path(__file__).parents[3] / "docs" / "policies.md"
 
 # In the golden file, whose text stays readable as these for ever.
 GOLD = Policy(
@@ -184,3 +186,16 @@ def test_too_many_policies_and_too_long_a_text_are_refused() -> None:
         read_policies(many)
     with pytest.raises(UsageError, match="too long"):
         read_policies("#" * (1 << 20) + "\n")
+
+
+def test_what_the_page_about_policies_shows_can_be_applied() -> None:
+    shown = PAGE.read_text().split("```toml\n")[1:]
+    assert shown
+    for text in shown:
+        read = read_policies(text.partition("```")[0], file=FILE)
+        assert all(each.lines.line("start") for each in read)
+
+
+def test_the_page_about_policies_names_every_field() -> None:
+    page = PAGE.read_text()
+    assert [name for name in field_texts(GOLD) if f"`{name}`" not in page] == []

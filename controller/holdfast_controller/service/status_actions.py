@@ -1,0 +1,156 @@
+"""What `holdfast status` tells: each VM's last good point against what policies promise, what is wrong, what is owed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from holdfast_common.clock import parse_utc
+from holdfast_common.errors import NotFound
+from holdfast_common.identity import LineageId
+from holdfast_common.wire import operator_pb2
+from holdfast_controller.decide.coverage import KnownPolicy, VmCover, cover
+from holdfast_controller.runs.repository_verdict import repository_verdict
+from holdfast_controller.runs.schedule_warnings import schedule_warnings
+from holdfast_controller.runs.world import World, lineage_of
+from holdfast_controller.service.operator_messages import debt_message, job_message
+from holdfast_controller.store import settings as names
+from holdfast_controller.store.inventory import KnownVm
+
+VMS_OF_STATUS_MAX: Final = 10_000
+DOUBTS_OF_STATUS_MAX: Final = 3
+
+
+class StatusActions:
+    """Thread-safe: everything that it uses is."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def status(self) -> operator_pb2.Status:
+        """All but agents and vCenters. VMs whose promise is broken come first, the latest before the others."""
+        world = self._world
+        verdict = repository_verdict(world)
+        repository_id = world.settings.get(names.REPOSITORY_ID)
+        pairs = world.vcenters.inventory.selectable()
+        known = [each for each, _ in pairs]
+        lineages = self._lineages(known)
+        good = {vm.lineage_id: vm.last_good_at for vm in world.protection.vms()}
+        good_at = ["" if each is None else good.get(each, "") for each in lineages]
+        policies = [
+            KnownPolicy(policy=stored.policy, created_at=stored.created_at)
+            for stored in world.policies.policies()
+        ]
+        covers = cover(
+            policies,
+            [vm for _, vm in pairs],
+            [_moment(text) for text in good_at],
+            now=world.clock.now(),
+        )
+        order = sorted(range(len(known)), key=lambda n: _lateness(covers[n]), reverse=True)
+        return operator_pb2.Status(
+            vms=[
+                self._vm_status(known[n], lineages[n], good_at[n], covers[n])
+                for n in order[:VMS_OF_STATUS_MAX]
+            ],
+            running=[job_message(job) for job in world.jobs.unfinished()],
+            debts=[
+                debt_message(entry, vcenter=self._vcenter_name(entry.vcenter_id))
+                for entry in world.ledger.debts()
+            ],
+            warnings=[
+                *self._warnings(verdict.doubt),
+                *schedule_warnings(world),
+                *_idle_policies(policies, covers),
+            ],
+            repository_id=repository_id,
+            repository_problem=world.keeper.problem() or verdict.damage,
+            uncovered=sum(not each.policies for each in covers),
+            late=sum(each.late is not None for each in covers),
+            policies=sum(each.policy.enabled for each in policies),
+        )
+
+    def _vm_status(
+        self, known: KnownVm, lineage_id: LineageId | None, good_at: str, covered: VmCover
+    ) -> operator_pb2.VmStatus:
+        vm, world = known.vm, self._world
+        newest = None if lineage_id is None else world.catalogue.latest(lineage_id)
+        last = world.jobs.last_backup(vcenter_id=known.vcenter_id, instance_uuid=vm.instance_uuid)
+        return operator_pb2.VmStatus(
+            vcenter=known.vcenter_name,
+            name=vm.name,
+            instance_uuid=vm.instance_uuid,
+            last_good_at=good_at,
+            last_point_id="" if newest is None else newest.point_id,
+            last_result="" if last is None else last.state,
+            unprotected=[
+                f"{disk.label}: {disk.unprotected_reason}" for disk in vm.unprotected_disks
+            ],
+            policies=covered.policies,
+            promised_seconds=0
+            if covered.promised is None
+            else int(covered.promised.total_seconds()),
+            late_seconds=0 if covered.late is None else max(1, int(covered.late.total_seconds())),
+            broken_by=covered.broken,
+        )
+
+    def _lineages(self, known: Sequence[KnownVm]) -> list[LineageId | None]:
+        """Of each VM: in another vCenter another one may have its instance uuid. None: the vCenter was removed."""
+        instance_uuids: Mapping[str, str] = {
+            row.vcenter_id: row.instance_uuid for row in self._world.vcenters.table.all()
+        }
+        return [
+            lineage_of(
+                vcenter_instance_uuid=instance_uuids[each.vcenter_id],
+                vm_instance_uuid=each.vm.instance_uuid,
+            )
+            if each.vcenter_id in instance_uuids
+            else None
+            for each in known
+        ]
+
+    def _warnings(self, doubt: str) -> list[str]:
+        world = self._world
+        warnings = [f"{doubt}: run `holdfast check`"] if doubt else []
+        if world.settings.get(names.REPOSITORY_ID) and not world.settings.get(
+            names.SHEET_CONFIRMED_AT
+        ):
+            warnings.append("the recovery sheet was never confirmed: no backup will start")
+        suspects = world.catalogue.suspects()
+        if suspects:
+            told = "; ".join(sorted(set(suspects.values()))[:DOUBTS_OF_STATUS_MAX])
+            warnings.append(
+                f"restore points in doubt: {len(suspects)}, see `holdfast point list`: {told}"
+            )
+        for row in world.vcenters.table.all():
+            if row.last_error:
+                warnings.append(f"vCenter {row.name}: {row.last_error}")
+        return warnings
+
+    def _vcenter_name(self, vcenter_id: str) -> str:
+        try:
+            return self._world.vcenters.table.vcenter(vcenter_id).name
+        except NotFound:
+            return vcenter_id
+
+
+def _idle_policies(policies: Sequence[KnownPolicy], covers: Sequence[VmCover]) -> list[str]:
+    selecting = {name for each in covers for name in each.policies}
+    return [
+        f"policy {each.policy.name} selects no VM: see `holdfast policy show`"
+        for each in policies
+        if each.policy.enabled and each.policy.name not in selecting
+    ]
+
+
+def _lateness(covered: VmCover) -> float:
+    return 0.0 if covered.late is None else covered.late.total_seconds()
+
+
+def _moment(text: str) -> datetime | None:
+    """None: never, or at a time that nobody can read."""
+    try:
+        return parse_utc(text) if text else None
+    except ValueError:
+        return None
