@@ -27,6 +27,8 @@ FULL_DAYS_MAX: Final = 3650
 ATTEMPTS_MAX: Final = 10
 TEXT_LENGTH_MAX: Final = 256
 SELECTORS_MAX: Final = 1000
+# A point is some time younger than the moment at which its run was due: without this each full would come a day later.
+_FULL_TOLERANCE: Final = timedelta(hours=12)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PROMISE: Final = re.compile(r"([1-9]\d{0,4})([hd])")
 _PROMISE_UNITS: Final = {"h": timedelta(hours=1), "d": timedelta(days=1)}
@@ -135,7 +137,7 @@ class Policy:
         """Whether a VM that was last read whole then is to be read whole again. None: it never was."""
         if last_full is None or not self.level.full_days:
             return False  # a first backup reads everything by itself
-        return slot - last_full >= timedelta(days=self.level.full_days)
+        return slot - last_full >= timedelta(days=self.level.full_days) - _FULL_TOLERANCE
 
     def _check_texts(self) -> None:
         if not self.vms:

@@ -61,6 +61,9 @@ def test_a_vm_is_read_whole_again_after_so_many_days() -> None:
     monthly = policy(level=LevelRule(full_days=30))
     assert monthly.full_is_due(last_full=SUNDAY - timedelta(days=30), slot=SUNDAY)
     assert not monthly.full_is_due(last_full=SUNDAY - timedelta(days=29), slot=SUNDAY)
+    # a night's backup ends hours after it was due, and the next full is no day later for that
+    late = SUNDAY - timedelta(days=30) + timedelta(hours=7)
+    assert monthly.full_is_due(last_full=late, slot=SUNDAY)
     assert not monthly.full_is_due(last_full=None, slot=SUNDAY)
     never = policy(level=LevelRule(full_days=0))
     assert not never.full_is_due(last_full=SUNDAY - timedelta(days=3000), slot=SUNDAY)
