@@ -5,11 +5,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from holdfast_common.errors import ConfigurationError
+from holdfast_common.units import GIB
 
 PORT_MAX: Final = 65535
 _ADDRESSES: Final = (
@@ -67,6 +68,32 @@ class StreamLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     proxies: Limits = {}
 
 
+EventName = Literal[
+    "failure", "missing_success", "debt", "suspect", "repository_full", "digest"
+]  # as `decide.notices` names them
+
+
+class NotificationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[notifications]``: who is told (addresses as apprise reads them, one a line), what, and how often."""
+
+    urls_file: str = ""
+    urls_command: tuple[str, ...] = ()  # a program and its arguments; no shell
+    urls_credential: str = ""  # the name of a systemd credential
+    events: tuple[EventName, ...] = (
+        "failure",
+        "missing_success",
+        "debt",
+        "suspect",
+        "repository_full",
+        "digest",
+    )
+    repeat_hours: Annotated[int, msgspec.Meta(ge=1, le=720)] = 24  # while it lasts
+    missing_after_hours: Annotated[int, msgspec.Meta(ge=0, le=8760)] = 26  # 0: never
+    # the repository counts as full below the larger of these
+    repository_free_share_min: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.05
+    repository_free_bytes_min: Annotated[int, msgspec.Meta(ge=0)] = 10 * GIB
+
+
 class ControllerConfiguration(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 ):
@@ -86,6 +113,7 @@ class ControllerConfiguration(
     # of what change tracking calls unchanged: read again and compared by every incremental
     audit_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
     datastores: DatastoreFloor = DatastoreFloor()
+    notifications: NotificationSettings = NotificationSettings()
     limits: StreamLimits = StreamLimits()
 
 

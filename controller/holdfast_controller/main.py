@@ -35,6 +35,7 @@ INTERRUPTED_STATUS = 130
         "inventory",
         "job",
         "key",
+        "notify",
         "pause",
         "point",
         "policy",

@@ -16,9 +16,9 @@ VCENTER_UUID = "vc-uuid"
 
 
 def add_vcenter(database: Database) -> None:
-    """One, that VMs can be in."""
+    """One, that VMs can be in; twice is harmless."""
     database.execute(
-        "INSERT INTO vcenters (vcenter_id, name, host, port, user_name, sealed_password,"
+        "INSERT OR IGNORE INTO vcenters (vcenter_id, name, host, port, user_name, sealed_password,"
         " certificate_sha256, instance_uuid, product, version, is_vcenter, added_at, checked_at,"
         " last_error) VALUES ('vc', 'main', 'h', 443, 'u', x'00', 'c', ?, 'p', 'v', 1, '', '', '')",
         (VCENTER_UUID,),

@@ -49,6 +49,7 @@ from holdfast_controller.store.inventory import InventoryTable
 from holdfast_controller.store.job_figures import JobFigures
 from holdfast_controller.store.jobs import JobRow, JobTable
 from holdfast_controller.store.ledger import LedgerTable
+from holdfast_controller.store.notices import NoticeTable
 from holdfast_controller.store.point_use import PointUse
 from holdfast_controller.store.policies import PolicyTable
 from holdfast_controller.store.policy_slots import PolicySlotTable
@@ -197,6 +198,7 @@ def _world(
         jobs=jobs,
         job_figures=JobFigures(database),
         protection=Protection(database),
+        notices=NoticeTable(database, seal),
         runs=RunTable(database),
         catalogue=Catalogue(database),
         ledger=LedgerTable(database, clock),

@@ -7,7 +7,10 @@ import signal
 from pathlib import Path
 from urllib.request import urlopen
 
+import pytest
+
 from support.installation import Installation
+from support.notification_receivers import http_receiver
 from support.notify_socket import NotifySocket, notify_socket
 
 WATCHED = {"WATCHDOG_USEC": "600000"}
@@ -18,6 +21,7 @@ def told_of(installation: Installation, listening: NotifySocket) -> None:
     installation.extra_environment = {"NOTIFY_SOCKET": str(listening.path), **WATCHED}
 
 
+@pytest.mark.long
 def test_both_daemons_tell_systemd_when_they_are_ready_alive_and_stopping(tmp_path: Path) -> None:
     installation = Installation(tmp_path / "holdfast")
     try:
@@ -58,3 +62,31 @@ def _agent_tells(installation: Installation, folder: Path) -> None:
         told.wait_for(f"STATUS=connected to {address}, 0 jobs at work")
         installation.kill("agent", signal.SIGTERM)
         told.wait_for("STOPPING=1")
+
+
+@pytest.mark.long
+def test_a_test_notification_tells_the_truth(tmp_path: Path) -> None:
+    installation = Installation(tmp_path / "holdfast")
+    urls = tmp_path / "urls"
+    try:
+        installation.init()
+        installation.start_controller()
+        nobody = installation.holdfast("notify", "test", expect=2)
+        assert "no notification address is set" in nobody.stderr
+        installation.kill("controller", signal.SIGTERM)
+        installation.configure(urls_file=str(urls))
+        installation.start_controller()
+        with http_receiver(secret="s3cret-t0ken") as receiver:
+            urls.write_text(receiver.url)
+            urls.chmod(0o600)
+            taken = installation.holdfast("notify", "test")
+            assert taken.stdout.startswith("taken    json://")
+            assert receiver.titles()[0].endswith(": a test")
+            receiver.status = 500
+            refused = installation.holdfast("notify", "test", "--json", expect=1)
+            assert "500" in refused.json()["sent"][0]["error"]
+            assert "s3cret" not in taken.text + refused.text + installation.log("controller")
+        urls.unlink()
+        assert "cannot be read" in installation.holdfast("notify", "test", expect=2).stderr
+    finally:
+        installation.stop()

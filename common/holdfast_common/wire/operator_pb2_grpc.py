@@ -169,6 +169,11 @@ class OperatorsStub:
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.Empty.SerializeToString,
                 response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.DoctorReport.FromString,
                 _registered_method=True)
+        self.TestNotification = channel.unary_unary(
+                '/holdfast.v1.Operators/TestNotification',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.Empty.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.NotificationTest.FromString,
+                _registered_method=True)
         self.ConfirmRecoverySheet = channel.unary_unary(
                 '/holdfast.v1.Operators/ConfirmRecoverySheet',
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.RecoverySheetProof.SerializeToString,
@@ -411,6 +416,12 @@ class OperatorsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TestNotification(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ConfirmRecoverySheet(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -638,6 +649,11 @@ def add_OperatorsServicer_to_server(servicer, server):
                     servicer.RunDoctor,
                     request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.Empty.FromString,
                     response_serializer=holdfast__common_dot_wire_dot_operator__pb2.DoctorReport.SerializeToString,
+            ),
+            'TestNotification': grpc.unary_unary_rpc_method_handler(
+                    servicer.TestNotification,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.Empty.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.NotificationTest.SerializeToString,
             ),
             'ConfirmRecoverySheet': grpc.unary_unary_rpc_method_handler(
                     servicer.ConfirmRecoverySheet,
@@ -1444,6 +1460,33 @@ class Operators:
             '/holdfast.v1.Operators/RunDoctor',
             holdfast__common_dot_wire_dot_operator__pb2.Empty.SerializeToString,
             holdfast__common_dot_wire_dot_operator__pb2.DoctorReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TestNotification(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/TestNotification',
+            holdfast__common_dot_wire_dot_operator__pb2.Empty.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.NotificationTest.FromString,
             options,
             channel_credentials,
             insecure,

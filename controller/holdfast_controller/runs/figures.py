@@ -101,6 +101,8 @@ class Figures:
     vcenters: Mapping[str, int]  # state
     inventory_read_at: float  # of the vCenter that was read longest ago
     repository: RepositoryFigures
+    messages_waiting: int
+    messages_given_up: int
 
 
 class FigureBook:
@@ -121,6 +123,7 @@ class FigureBook:
         rows = world.vcenters.table.all()
         taken = [world.vcenters.inventory.taken_at(row.vcenter_id) for row in rows]
         failing = sum(1 for row in rows if row.last_error)
+        messages = world.notices.counts()
         return Figures(
             unfinished=tuple(world.job_figures.unfinished()),
             waiting_seconds=_age(waiting, now),
@@ -132,6 +135,8 @@ class FigureBook:
             vcenters={"fine": len(rows) - failing, "failing": failing},
             inventory_read_at=min(map(_moment, taken), default=0.0),
             repository=self._repository(),
+            messages_waiting=messages.waiting,
+            messages_given_up=messages.given_up,
         )
 
     def _count_ended(self) -> None:

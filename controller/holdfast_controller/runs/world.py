@@ -26,6 +26,7 @@ from holdfast_controller.store.damages import DamageTable
 from holdfast_controller.store.job_figures import JobFigures
 from holdfast_controller.store.jobs import JobRow, JobTable
 from holdfast_controller.store.ledger import LedgerTable
+from holdfast_controller.store.notices import NoticeTable
 from holdfast_controller.store.point_use import PointUse
 from holdfast_controller.store.policies import PolicyTable
 from holdfast_controller.store.policy_slots import PolicySlotTable
@@ -46,6 +47,7 @@ class World:
     jobs: JobTable
     job_figures: JobFigures
     protection: Protection
+    notices: NoticeTable
     runs: RunTable
     catalogue: Catalogue
     ledger: LedgerTable

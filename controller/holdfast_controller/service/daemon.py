@@ -44,6 +44,7 @@ from holdfast_controller.store.inventory import InventoryTable
 from holdfast_controller.store.job_figures import JobFigures
 from holdfast_controller.store.jobs import JobTable
 from holdfast_controller.store.ledger import LedgerTable
+from holdfast_controller.store.notices import NoticeTable
 from holdfast_controller.store.point_use import PointUse
 from holdfast_controller.store.policies import PolicyTable
 from holdfast_controller.store.policy_slots import PolicySlotTable
@@ -246,6 +247,7 @@ def _world(installation: Installation, agents: AgentTable, sessions: AgentSessio
         jobs=jobs,
         job_figures=JobFigures(installation.database),
         protection=Protection(installation.database),
+        notices=NoticeTable(installation.database, seal),
         runs=RunTable(installation.database),
         catalogue=Catalogue(installation.database),
         ledger=LedgerTable(installation.database, installation.clock),

@@ -144,6 +144,11 @@ def _space_at(figures: Figures) -> Iterator[Sample]:
         yield (), parse_utc(space.measured_at).timestamp()
 
 
+def _messages(figures: Figures) -> Iterator[Sample]:
+    yield ("waiting",), figures.messages_waiting
+    yield ("given_up",), figures.messages_given_up
+
+
 METRICS: Final = (
     MetricKind(
         name="holdfast_build_info",
@@ -317,5 +322,11 @@ METRICS: Final = (
         name="holdfast_last_database_copy_timestamp_seconds",
         help="When the controller's database was last copied into the repository; 0: never.",
         samples=partial(_one, lambda figures: figures.repository.database_copied_at),
+    ),
+    MetricKind(
+        name="holdfast_notifications",
+        help="Notifications that wait to be sent, and those of the latest thousand that were given up.",
+        samples=_messages,
+        labels=("state",),
     ),
 )

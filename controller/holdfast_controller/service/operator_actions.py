@@ -24,6 +24,7 @@ from holdfast_controller.service.backup_actions import BackupActions
 from holdfast_controller.service.check_actions import CheckActions
 from holdfast_controller.service.follower import RunFollower
 from holdfast_controller.service.key_actions import KeyActions
+from holdfast_controller.service.notification_actions import NotificationActions
 from holdfast_controller.service.operator_messages import (
     agent_message,
     job_detail_message,
@@ -52,6 +53,7 @@ class OperatorActions:
         self.backups = BackupActions(world, engine)
         self.checks = CheckActions(world, engine)
         self.keys = KeyActions(world)
+        self.notifications = NotificationActions(world)
         self.points = PointActions(world, engine.care)
         self.policies = PolicyActions(world)
         self.repository = RepositoryActions(world, engine)

@@ -198,6 +198,12 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
         """See `PointActions.show_point`."""
         return await self._call(self._actions.points.show_point, request, context)
 
+    async def TestNotification(
+        self, request: operator_pb2.Empty, context: Context
+    ) -> operator_pb2.NotificationTest:
+        """See `NotificationActions.test`."""
+        return await self._call(self._actions.notifications.test, request, context)
+
     async def RunDoctor(
         self, request: operator_pb2.Empty, context: Context
     ) -> operator_pb2.DoctorReport:

@@ -1,8 +1,9 @@
-"""What the controller does about itself: figures for Prometheus. Made before it listens, begun when it does."""
+"""What the controller does about itself: figures for Prometheus, and notices for people. Made before it listens, begun when it does."""
 
 from __future__ import annotations
 
 from holdfast_controller.runs.figures import FigureBook
+from holdfast_controller.runs.notifier import Notifier
 from holdfast_controller.runs.repository_space import SpaceWatch
 from holdfast_controller.runs.world import World
 from holdfast_controller.service.metrics_listener import MetricsListener, SharedText
@@ -15,6 +16,7 @@ class SelfCare:
         """Raises: ConfigurationError when an address cannot be used."""
         self._space = SpaceWatch(world)
         self._listener = _listener(world, self._space)
+        self._notifier = Notifier(world, self._space)
 
     @property
     def metrics_port(self) -> int:
@@ -23,9 +25,12 @@ class SelfCare:
 
     def start(self) -> None:
         """Begin."""
-        if self._listener is not None:
+        if self._listener is not None or self._notifier.is_wanted:
             self._space.start()
+        if self._listener is not None:
             self._listener.start()
+        if self._notifier.is_wanted:
+            self._notifier.start()
 
     def close(self) -> None:
         """End; the database is still there."""

@@ -11,6 +11,7 @@ from holdfast_common.errors import NotFound
 from holdfast_common.identity import LineageId
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.decide.coverage import KnownPolicy, VmCover, cover
+from holdfast_controller.runs.notifier import sending_problem
 from holdfast_controller.runs.repository_verdict import repository_verdict
 from holdfast_controller.runs.schedule_warnings import schedule_warnings
 from holdfast_controller.runs.world import World, lineage_of
@@ -117,6 +118,8 @@ class StatusActions:
             names.SHEET_CONFIRMED_AT
         ):
             warnings.append("the recovery sheet was never confirmed: no backup will start")
+        if notifying := sending_problem(world):
+            warnings.append(notifying)
         suspects = world.catalogue.suspects()
         if suspects:
             told = "; ".join(sorted(set(suspects.values()))[:DOUBTS_OF_STATUS_MAX])

@@ -12,6 +12,7 @@ from holdfast_controller.store import (
     inventory,
     job_tables,
     ledger,
+    notices,
     policies,
     policy_slots,
     prunes,
@@ -31,6 +32,7 @@ ALL = (
     inventory.MIGRATIONS,
     prunes.MIGRATIONS,
     damages.MIGRATIONS,
+    notices.MIGRATIONS,
     policies.MIGRATIONS,
     policy_slots.MIGRATIONS,
 )

@@ -9,6 +9,8 @@ another row.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import secrets
 import stat
@@ -25,6 +27,7 @@ KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
 TAG_BYTES: Final = 16
 _VERSION: Final = b"\x01"
+_MARKS: Final = b"holdfast marks of secrets"  # another key than that which seals
 
 
 def create_key_file(path: Path) -> None:
@@ -53,6 +56,7 @@ class SecretSeal:
         if len(key.reveal()) != KEY_BYTES:
             raise ConfigurationError("the controller's key has a wrong length", wanted=KEY_BYTES)
         self._cipher = AESGCM(key.reveal())
+        self._mark_key = hmac.digest(key.reveal(), _MARKS, hashlib.sha256)
 
     @classmethod
     def from_file(cls, path: Path) -> SecretSeal:
@@ -78,6 +82,11 @@ class SecretSeal:
         nonce = secrets.token_bytes(NONCE_BYTES)
         sealed = self._cipher.encrypt(nonce, secret.reveal(), purpose.encode())
         return _VERSION + nonce + sealed
+
+    def mark(self, text: str, *, purpose: str) -> str:
+        """What stands for a secret where only equal or not matters: without the key it tells nothing of it."""
+        content = f"{purpose}\0{text}".encode()
+        return hmac.digest(self._mark_key, content, hashlib.sha256).hex()[:32]
 
     def open(self, sealed: bytes, *, purpose: str) -> Secret:
         """The secret again. Raises: WrongKey when key, purpose or bytes are others."""

@@ -23,9 +23,10 @@ PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 SERIES_MAX = 250  # whatever there is to count
 
 
-@pytest.fixture
-def holdfast(tmp_path: Path, lab: RunningLab) -> Iterator[OneProcess]:
-    with one_process(tmp_path / "holdfast", lab) as ready:
+@pytest.fixture(scope="module")
+def holdfast(tmp_path_factory: pytest.TempPathFactory, lab: RunningLab) -> Iterator[OneProcess]:
+    """One for all tests here, which compare before and after, or look at what they made."""
+    with one_process(tmp_path_factory.mktemp("holdfast"), lab) as ready:
         yield ready
 
 
@@ -52,34 +53,36 @@ def test_a_backup_shows_in_every_figure_that_it_concerns(holdfast: OneProcess) -
     text = MetricsText()
     space.look()
     before = Scrape(text.of(book.gather()))
-    assert before.of("vms") == 2
-    assert before.of("vms_without_good_point") == 2
-    assert before.of("points") == 0
-    assert before.of("jobs_ended_total", "backup", "done") == 0
+    assert before.of("vms") >= 2
     assert before.of("agents", "proxy", "away") + before.of("agents", "proxy", "connected") == 1
     assert before.of("repository_free_bytes") > 0
     assert before.of("last_check_timestamp_seconds") == 0
     job = holdfast.back_up("web")
     after = Scrape(text.of(book.gather()))
-    assert after.of("vms_without_good_point") == 1
-    assert after.of("vms_without_good_point_within", "26") == 1
-    assert after.of("points") == 1
-    assert after.of("jobs_ended_total", "backup", "done") == 1
-    assert after.of("read_bytes_total", "backup") == sum(disk.read_bytes for disk in job.disks) > 0
-    assert after.of("stored_bytes_total", "backup") > 0
+
+    def more(name: str, *labels: str) -> float:
+        return after.of(name, *labels) - before.of(name, *labels)
+
+    assert more("vms_without_good_point") == -1
+    assert more("vms_without_good_point_within", "26") == -1
+    assert more("points") == 1
+    assert more("jobs_ended_total", "backup", "done") == 1
+    assert more("read_bytes_total", "backup") == sum(disk.read_bytes for disk in job.disks) > 0
+    assert more("stored_bytes_total", "backup") > 0
     assert after.of("jobs", "backup", "transferring") == 0
     assert after.of("jobs_waiting") == 0
-    assert 0 < after.of("oldest_good_point_seconds") < 600
+    assert after.of("oldest_good_point_seconds") > 0
 
 
 def test_a_debt_shows_with_its_age(holdfast: OneProcess) -> None:
     ledger = holdfast.forgotten_ledger()
-    entry = ledger.intend(EntryKind.SNAPSHOT, {"vm_name": "web"})
+    entry = ledger.intend(EntryKind.HOT_ADD, {"vm_name": "web"})
     holdfast.world.ledger.debt(entry, "the host is away")
     book, _ = book_of(holdfast)
     found = Scrape(MetricsText().of(book.gather()))
-    assert found.of("debts", "snapshot") == 1
-    assert 0 <= found.of("debts_oldest_seconds", "snapshot") < 600
+    assert found.of("debts", "hot_add") == 1
+    assert 0 <= found.of("debts_oldest_seconds", "hot_add") < 600
+    holdfast.world.ledger.gone(entry)
 
 
 def test_what_is_not_known_has_no_sample(holdfast: OneProcess) -> None:
@@ -100,34 +103,38 @@ def test_the_page_explains_every_metric_and_no_other(holdfast: OneProcess) -> No
     assert len(explained) == len(METRICS)
 
 
-def many(holdfast: OneProcess, *, vms: int, nights: int) -> None:
+def many(holdfast: OneProcess, numbers: range, *, nights: int) -> None:
+    """VMs, half of them with a point a night, the newest 30 hours old."""
     database = holdfast.world.jobs._database
     now = holdfast.world.clock.now()
     add_vcenter(database)
-    add_vms(database, range(vms), taken_at=now)
-    newest = now - timedelta(hours=30)
-    add_points(database, nightly(range(0, vms, 2), newest=newest, nights=nights))
+    add_vms(database, numbers, taken_at=now)
+    add_points(database, nightly(numbers[::2], newest=now - timedelta(hours=30), nights=nights))
 
 
 def test_there_are_as_many_series_with_many_vms_as_with_few(holdfast: OneProcess) -> None:
     book, space = book_of(holdfast)
     space.look()
     few = Scrape(MetricsText().of(book.gather()))
-    many(holdfast, vms=500, nights=2)
+    many(holdfast, range(500), nights=2)
     found = Scrape(MetricsText().of(book.gather()))
     assert set(found.values) == set(few.values)
     assert len(found.values) <= SERIES_MAX
-    assert found.of("vms") == 502
-    assert found.of("vms_without_good_point") == 252
-    older = [found.of("vms_without_good_point_within", str(hours)) for hours in AGE_HOURS]
-    assert older == [502, 502, 502, 502, 252, 252, 252, 252]  # 30 hours
+    assert found.of("vms") - few.of("vms") == 500
+    older = [
+        found.of("vms_without_good_point_within", str(hours))
+        - few.of("vms_without_good_point_within", str(hours))
+        for hours in AGE_HOURS
+    ]
+    assert older == [500, 500, 500, 500, 250, 250, 250, 250]  # 30 hours
+    assert found.of("vms_without_good_point") - few.of("vms_without_good_point") == 250
     labels = {label for _, found_labels in found.values for label in found_labels}
     assert not any("vm0" in label or label in ("web", "lab", "main") for label in labels)
 
 
 @pytest.mark.long
 def test_ten_thousand_vms_with_points_of_a_month_cost_little(holdfast: OneProcess) -> None:
-    many(holdfast, vms=10_000, nights=60)
+    many(holdfast, range(1000, 11_000), nights=60)
     book, space = book_of(holdfast)
     space.look()
     text = MetricsText()
@@ -135,6 +142,6 @@ def test_ten_thousand_vms_with_points_of_a_month_cost_little(holdfast: OneProces
     began = time.process_time()
     found = Scrape(text.of(book.gather()))
     cost = time.process_time() - began
-    assert found.of("points") == 300_000
+    assert found.of("points") >= 300_000
     print(f"figures of 10,000 VMs and 300,000 points: {cost:.2f} CPU seconds")
     assert cost < 2.0
