@@ -1,6 +1,7 @@
 """Which VMs each policy selects, which none does, and which promises are broken. Pure.
 
-A VM is told by its place in the list of all VMs that the caller has: every function here takes the same list.
+A VM is told by its place in the list of all VMs that the caller has: every function here takes the same list. Whoever
+asks more than once gives a `VmIndex`.
 A policy that is switched off covers nothing.
 """
 
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from holdfast_controller.decide.policy import Policy
-from holdfast_controller.decide.selection import SelectableVm, matches
+from holdfast_controller.decide.selection import SelectableVm
+from holdfast_controller.decide.vm_index import VmIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +52,18 @@ class VmCover:
     broken: str = ""
 
 
+_Selecting = tuple[KnownPolicy, timedelta | None]  # and what it promises, read once
+
+
 def select(policy: Policy, vms: Sequence[SelectableVm]) -> Selection:
     """What its selectors name of these VMs, whether it is switched on or not."""
+    index = vms if isinstance(vms, VmIndex) else VmIndex(vms)
     unmatched: list[tuple[str, int]] = []
 
     def named(field: str, selectors: Sequence[str]) -> set[int]:
         all_named: set[int] = set()
         for position, selector in enumerate(selectors):
-            found = {number for number, vm in enumerate(vms) if matches(vm, selector)}
+            found = index.named(selector)
             if not found:
                 unmatched.append((field, position))
             all_named |= found
@@ -84,22 +90,21 @@ def cover(
     Of a VM without a good point the time counts from when the policy was made.
     """
     assert len(vms) == len(last_good), (len(vms), len(last_good))
-    of_vm: list[list[KnownPolicy]] = [[] for _ in vms]
+    index = vms if isinstance(vms, VmIndex) else VmIndex(vms)
+    of_vm: list[list[_Selecting]] = [[] for _ in index]
     for known in policies:
         if known.policy.enabled:
-            for number in select(known.policy, vms).chosen:
-                of_vm[number].append(known)
-    return [
-        _cover_of(selecting, good, now) for selecting, good in zip(of_vm, last_good, strict=True)
-    ]
+            selecting = (known, known.policy.promised)
+            for number in select(known.policy, index).chosen:
+                of_vm[number].append(selecting)
+    return [_cover_of(each, good, now) for each, good in zip(of_vm, last_good, strict=True)]
 
 
 def _cover_of(
-    selecting: Sequence[KnownPolicy], last_good: datetime | None, now: datetime
+    selecting: Sequence[_Selecting], last_good: datetime | None, now: datetime
 ) -> VmCover:
     promised, late, broken = None, None, ""
-    for known in selecting:
-        each = known.policy.promised
+    for known, each in selecting:
         if each is None:
             continue
         promised = each if promised is None else min(promised, each)
@@ -107,7 +112,7 @@ def _cover_of(
         if over > timedelta(0) and (late is None or over > late):
             late, broken = over, known.policy.name
     return VmCover(
-        policies=tuple(known.policy.name for known in selecting),
+        policies=tuple(known.policy.name for known, _ in selecting),
         promised=promised,
         late=late,
         broken=broken,

@@ -24,6 +24,7 @@ from holdfast_controller.decide.policy_checks import (
 )
 from holdfast_controller.decide.policy_text import WrittenPolicy, field_texts, read_policies
 from holdfast_controller.decide.selection import SelectableVm
+from holdfast_controller.decide.vm_index import VmIndex
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.inventory import KnownVm
 from holdfast_controller.store.policies import PolicyChange, StoredPolicy, UnreadablePolicy
@@ -94,7 +95,7 @@ class Surroundings:
             by_vm = world.runs.backup_lengths(world.clock.now() - LENGTHS_LOOKED_AT)
         identities = [(known.vcenter_id, known.vm.instance_uuid) for known, _ in pairs]
         lengths = {n: by_vm[each] for n, each in enumerate(identities) if each in by_vm}
-        return cls([known for known, _ in pairs], [vm for _, vm in pairs], lengths)
+        return cls([known for known, _ in pairs], VmIndex(vm for _, vm in pairs), lengths)
 
 
 class PolicyDesk:
