@@ -20,6 +20,7 @@ from holdfast_controller.decide.policy_values import TABLES, policy_of_values, p
 
 TEXT_LENGTH_MAX: Final = 1 << 20
 POLICIES_MAX: Final = 1000
+ALSO_TOLD_MAX: Final = 20  # of what else is wrong
 LINE_LENGTH_MAX: Final = 100  # longer lists are written with a line for each
 _FIRST: Final = ("name", "description", "enabled", "vms", "exclude", "start", "time_zone", "window")
 _TOML_PLACE: Final = re.compile(r" \(at line (\d+), column (\d+)\)$")
@@ -78,13 +79,15 @@ class WrittenPolicy:
 def read_policies(text: str, *, file: str = "") -> tuple[WrittenPolicy, ...]:
     """The policies of a text, in its order. ``file``: what to call it in errors; "": it is in none, and has no lines.
 
-    Raises: UsageError with the file, the policy, the field and the line, as far as they can be told.
+    Raises: UsageError with the file, the policy, the field and the line, as far as they can be told; of each
+    policy the first thing that is wrong.
     """
     tables = _tables(text, file)
     all_lines = list(_policy_lines(text)) if file else []
     if len(all_lines) != len(tables):  # written in another way than line by line
         all_lines = [PolicyLines(of_field={})] * len(tables)
     found: dict[str, WrittenPolicy] = {}
+    wrong: list[UsageError] = []
     for number, (table, lines) in enumerate(zip(tables, all_lines, strict=True), start=1):
         name = str(table.get("name") or f"number {number}")[:100]
         try:
@@ -93,12 +96,25 @@ def read_policies(text: str, *, file: str = "") -> tuple[WrittenPolicy, ...]:
             field = str(error.facts.get("field", ""))
             where = _where(file, name, field, lines.line(field))
             facts = {**where, **{key: error.facts[key] for key in error.facts if key != "field"}}
-            raise UsageError(error.message, advice=error.advice, **facts) from error
+            wrong.append(UsageError(error.message, advice=error.advice, **facts))
+            continue
         if policy.name in found:
             where = _where(file, policy.name, "name", lines.line("name"))
-            raise UsageError("two policies of one name", **where)
+            wrong.append(UsageError("two policies of one name", **where))
         found[policy.name] = WrittenPolicy(policy=policy, lines=lines, file=file)
+    if wrong:
+        raise all_in_one(wrong)
     return tuple(found.values())
+
+
+def all_in_one(wrong: Sequence[UsageError]) -> UsageError:
+    """The first error, whose advice tells of the others: who mends a text wants to see all that is wrong."""
+    first, *others = wrong
+    lines = [first.advice, *(f"also: {each}" for each in others[:ALSO_TOLD_MAX])]
+    if len(others) > ALSO_TOLD_MAX:
+        lines.append(f"and {len(others) - ALSO_TOLD_MAX} more")
+    advice = "\n".join(line for line in lines if line)
+    return UsageError(first.message, advice=advice, **first.facts)
 
 
 def policies_text(policies: Sequence[Policy], *, with_examples: bool = False) -> str:

@@ -22,7 +22,12 @@ from holdfast_controller.decide.policy_checks import (
     findings,
     refused,
 )
-from holdfast_controller.decide.policy_text import WrittenPolicy, field_texts, read_policies
+from holdfast_controller.decide.policy_text import (
+    WrittenPolicy,
+    all_in_one,
+    field_texts,
+    read_policies,
+)
 from holdfast_controller.decide.selection import SelectableVm
 from holdfast_controller.decide.vm_index import VmIndex
 from holdfast_controller.runs.world import World
@@ -30,7 +35,6 @@ from holdfast_controller.store.inventory import KnownVm
 from holdfast_controller.store.policies import PolicyChange, StoredPolicy, UnreadablePolicy
 
 LENGTHS_LOOKED_AT: Final = timedelta(days=35)  # a monthly full among them
-ALSO_TOLD_MAX: Final = 20
 
 
 class Action(StrEnum):
@@ -225,7 +229,7 @@ class PolicyDesk:
                 for odd in refused(found, known, request.allowed)
             ]
         if wrong:
-            raise _all_in_one(wrong)
+            raise all_in_one(wrong)
         return told
 
 
@@ -237,16 +241,6 @@ def _findings(policy: Policy, around: Surroundings, world: World) -> list[Findin
 def policy_warnings(policy: Policy, around: Surroundings, world: World) -> list[str]:
     """What is odd about a policy as it is now."""
     return [each.text() for each in _findings(policy, around, world)]
-
-
-def _all_in_one(wrong: Sequence[UsageError]) -> UsageError:
-    first, *others = wrong
-    lines = [first.advice, *(f"also: {each}" for each in others[:ALSO_TOLD_MAX])]
-    if len(others) > ALSO_TOLD_MAX:
-        lines.append(f"and {len(others) - ALSO_TOLD_MAX} more")
-    return UsageError(
-        first.message, advice="\n".join(line for line in lines if line), **first.facts
-    )
 
 
 def _action(policy: Policy, old: StoredPolicy | None) -> Action:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import stat
 from collections.abc import Callable, Iterator
@@ -328,6 +329,15 @@ def test_all_that_is_wrong_in_a_file_is_told_together(
     for said in ("selector=mail", "line=3", "selector=mall", "line=9", "also: "):
         assert said in refused.err
     assert kept(holdfast) == []
+
+
+def test_a_text_is_applied_from_standard_input(
+    holdfast: OneProcess, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = b"\xef\xbb\xbf" + FILE.replace("\n", "\r\n").encode()  # as Windows writes it
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+    command("apply", "-")
+    assert [each.name for each in kept(holdfast)] == ["gold", "silver"]
 
 
 def test_a_file_that_is_not_there_or_no_text_is_told(command: Command, tmp_path: Path) -> None:

@@ -162,6 +162,17 @@ def test_what_is_wrong_is_told_with_file_policy_field_and_line(
     assert told["file"] == FILE
 
 
+def test_what_is_wrong_in_each_policy_of_a_text_is_told_together() -> None:
+    text = "".join(f'[[policy]]\nname = "p{number}"\nvms = ["*"]\n' for number in range(30))
+    with pytest.raises(UsageError) as refused:
+        read_policies(text, file=FILE)
+    assert refused.value.facts["line"] == 1
+    told = refused.value.advice.splitlines()
+    assert [line for line in told if "line=4," in line and "policy=p1," in line]
+    assert len(told) == 21
+    assert told[-1] == "and 9 more"
+
+
 def test_without_a_file_no_line_is_told() -> None:
     with pytest.raises(UsageError) as refused:
         read_policies(HEAD + "priority = 500\n")
