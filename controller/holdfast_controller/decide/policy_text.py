@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from holdfast_common.errors import UsageError
 from holdfast_controller.decide.policy import Policy
+from holdfast_controller.decide.policy_lines import PolicyLines, first_line, policy_lines
 from holdfast_controller.decide.policy_values import TABLES, policy_of_values, policy_values
 
 TEXT_LENGTH_MAX: Final = 1 << 20
@@ -24,8 +25,7 @@ ALSO_TOLD_MAX: Final = 20  # of what else is wrong
 LINE_LENGTH_MAX: Final = 100  # longer lists are written with a line for each
 _FIRST: Final = ("name", "description", "enabled", "vms", "exclude", "start", "time_zone", "window")
 _TOML_PLACE: Final = re.compile(r" \(at line (\d+), column (\d+)\)$")
-_HEADER: Final = re.compile(r"\s*(\[\[|\[)\s*([^\]]+?)\s*\]")
-_KEY: Final = re.compile(r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*[^=.]+?)*)\s*=""")
+_TOML_END: Final = " (at end of document)"
 # What an editor is shown of fields that say nothing.
 _EXAMPLES: Final[Mapping[str, object]] = {
     "description": "what it is for",
@@ -43,23 +43,6 @@ _EXAMPLES: Final[Mapping[str, object]] = {
     "retention.keep_within": "48h",
     "retention.time_zone": "UTC",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyLines:
-    """Where a policy stands in its text: the line of its head (0: not found), and of each field that was found."""
-
-    head: int = 0
-    of_field: Mapping[str, int]
-
-    def line(self, field: str) -> int:
-        """Of a field, or of one inside it (``vms[3]``), else of the policy's head."""
-        name = field.partition("[")[0]
-        while name:
-            if name in self.of_field:
-                return self.of_field[name]
-            name = name.rpartition(".")[0]
-        return self.head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +66,7 @@ def read_policies(text: str, *, file: str = "") -> tuple[WrittenPolicy, ...]:
     policy the first thing that is wrong.
     """
     tables = _tables(text, file)
-    all_lines = list(_policy_lines(text)) if file else []
+    all_lines = list(policy_lines(text)) if file else []
     if len(all_lines) != len(tables):  # written in another way than line by line
         all_lines = [PolicyLines(of_field={})] * len(tables)
     found: dict[str, WrittenPolicy] = {}
@@ -145,12 +128,14 @@ def _tables(text: str, file: str) -> list[dict[str, Any]]:
         place = _TOML_PLACE.search(str(error))
         if place is not None:
             where["line"], where["column"] = int(place[1]), int(place[2])
+        elif file and str(error).endswith(_TOML_END):
+            where["line"] = text.count("\n") + 1
         problem = _TOML_PLACE.sub("", str(error)) or type(error).__name__
         raise UsageError(f"this is not TOML: {problem}", **where) from error
     advice = "each policy begins with a line [[policy]]"
     for key in document:
         if key != "policy":
-            line = _first_line(text, key) if file else 0
+            line = first_line(text, key) if file else 0
             where |= {"line": line} if line else {}
             raise UsageError("an unknown key", **where, field=key[:128], advice=advice)
     tables = document.get("policy", [])
@@ -167,52 +152,6 @@ def _where(file: str, policy: str, field: str, line: int) -> dict[str, Any]:
     if line:
         where["line"] = line
     return {**where, "policy": policy, "field": field}
-
-
-def _first_line(text: str, key: str) -> int:
-    """Where a key of the document stands first; 0: not found."""
-    for number, table, found in _keys(text):
-        if (table or found).partition(".")[0] == key:
-            return number
-    return 0
-
-
-def _policy_lines(text: str) -> Iterator[PolicyLines]:
-    """One for each ``[[policy]]`` line. Fields of ``[policy.level]`` are named ``level.full_days``."""
-    head, of_field = 0, dict[str, int]()
-    for number, table, key in _keys(text):
-        if table == "policy" and not key:
-            if head:
-                yield PolicyLines(head=head, of_field=of_field)
-            head, of_field = number, {}
-            continue
-        inside = table.removeprefix("policy").removeprefix(".")
-        of_field.setdefault(".".join(part for part in (inside, key) if part), number)
-    if head:
-        yield PolicyLines(head=head, of_field=of_field)
-
-
-def _keys(text: str) -> Iterator[tuple[int, str, str]]:
-    """Lines that begin a table (its name, no key) or set a key in one; what stands in multi-line texts is neither."""
-    table, closing = "", ""
-    for number, line in enumerate(text.splitlines(), start=1):
-        if closing:
-            closing = "" if closing in line else closing
-            continue
-        header = _HEADER.match(line)
-        key = _KEY.match(line)
-        if header is not None and key is None:
-            table = _bare(header[2])
-            yield number, table, ""
-        elif key is not None:
-            yield number, table, _bare(key[1])
-            for quotes in ('"""', "'''"):
-                if line.count(quotes) % 2:
-                    closing = quotes
-
-
-def _bare(name: str) -> str:
-    return ".".join(part.strip().strip("\"'") for part in name.split("."))
 
 
 def _policy_text(policy: Policy, *, with_examples: bool) -> Iterator[str]:
