@@ -77,6 +77,15 @@ class Whereabouts:
             moref = place.parent_moref
 
 
+def cluster_of_host(moref: str, hosts: Iterable[HostFacts], places: Iterable[PlaceFacts]) -> str:
+    """The name of the cluster that a host is in; empty: in none, or the host is not known."""
+    compute = next((host.compute_moref for host in hosts if host.moref == moref), "")
+    found = (
+        place.name for place in places if place.moref == compute and place.kind == _CLUSTER_KIND
+    )
+    return next(found, "")
+
+
 def matches(each: SelectableVm, selector: str) -> bool:
     """Whether the selector names this VM. Raises: UsageError for a pattern that its kind cannot have."""
     kind, colon, pattern = selector.partition(":")

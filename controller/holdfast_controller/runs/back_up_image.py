@@ -7,7 +7,7 @@ meanwhile? -> commit grant -> the agent publishes -> disks and snapshot given ba
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from holdfast_common.errors import (
@@ -26,7 +26,6 @@ from holdfast_common.job_spec import (
     JobSpec,
     VmIdentity,
 )
-from holdfast_controller.decide.dispatch import Way
 from holdfast_controller.decide.job_state import JobEvent
 from holdfast_controller.decide.level import (
     FULL,
@@ -45,12 +44,9 @@ from holdfast_controller.runs.attempt import AttemptAnswers, run_attempt
 from holdfast_controller.runs.committed_points import unless_committed
 from holdfast_controller.runs.earlier_attempts import give_back_earlier, refuse_while_left
 from holdfast_controller.runs.free_space_watch import FreeSpaceWatch, free_space_watched
-from holdfast_controller.runs.loads import ways_of
 from holdfast_controller.runs.placing import (
     check_connected,
-    place_as_seen,
     place_now,
-    ways_as_seen,
 )
 from holdfast_controller.runs.point_facts import PointFacts, doubt_of_history, previous_point
 from holdfast_controller.runs.repository_verdict import damaged_packs, note_loss
@@ -117,22 +113,15 @@ class ImageBackup:
             vm_instance_uuid=known.vm.instance_uuid,
         )
 
-    def plan(self) -> list[str]:
-        """For people: what would be done with this VM, and why. Raises: Refused."""
+    def plan(self, ways: Sequence[Placement]) -> list[str]:
+        """For people: what would be done with this VM, and why."""
         vm = self._known.vm
-        placement = place_as_seen(self._world, vm, self._request, vcenter_id=self._vcenter_id)
-        lines = [f"{vm.name}: {self._expected_level()}, {placement.reason}"]
+        lines = [f"{vm.name}: {self._expected_level()}, {ways[0].reason}"]
         lines.extend(
             f"{vm.name}: {disk.label} is NOT in the backup: {disk.unprotected_reason}"
             for disk in vm.unprotected_disks
         )
         return lines
-
-    def ways(self) -> tuple[Way, ...]:
-        """The proxies that could do it, as they were seen last. Raises: Refused."""
-        vm = self._known.vm
-        found = ways_as_seen(self._world, vm, self._request, vcenter_id=self._vcenter_id)
-        return ways_of(self._known, found)
 
     def last_good(self) -> str:
         """When the VM's last point was made; empty: never."""

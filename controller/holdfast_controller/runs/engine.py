@@ -29,7 +29,9 @@ from holdfast_controller.runs.loads import (
     backup_loads,
     stream_limits,
     vcenter_gate,
+    ways_of,
 )
+from holdfast_controller.runs.placing import SeenFromHere
 from holdfast_controller.runs.prune_repository import PruneRepository
 from holdfast_controller.runs.repair_points import RepairPoints
 from holdfast_controller.runs.repository_care import RepositoryCare
@@ -146,14 +148,15 @@ class Engine:
         started; what ``also`` raises.
         """
         self._check_ready()
-        plan, jobs = list(told), []
+        plan, jobs, seen = list(told), [], SeenFromHere(self._world)
         for asked, known in wanted:
             work = ImageBackup(self._world, asked, known)
             refused: ErrorReport | None = None
             ways: tuple[Way, ...] = ()
             try:
-                plan += work.plan()
-                ways = work.ways()
+                found = seen.ways(known, asked)
+                plan += work.plan(found)
+                ways = ways_of(known, found)
             except Refused as error:
                 refused = ErrorReport.of(error)
                 plan.append(f"{known.vm.name}: NOT backed up: {error}")
@@ -161,7 +164,7 @@ class Engine:
                 Planned(
                     job=replace(work.new_job(), refused=refused),
                     work=work,
-                    loads=(*backup_loads(self._world, known), *asked.gates),
+                    loads=(*backup_loads(seen.around(known.vcenter_id), known), *asked.gates),
                     ways=ways,
                     priority=asked.priority,
                     last_good=work.last_good(),

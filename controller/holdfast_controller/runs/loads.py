@@ -11,9 +11,8 @@ from holdfast_controller.configuration import StreamLimits
 from holdfast_controller.decide.dispatch import Way
 from holdfast_controller.decide.load_limits import LoadKey, LoadKind, LoadLimits, in_order
 from holdfast_controller.decide.placement import Placement
-from holdfast_controller.decide.selection import Whereabouts
-from holdfast_controller.runs.world import World
-from holdfast_controller.store.inventory import KnownVm
+from holdfast_controller.decide.selection import cluster_of_host
+from holdfast_controller.store.inventory import KnownVm, Surroundings
 
 PAUSE: Final = LoadKey(LoadKind.PAUSE, "", "by an operator")
 BACKUPS: Final = LoadKey(LoadKind.WORK, "backup", "backups")
@@ -58,7 +57,7 @@ def window_gate(policy_id: str, name: str = "") -> LoadKey:
     return LoadKey(LoadKind.WINDOW, policy_id, name)
 
 
-def backup_loads(world: World, known: KnownVm) -> tuple[LoadKey, ...]:
+def backup_loads(around: Surroundings, known: KnownVm) -> tuple[LoadKey, ...]:
     """What a VM's stream weighs on, whichever proxy reads it: every datastore of its disks, its host and its cluster."""
     vm = known.vm
     loads = {
@@ -67,9 +66,7 @@ def backup_loads(world: World, known: KnownVm) -> tuple[LoadKey, ...]:
         for link in disk.chain
     }
     loads.add(_host(known))
-    around = world.vcenters.inventory.surroundings(known.vcenter_id)
-    where = Whereabouts.of(around.hosts, around.places)
-    cluster = where.cluster_of_host.get(vm.host_moref, "")
+    cluster = cluster_of_host(vm.host_moref, around.hosts, around.places)
     if cluster:
         loads.add(LoadKey(LoadKind.CLUSTER, f"{known.vcenter_id}/{cluster}", cluster))
     return in_order((*loads, BACKUPS, PAUSE))

@@ -19,22 +19,33 @@ from holdfast_controller.decide.placement import (
 from holdfast_controller.facts import VmFacts
 from holdfast_controller.runs.requests import BackupRequest
 from holdfast_controller.runs.world import World
+from holdfast_controller.store.inventory import KnownVm, Surroundings
 from holdfast_controller.vsphere.proxy_vms import proxy_now
 from holdfast_controller.vsphere.session import VsphereSession
 
 
-def place_as_seen(
-    world: World, vm: VmFacts, request: BackupRequest, *, vcenter_id: str
-) -> Placement:
-    """Who would read the VM's disks, and how; vSphere is not asked. Raises: Refused, UsageError."""
-    return ways_as_seen(world, vm, request, vcenter_id=vcenter_id)[0]
+class SeenFromHere:
+    """The proxies and what VMs live in, as they were seen last: looked up once for all VMs of a run. One thread's."""
 
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._proxies: dict[str, list[AgentFacts]] = {}
+        self._surroundings: dict[str, Surroundings] = {}
 
-def ways_as_seen(
-    world: World, vm: VmFacts, request: BackupRequest, *, vcenter_id: str
-) -> list[Placement]:
-    """All who could read them equally well. Raises: Refused, UsageError."""
-    return _placed(world, vm, request, vcenter_id, world.proxies(vcenter_id))
+    def ways(self, known: KnownVm, request: BackupRequest) -> list[Placement]:
+        """All who could read the VM's disks equally well, and how; vSphere is not asked. Raises: Refused, UsageError."""
+        vcenter_id = known.vcenter_id
+        if vcenter_id not in self._proxies:
+            self._proxies[vcenter_id] = self._world.proxies(vcenter_id)
+        return _placed(
+            self._world, known.vm, request, self.around(vcenter_id), self._proxies[vcenter_id]
+        )
+
+    def around(self, vcenter_id: str) -> Surroundings:
+        """Raises: NotFound when the vCenter was never read."""
+        if vcenter_id not in self._surroundings:
+            self._surroundings[vcenter_id] = self._world.vcenters.inventory.surroundings(vcenter_id)
+        return self._surroundings[vcenter_id]
 
 
 def place_now(
@@ -50,7 +61,8 @@ def place_now(
 
     Raises: Refused, UsageError, VsphereFailed and its kin.
     """
-    found = _placed(world, vm, request, vcenter_id, present_proxies(world, session, vcenter_id))
+    around = world.vcenters.inventory.surroundings(vcenter_id)
+    found = _placed(world, vm, request, around, present_proxies(world, session, vcenter_id))
     return next((each for each in found if each.agent_id == dispatched_to), found[0])
 
 
@@ -77,10 +89,9 @@ def _placed(
     world: World,
     vm: VmFacts,
     request: BackupRequest,
-    vcenter_id: str,
+    around: Surroundings,
     proxies: Sequence[AgentFacts],
 ) -> list[Placement]:
-    around = world.vcenters.inventory.surroundings(vcenter_id)
     return placements(
         agents=proxies,
         reach=WantedReach(

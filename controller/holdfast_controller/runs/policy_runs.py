@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from holdfast_common.clock import parse_utc
-from holdfast_common.errors import HoldfastError, NotFound, NothingProtected
+from holdfast_common.errors import HoldfastError, NothingProtected
 from holdfast_common.identity import RunId
+from holdfast_controller.decide.coverage import select
 from holdfast_controller.decide.due_policies import (
     DuePolicy,
     PolicyHistory,
@@ -36,6 +37,17 @@ TRIES_SECONDS: Final = 3600.0
 GO_ON_CODES: Final = frozenset({"interrupted", "paused"})  # of jobs that somebody else stopped
 
 
+def history_of(world: World, stored: StoredPolicy) -> PolicyHistory:
+    """As `due_policy` wants it."""
+    last = world.policy_slots.last(stored.policy_id)
+    return PolicyHistory(
+        created_at=stored.created_at,
+        changed_at=stored.changed_at,
+        last_slot=None if last is None else last.slot,
+        last_calendar="" if last is None else last.calendar,
+    )
+
+
 class PolicyRuns:
     """Of the scheduler's thread alone."""
 
@@ -45,19 +57,9 @@ class PolicyRuns:
         self._judged: set[str] = set()  # ended runs of which nothing is left to go on with
         self._told: dict[str, str] = {}  # by policy: why it could not begin, the last time
 
-    def history(self, stored: StoredPolicy) -> PolicyHistory:
-        """As `due_policy` wants it."""
-        last = self._world.policy_slots.last(stored.policy_id)
-        return PolicyHistory(
-            created_at=stored.created_at,
-            changed_at=stored.changed_at,
-            last_slot=None if last is None else last.slot,
-            last_calendar="" if last is None else last.calendar,
-        )
-
     def begin_due(self, stored: StoredPolicy, now: datetime) -> Started | None:
         """The run that is due now, begun; None: none is, or it could not begin yet, which is tried again."""
-        due = due_policy(stored.policy, self.history(stored), now)
+        due = due_policy(stored.policy, history_of(self._world, stored), now)
         if due is None:
             return None
         slot = PolicySlot(
@@ -138,14 +140,17 @@ class PolicyRuns:
         Raises: NothingProtected when there is none; CapabilityAbsent and its kin when it cannot be said.
         """
         told = self._engine.read_inventories((*policy.vms, *policy.exclude))
-        inventory = self._world.vcenters.inventory
-        chosen: dict[tuple[str, str], KnownVm] = {}
-        for selector in policy.vms:
-            for known in _found(inventory.select, selector, told):
-                chosen[known.vcenter_id, known.vm.instance_uuid] = known
-        for selector in policy.exclude:
-            for known in _found(inventory.select, selector, told):
-                chosen.pop((known.vcenter_id, known.vm.instance_uuid), None)
+        pairs = self._world.vcenters.inventory.selectable()
+        selection = select(policy, [vm for _, vm in pairs])
+        # a selector that names nothing holds no run up at night, but it is told
+        told += [
+            f"the selector {getattr(policy, field)[position]} names no VM"
+            for field, position in selection.unmatched
+        ]
+        chosen = {
+            (known.vcenter_id, known.vm.instance_uuid): known
+            for known in (pairs[number][0] for number in selection.chosen)
+        }
         if not chosen:
             raise NothingProtected("the policy selects no VM", policy=policy.name)
         busy = self._busy()
@@ -225,17 +230,6 @@ class PolicyRuns:
         if now - slot.slot >= timedelta(seconds=TRIES_SECONDS):
             self._world.policy_slots.take(replace(slot, told=error.line()))
             self._told.pop(stored.policy_id, None)
-
-
-def _found(
-    select: Callable[[Iterable[str]], list[KnownVm]], selector: str, told: list[str]
-) -> list[KnownVm]:
-    """A selector that names nothing holds no run up at night, but it is told."""
-    try:
-        return select((selector,))
-    except NotFound:
-        told.append(f"the selector {selector} names no VM")
-        return []
 
 
 def _was_stopped(job: JobRow) -> bool:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from holdfast_common.errors import NotFound
 from holdfast_common.identity import RunId, first_ulid_of
@@ -23,6 +24,15 @@ class RunRow:
     request: Mapping[str, object]
     created_at: str
     finished_at: str
+
+
+# From when the attempt that brought the point began; takes that event, the first job's id, and two states.
+_LENGTHS: Final = (
+    "SELECT j.vcenter_id, j.instance_uuid, j.level, (julianday(j.finished_at) - julianday("
+    " (SELECT max(e.at) FROM job_events e WHERE e.job_id = j.job_id AND e.event = ?)"
+    " )) * 86400 AS seconds FROM jobs j WHERE j.job_id >= ? AND j.kind = 'backup'"
+    " AND j.state IN (?,?) AND j.finished_at != ''"
+)
 
 
 class RunTable:
@@ -46,6 +56,15 @@ class RunTable:
             finished_at=str(row[3]),
         )
 
+    def backup_seconds(self, since: datetime) -> dict[tuple[str, str, str], float]:
+        """The same, on average, by vCenter's id, VM's instance uuid and level."""
+        rows = self._database.execute(
+            f"SELECT vcenter_id, instance_uuid, level, avg(seconds) FROM ({_LENGTHS})"  # noqa: S608 - a constant
+            " WHERE seconds >= 0 GROUP BY vcenter_id, instance_uuid, level",
+            (JobState.PREFLIGHT, first_ulid_of(since), JobState.DONE, JobState.PARTIAL),
+        )
+        return {(str(row[0]), str(row[1]), str(row[2])): float(row[3]) for row in rows}
+
     def stopped_since(self, since: str, *, code: str) -> list[RunRow]:
         """Runs with backups that were interrupted with this error since then (UTC text)."""
         rows = self._database.execute(
@@ -61,10 +80,7 @@ class RunTable:
         From when the attempt that brought it began: not what the job waited before.
         """
         rows = self._database.execute(
-            "SELECT vcenter_id, instance_uuid, min(seconds), max(seconds) FROM ("
-            " SELECT j.vcenter_id, j.instance_uuid, (julianday(j.finished_at) - julianday("
-            " (SELECT max(e.at) FROM job_events e WHERE e.job_id = j.job_id AND e.event = ?)"
-            " )) * 86400 AS seconds FROM jobs j WHERE j.job_id >= ? AND j.kind = 'backup' AND j.state IN (?,?) AND j.finished_at != '')"
+            f"SELECT vcenter_id, instance_uuid, min(seconds), max(seconds) FROM ({_LENGTHS})"  # noqa: S608 - a constant
             " WHERE seconds >= 0 GROUP BY vcenter_id, instance_uuid",
             (JobState.PREFLIGHT, first_ulid_of(since), JobState.DONE, JobState.PARTIAL),
         )

@@ -1,0 +1,123 @@
+"""What a plan of the days to come stands on: policies, VMs, limits, and how long backups took so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from holdfast_common.clock import parse_utc
+from holdfast_common.errors import Refused
+from holdfast_controller.decide.coverage import select
+from holdfast_controller.decide.dispatch import Way
+from holdfast_controller.decide.level import FULL, INCREMENTAL
+from holdfast_controller.decide.plan import Plan, PlanDecision, PlannedPolicy, PlannedVm, VmKey
+from holdfast_controller.decide.policy import Policy
+from holdfast_controller.runs.loads import backup_loads, stream_limits, ways_of
+from holdfast_controller.runs.placing import SeenFromHere
+from holdfast_controller.runs.policy_runs import history_of
+from holdfast_controller.runs.requests import BackupRequest
+from holdfast_controller.runs.world import World, lineage_of
+from holdfast_controller.store.inventory import KnownVm
+
+HISTORY: Final = timedelta(days=60)  # of backups that tell how long the next ones take
+# Of VMs that were never backed up: a guess, and told as one.
+GUESSED_FULL_BYTES_PER_SECOND: Final = 100 << 20
+GUESSED_INCREMENTAL_SHARE: Final = 0.05
+GUESSED_OVERHEAD_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOfDays:
+    """``decisions`` as they come, once. ``guessed``: VMs of policies whose backups were never timed."""
+
+    decisions: Iterator[PlanDecision]
+    policies: int
+    vms: int
+    guessed: int
+
+
+def plan_of(world: World, *, days: float, now: datetime) -> PlanOfDays:
+    """Raises: NotFound when a vCenter was never read; NoRepository."""
+    pairs = world.vcenters.inventory.selectable()
+    selectable = [vm for _, vm in pairs]
+    policies, chosen = [], dict[VmKey, tuple[KnownVm, Policy]]()
+    for stored in world.policies.policies():
+        if not stored.policy.enabled:
+            continue
+        vms = [pairs[number][0] for number in select(stored.policy, selectable).chosen]
+        for known in vms:
+            chosen.setdefault(_key(known), (known, stored.policy))
+        policies.append(
+            PlannedPolicy(
+                policy_id=stored.policy_id,
+                policy=stored.policy,
+                history=history_of(world, stored),
+                vms=tuple(_key(known) for known in vms),
+            )
+        )
+    seconds = world.runs.backup_seconds(now - HISTORY)
+    seen = SeenFromHere(world)
+    planned = {
+        key: _planned(world, seen, known, policy, seconds)
+        for key, (known, policy) in chosen.items()
+    }
+    configuration = world.configuration
+    plan = Plan(
+        vms=planned,
+        policies=policies,
+        limits=stream_limits(configuration.jobs_at_once_max, configuration.limits),
+        now=now,
+        until=now + timedelta(days=days),
+    )
+    return PlanOfDays(
+        decisions=plan.decisions(),
+        policies=len(policies),
+        vms=len(planned),
+        guessed=sum((*key, INCREMENTAL) not in seconds for key in planned),
+    )
+
+
+def _planned(
+    world: World,
+    seen: SeenFromHere,
+    known: KnownVm,
+    policy: Policy,
+    seconds: Mapping[tuple[str, str, str], float],
+) -> PlannedVm:
+    key = _key(known)
+    problem, ways = "", tuple[Way, ...]()
+    try:
+        request = BackupRequest(selectors=(), transport=policy.transport)
+        ways = ways_of(known, seen.ways(known, request))
+    except Refused as error:
+        problem = str(error)
+    vcenter = world.vcenters.table.vcenter(known.vcenter_id)
+    lineage_id = lineage_of(
+        vcenter_instance_uuid=vcenter.instance_uuid, vm_instance_uuid=known.vm.instance_uuid
+    )
+    latest = world.catalogue.latest(lineage_id)
+    full = world.catalogue.last_full_at(lineage_id)
+    guessed_full = _size_bytes(known) / GUESSED_FULL_BYTES_PER_SECOND + GUESSED_OVERHEAD_SECONDS
+    full_seconds = seconds.get((*key, FULL), guessed_full)
+    guessed = GUESSED_OVERHEAD_SECONDS + full_seconds * GUESSED_INCREMENTAL_SHARE
+    return PlannedVm(
+        key=key,
+        name=known.vm.name,
+        loads=backup_loads(seen.around(known.vcenter_id), known),
+        ways=ways,
+        seconds=seconds.get((*key, INCREMENTAL), guessed),
+        full_seconds=full_seconds,
+        last_good=None if latest is None else parse_utc(latest.created_at),
+        last_full=parse_utc(full) if full else None,
+        problem=problem,
+    )
+
+
+def _size_bytes(known: KnownVm) -> int:
+    return sum(disk.capacity_bytes for disk in known.vm.protected_disks)
+
+
+def _key(known: KnownVm) -> VmKey:
+    return known.vcenter_id, known.vm.instance_uuid
