@@ -9,7 +9,7 @@ LONG_WORKERS ?= 3  # they wait more than they work
 SECONDS ?= 600
 SEED ?= 1
 
-.PHONY: setup setup-tests demo test test-long coverage soak check proto bench bench-index referee format lock
+.PHONY: setup setup-tests demo test test-long coverage soak check proto bench bench-index bench-plan referee format lock
 
 setup: $(STAMP)
 
@@ -80,3 +80,7 @@ format: setup
 lock: setup
 	$(BIN)/uv lock --quiet
 	$(BIN)/uv export --quiet --no-emit-workspace --all-packages --all-extras --no-header -o requirements.lock
+
+# A plan of a week over 10,000 VMs: seconds on one core, and memory.
+bench-plan: setup-tests
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.plan_at_scale

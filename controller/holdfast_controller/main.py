@@ -37,6 +37,7 @@ INTERRUPTED_STATUS = 130
         "key",
         "notify",
         "pause",
+        "plan",
         "point",
         "policy",
         "repo",

@@ -1,6 +1,6 @@
 """A plan of 7 days over 10,000 VMs, 200 proxies and 500 datastores: seconds and memory of one process.
 
-Ends with one JSON line of goals. Run by `make bench-plan`.
+Ends with one JSON line of goals. Run: make bench-plan
 """
 
 from __future__ import annotations

@@ -900,6 +900,135 @@ class PauseState(_message.Message):
 Global___PauseState: _TypeAlias = PauseState  # noqa: Y015
 
 @_typing.final
+class PlanRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAYS_FIELD_NUMBER: _builtins.int
+    days: _builtins.float
+    def __init__(
+        self,
+        *,
+        days: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanRequest: _TypeAlias = PlanRequest  # noqa: Y015
+
+@_typing.final
+class PlanPage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanDecision]:
+        """in the order of time"""
+
+    @_builtins.property
+    def summary(self) -> Global___PlanSummary:
+        """with the last page only"""
+
+    def __init__(
+        self,
+        *,
+        decisions: _abc.Iterable[Global___PlanDecision] | None = ...,
+        summary: Global___PlanSummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanPage: _TypeAlias = PlanPage  # noqa: Y015
+
+@_typing.final
+class PlanDecision(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_FIELD_NUMBER: _builtins.int
+    ACT_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    VM_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    at: _builtins.str
+    """UTC, ISO 8601"""
+    act: _builtins.str
+    """due, begin, end, stop, unbegun, left out, nothing"""
+    policy: _builtins.str
+    vm: _builtins.str
+    """"" = of the whole run"""
+    level: _builtins.str
+    agent: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        at: _builtins.str = ...,
+        act: _builtins.str = ...,
+        policy: _builtins.str = ...,
+        vm: _builtins.str = ...,
+        level: _builtins.str = ...,
+        agent: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "agent", b"agent", "at", b"at", "level", b"level", "policy", b"policy", "reason", b"reason", "vm", b"vm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanDecision: _TypeAlias = PlanDecision  # noqa: Y015
+
+@_typing.final
+class PlanSummary(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICIES_FIELD_NUMBER: _builtins.int
+    VMS_FIELD_NUMBER: _builtins.int
+    GUESSED_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    BACKUPS_FIELD_NUMBER: _builtins.int
+    MISSES_FIELD_NUMBER: _builtins.int
+    UNCOVERED_FIELD_NUMBER: _builtins.int
+    policies: _builtins.int
+    vms: _builtins.int
+    guessed: _builtins.int
+    """VMs whose backups were never timed"""
+    runs: _builtins.int
+    backups: _builtins.int
+    misses: _builtins.int
+    """stopped, not begun, left out, runs without a VM"""
+    @_builtins.property
+    def uncovered(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """VMs that no policy selects"""
+
+    def __init__(
+        self,
+        *,
+        policies: _builtins.int = ...,
+        vms: _builtins.int = ...,
+        guessed: _builtins.int = ...,
+        runs: _builtins.int = ...,
+        backups: _builtins.int = ...,
+        misses: _builtins.int = ...,
+        uncovered: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backups", b"backups", "guessed", b"guessed", "misses", b"misses", "policies", b"policies", "runs", b"runs", "uncovered", b"uncovered", "vms", b"vms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanSummary: _TypeAlias = PlanSummary  # noqa: Y015
+
+@_typing.final
 class ExplainRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -154,6 +154,11 @@ class OperatorsStub:
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.Explanation.FromString,
                 _registered_method=True)
+        self.PlanDays = channel.unary_stream(
+                '/holdfast.v1.Operators/PlanDays',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.PlanRequest.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.PlanPage.FromString,
+                _registered_method=True)
         self.ListPoints = channel.unary_unary(
                 '/holdfast.v1.Operators/ListPoints',
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.PointQuery.SerializeToString,
@@ -398,6 +403,12 @@ class OperatorsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanDays(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPoints(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -634,6 +645,11 @@ def add_OperatorsServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.ExplainRequest.FromString,
                     response_serializer=holdfast__common_dot_wire_dot_operator__pb2.Explanation.SerializeToString,
+            ),
+            'PlanDays': grpc.unary_stream_rpc_method_handler(
+                    servicer.PlanDays,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.PlanRequest.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.PlanPage.SerializeToString,
             ),
             'ListPoints': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPoints,
@@ -1379,6 +1395,33 @@ class Operators:
             '/holdfast.v1.Operators/Explain',
             holdfast__common_dot_wire_dot_operator__pb2.ExplainRequest.SerializeToString,
             holdfast__common_dot_wire_dot_operator__pb2.Explanation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanDays(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/holdfast.v1.Operators/PlanDays',
+            holdfast__common_dot_wire_dot_operator__pb2.PlanRequest.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.PlanPage.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,7 @@ class OperatorsStub:
     Pause: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PauseRequest, _operator_pb2.PauseState]
     Resume: _grpc.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.PauseState]
     Explain: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ExplainRequest, _operator_pb2.Explanation]
+    PlanDays: _grpc.UnaryStreamMultiCallable[_operator_pb2.PlanRequest, _operator_pb2.PlanPage]
     ListPoints: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PointQuery, _operator_pb2.PointList]
     ShowPoint: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PointName, _operator_pb2.PointDetail]
     RunDoctor: _grpc.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.DoctorReport]
@@ -102,6 +103,7 @@ class OperatorsAsyncStub(OperatorsStub):
     Pause: _aio.UnaryUnaryMultiCallable[_operator_pb2.PauseRequest, _operator_pb2.PauseState]  # type: ignore[assignment]
     Resume: _aio.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.PauseState]  # type: ignore[assignment]
     Explain: _aio.UnaryUnaryMultiCallable[_operator_pb2.ExplainRequest, _operator_pb2.Explanation]  # type: ignore[assignment]
+    PlanDays: _aio.UnaryStreamMultiCallable[_operator_pb2.PlanRequest, _operator_pb2.PlanPage]  # type: ignore[assignment]
     ListPoints: _aio.UnaryUnaryMultiCallable[_operator_pb2.PointQuery, _operator_pb2.PointList]  # type: ignore[assignment]
     ShowPoint: _aio.UnaryUnaryMultiCallable[_operator_pb2.PointName, _operator_pb2.PointDetail]  # type: ignore[assignment]
     RunDoctor: _aio.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.DoctorReport]  # type: ignore[assignment]
@@ -290,6 +292,13 @@ class OperatorsServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_pb2.ExplainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.Explanation, _abc.Awaitable[_operator_pb2.Explanation]]: ...
+
+    @_abc_1.abstractmethod
+    def PlanDays(
+        self,
+        request: _operator_pb2.PlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_operator_pb2.PlanPage], _abc.AsyncIterator[_operator_pb2.PlanPage]]: ...
 
     @_abc_1.abstractmethod
     def ListPoints(

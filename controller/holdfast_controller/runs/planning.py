@@ -30,12 +30,16 @@ GUESSED_OVERHEAD_SECONDS: Final = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOfDays:
-    """``decisions`` as they come, once. ``guessed``: VMs of policies whose backups were never timed."""
+    """``decisions`` as they come, once.
+
+    ``guessed``: VMs of policies whose backups were never timed. ``uncovered``: names of VMs that no policy selects.
+    """
 
     decisions: Iterator[PlanDecision]
     policies: int
     vms: int
     guessed: int
+    uncovered: tuple[str, ...]
 
 
 def plan_of(world: World, *, days: float, now: datetime) -> PlanOfDays:
@@ -75,6 +79,11 @@ def plan_of(world: World, *, days: float, now: datetime) -> PlanOfDays:
         decisions=plan.decisions(),
         policies=len(policies),
         vms=len(planned),
+        uncovered=tuple(
+            known.vm.name
+            for known, _ in pairs
+            if _key(known) not in chosen and not known.vm.template
+        ),
         guessed=sum((*key, INCREMENTAL) not in seconds for key in planned),
     )
 

@@ -59,6 +59,7 @@ RULES: Final[Mapping[str, frozenset[Role]]] = {
     "/holdfast.v1.Operators/Pause": _OPERATORS,
     "/holdfast.v1.Operators/Resume": _OPERATORS,
     "/holdfast.v1.Operators/Explain": _OPERATORS,
+    "/holdfast.v1.Operators/PlanDays": _OPERATORS,
     "/holdfast.v1.Operators/ListPoints": _OPERATORS,
     "/holdfast.v1.Operators/ShowPoint": _OPERATORS,
     "/holdfast.v1.Operators/RunDoctor": _OPERATORS,

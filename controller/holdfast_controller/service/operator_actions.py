@@ -33,6 +33,7 @@ from holdfast_controller.service.operator_messages import (
     vcenter_message,
     vm_message,
 )
+from holdfast_controller.service.plan_pages import PlanPages
 from holdfast_controller.service.point_actions import PointActions
 from holdfast_controller.service.policy_actions import PolicyActions
 from holdfast_controller.service.repository_actions import RepositoryActions
@@ -251,6 +252,10 @@ class OperatorActions:
         return started_message(
             self._world, self._engine.start_restore_vm(vm_request, dry_run=request.dry_run)
         )
+
+    def plan_pages(self, request: operator_pb2.PlanRequest) -> PlanPages:
+        """What policies would do in the days to come. Raises: UsageError, NotFound, NoRepository."""
+        return PlanPages(self._world, request)
 
     def follower(self, request: operator_pb2.RunName) -> RunFollower:
         """Follow a run, or the run of a job. Raises: NotFound."""

@@ -52,6 +52,14 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
                 return
             await asyncio.sleep(FOLLOW_SECONDS)
 
+    async def PlanDays(
+        self, request: operator_pb2.PlanRequest, context: Context
+    ) -> AsyncIterator[operator_pb2.PlanPage]:
+        """See `PlanPages`: a page at a time, so that the longest plan is no long message."""
+        pages = await self._call(self._actions.plan_pages, request, context)
+        while (page := await self._call(pages.next_page, request, context)) is not None:
+            yield page
+
     async def GetStatus(self, request: operator_pb2.Empty, context: Context) -> operator_pb2.Status:
         """See `OperatorActions.status`."""
         return await self._call(self._actions.status, request, context)
