@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import msgspec
 
 from holdfast_common.clock import utc_text
 from holdfast_common.identity import JobId, LineageId, PointId, RepositoryId
+from holdfast_controller.facts import ServerFacts
 from holdfast_controller.store.catalogue import PointRow
 from holdfast_controller.store.database import Database
+from holdfast_controller.store.inventory import Surroundings
 from support.vm_facts import VM
 
 VCENTER_UUID = "vc-uuid"
@@ -31,14 +34,31 @@ def lineage(number: int) -> LineageId:
 
 def add_vms(database: Database, numbers: range, *, taken_at: datetime) -> None:
     """VMs of that vCenter, none with a point."""
-    encoded = msgspec.json.encode(VM)
+    around = Surroundings(
+        server=ServerFacts(
+            instance_uuid=VCENTER_UUID, product="p", version="v", build="1", is_vcenter=True
+        ),
+        hosts=(),
+        datastores=(),
+        places=(),
+    )
+    facts = {
+        number: replace(
+            VM, moref=f"vm-{number}", name=f"vm{number:05}", instance_uuid=f"uuid-{number}"
+        )
+        for number in numbers
+    }
     with database.transaction() as connection:
         connection.executemany(
             "INSERT INTO inventory_vms VALUES ('vc',?,?,?,?,?)",
             [
-                (f"vm-{number}", f"uuid-{number}", f"vm{number:05}", utc_text(taken_at), encoded)
-                for number in numbers
+                (vm.moref, vm.instance_uuid, vm.name, utc_text(taken_at), msgspec.json.encode(vm))
+                for vm in facts.values()
             ],
+        )
+        connection.execute(
+            "INSERT OR REPLACE INTO inventory_surroundings VALUES ('vc',?,?)",
+            (utc_text(taken_at), msgspec.json.encode(around)),
         )
 
 

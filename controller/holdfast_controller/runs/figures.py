@@ -14,6 +14,7 @@ from typing import Final
 
 from holdfast_common.clock import parse_utc
 from holdfast_common.errors import IntegrityError
+from holdfast_controller.runs.promises import Promises
 from holdfast_controller.runs.repository_space import Space, SpaceWatch
 from holdfast_controller.runs.repository_verdict import repository_verdict
 from holdfast_controller.runs.world import World
@@ -62,6 +63,9 @@ class VmFigures:
     older: Mapping[int, int]
     oldest_seconds: float
     unprotected_bytes: int
+    uncovered: int
+    promised: int
+    late: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +115,7 @@ class FigureBook:
     def __init__(self, world: World, space: SpaceWatch) -> None:
         self._world = world
         self._space = space
+        self._promises = Promises(world)
         self._totals = EndedTotals()
         self._counted_to = world.job_figures.newest_event()
         self._unprotected: tuple[tuple[str, ...], int] = ((), 0)
@@ -151,6 +156,9 @@ class FigureBook:
         ages = [_age(vm.last_good_at, now) if vm.last_good_at else None for vm in vms]
         known = [age for age in ages if age is not None]
         without = len(ages) - len(known)
+        promised = self._promises.now()
+        promises = [(vm, promised.promises.get(vm.lineage_id)) for vm in vms]
+        bound = [(vm, promise) for vm, promise in promises if promise is not None]
         return VmFigures(
             vms=len(ages),
             without=without,
@@ -160,6 +168,9 @@ class FigureBook:
             },
             oldest_seconds=max(known, default=0.0),
             unprotected_bytes=self._unprotected_bytes(taken),
+            uncovered=sum(1 for vm in vms if vm.lineage_id not in promised.covered),
+            promised=len(bound),
+            late=sum(1 for vm, promise in bound if promise.is_broken(vm, now)),
         )
 
     def _unprotected_bytes(self, taken: tuple[str, ...]) -> int:

@@ -16,21 +16,23 @@ from holdfast_common.units import size_text
 from holdfast_controller.decide.job_state import JobState
 from holdfast_controller.decide.notices import PASSING_AGE_MAX, Notice, NoticeKind
 from holdfast_controller.runs.debts import debt_text, shortened
+from holdfast_controller.runs.promises import Promised
 from holdfast_controller.runs.repository_space import Space
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.job_figures import EndedJob
 from holdfast_controller.store.jobs import JobRow
+from holdfast_controller.store.protection import ProtectedVm
 
 _NOT_WELL: Final = frozenset({JobState.FAILED, JobState.PARTIAL, JobState.INTERRUPTED})
 NAMED_MAX: Final = 5  # VMs in a line about a run
 
 
-def standing_notices(world: World, space: Space | None) -> Iterator[Notice]:
+def standing_notices(world: World, space: Space | None, promised: Promised) -> Iterator[Notice]:
     """What is so now. Raises: Locked, StoreFailed."""
     now = world.clock.now()
     yield from _debts(world)
     yield from _suspects(world)
-    yield from _missing(world, now)
+    yield from _missing(world, promised, now)
     if space is not None:
         yield from _full(world, space)
 
@@ -60,22 +62,30 @@ def _suspects(world: World) -> Iterator[Notice]:
         )
 
 
-def _missing(world: World, now: datetime) -> Iterator[Notice]:
-    """VMs that were backed up once and have no good point any more that is young enough."""
+def _missing(world: World, promised: Promised, now: datetime) -> Iterator[Notice]:
+    """VMs whose promise is broken; where none is made, those that have points, of which none is good and young."""
     hours = world.configuration.notifications.missing_after_hours
-    if not hours:
-        return
     for vm in world.protection.vms():
-        if not vm.has_points:
-            continue  # not every VM is to be backed up; `status` tells those that are not
-        if vm.last_good_at and now - parse_utc(vm.last_good_at) <= timedelta(hours=hours):
-            continue
-        last = f"last good point {vm.last_good_at[:19]}" if vm.last_good_at else "no good point"
-        yield Notice(
-            key=f"missing:{vm.lineage_id}",
-            kind=NoticeKind.MISSING_SUCCESS,
-            text=f"{vm.name} ({vm.vcenter_name}): {last}",
-        )
+        promise = promised.promises.get(vm.lineage_id)
+        if promise is not None:
+            if promise.is_broken(vm, now):
+                yield _missing_notice(vm, f"; policy {promise.policy} promises a younger one")
+        elif hours and vm.has_points and _is_older(vm, now, timedelta(hours=hours)):
+            # one that never had a point need not be backed up; `status` tells those that no policy covers
+            yield _missing_notice(vm, "")
+
+
+def _is_older(vm: ProtectedVm, now: datetime, age_max: timedelta) -> bool:
+    return not vm.last_good_at or now - parse_utc(vm.last_good_at) > age_max
+
+
+def _missing_notice(vm: ProtectedVm, promise: str) -> Notice:
+    last = f"last good point {vm.last_good_at[:19]}" if vm.last_good_at else "no good point"
+    return Notice(
+        key=f"missing:{vm.lineage_id}",
+        kind=NoticeKind.MISSING_SUCCESS,
+        text=f"{vm.name} ({vm.vcenter_name}): {last}{promise}",
+    )
 
 
 def _full(world: World, space: Space) -> Iterator[Notice]:

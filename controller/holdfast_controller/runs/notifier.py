@@ -28,6 +28,7 @@ from holdfast_controller.decide.notices import (
 )
 from holdfast_controller.notification_urls import is_set, notification_urls
 from holdfast_controller.runs.notice_sources import passing_notices, standing_notices
+from holdfast_controller.runs.promises import Promises
 from holdfast_controller.runs.repository_space import SpaceWatch
 from holdfast_controller.runs.sending import Sent, send
 from holdfast_controller.runs.world import World
@@ -46,6 +47,7 @@ class Notifier:
     def __init__(self, world: World, space: SpaceWatch, *, sending: Send = send) -> None:
         self._world = world
         self._space = space
+        self._promises = Promises(world)
         self._send = sending
         self._settings = world.configuration.notifications
 
@@ -63,7 +65,7 @@ class Notifier:
         self._note_passing()
         table, now = self._world.notices, self._world.clock.now()
         changes = standing_changes(
-            standing_notices(self._world, self._space.space),
+            standing_notices(self._world, self._space.space, self._promises.now()),
             table.standing_told(),
             now=now,
             repeat=timedelta(hours=self._settings.repeat_hours),

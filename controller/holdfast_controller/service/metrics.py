@@ -235,6 +235,21 @@ METRICS: Final = (
         samples=partial(_one, lambda figures: figures.vms.oldest_seconds),
     ),
     MetricKind(
+        name="holdfast_vms_without_policy",
+        help="VMs of the inventory that no policy covers.",
+        samples=partial(_one, lambda figures: figures.vms.uncovered),
+    ),
+    MetricKind(
+        name="holdfast_vms_promised",
+        help="VMs for which a policy promises how old their newest good point may be.",
+        samples=partial(_one, lambda figures: figures.vms.promised),
+    ),
+    MetricKind(
+        name="holdfast_vms_late",
+        help="Those of them whose promise is broken.",
+        samples=partial(_one, lambda figures: figures.vms.late),
+    ),
+    MetricKind(
         name="holdfast_unprotected_bytes",
         help="Capacity of disks that no snapshot holds: physical RDM, independent, shared.",
         samples=partial(_one, lambda figures: figures.vms.unprotected_bytes),

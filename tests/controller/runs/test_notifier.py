@@ -22,21 +22,27 @@ from holdfast_controller.ledger import EntryKind
 from holdfast_controller.runs.notifier import Notifier, send_test, sending_problem
 from holdfast_controller.runs.repository_space import SpaceWatch
 from holdfast_controller.runs.sending import Sent
+from holdfast_controller.runs.vcenters import Vcenters
 from holdfast_controller.runs.world import World
+from holdfast_controller.store.audit import AuditTrail
 from holdfast_controller.store.catalogue import Catalogue, PointRow
+from holdfast_controller.store.inventory import InventoryTable
 from holdfast_controller.store.job_figures import JobFigures
 from holdfast_controller.store.jobs import JobRow, JobTable
 from holdfast_controller.store.ledger import LedgerTable
 from holdfast_controller.store.new_jobs import NewJob
 from holdfast_controller.store.notices import NoticeTable
+from holdfast_controller.store.policies import PolicyChange, PolicyTable
 from holdfast_controller.store.protection import Protection
 from holdfast_controller.store.runs import RunTable
 from holdfast_controller.store.schema import open_database
 from holdfast_controller.store.secrets import SecretSeal
+from holdfast_controller.store.vcenters import VcenterTable
 from holdfast_lab.server import RunningLab
 from support.many_vms import add_point, add_vcenter, add_vms
 from support.notification_receivers import http_receiver, silent_receiver
 from support.one_process import OneProcess, one_process
+from support.policies import policy
 
 A_MOMENT = timedelta(seconds=1)
 
@@ -78,7 +84,7 @@ class Desk:
         configuration = msgspec.structs.replace(
             self.around.configuration, notifications=self.settings
         )
-        database, clock = self.database, SystemClock()
+        database, clock, seal = self.database, SystemClock(), SecretSeal(Secret(bytes(32)))
         return replace(
             self.around,
             clock=self.clock,
@@ -89,7 +95,13 @@ class Desk:
             ledger=LedgerTable(database, clock),
             catalogue=Catalogue(database),
             protection=Protection(database),
-            notices=NoticeTable(database, SecretSeal(Secret(bytes(32)))),
+            policies=PolicyTable(database, clock, AuditTrail(database, clock)),
+            vcenters=Vcenters(
+                table=VcenterTable(database, clock, seal),
+                inventory=InventoryTable(database),
+                clock=clock,
+            ),
+            notices=NoticeTable(database, seal),
         )
 
     def notifier(self) -> Notifier:
@@ -211,6 +223,18 @@ def test_a_vm_without_a_young_good_point_is_told_and_one_that_never_had_one_is_n
     assert line.startswith("vm00000 (main): last good point ")
     desk.settings = msgspec.structs.replace(desk.settings, missing_after_hours=0)
     assert desk.look(later=timedelta(days=30)) == []
+
+
+def test_a_policys_promise_goes_before_the_figure_for_all(desk: Desk) -> None:
+    desk.vm_with_point()
+    promising = policy(vms=("vm*",), promise="5d")
+    desk.world.policies.change([PolicyChange(policy=promising)], actor="me")
+    assert desk.look(later=timedelta(days=4)) == []
+    told = desk.look(later=timedelta(days=1, minutes=1))
+    assert [kind for kind, _ in told] == [NoticeKind.MISSING_SUCCESS]
+    first, second = desk.sent[-1][1].body.splitlines()[:2]
+    assert first.startswith("vm00000 (main): last good point ")
+    assert second.startswith("vm00001 (main): no good point; policy gold promises a younger one")
 
 
 def test_a_chain_in_doubt_and_a_full_repository_are_told(desk: Desk) -> None:
