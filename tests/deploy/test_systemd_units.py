@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from holdfast_common.places import Places
+
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
+ROOTS_PLACES = Places(
+    configuration=Path("/etc/holdfast"),
+    state=Path("/var/lib/holdfast"),
+    run=Path("/run/holdfast"),
+)
 EXPOSURE_MAX = {"holdfast-controller": 1.5, "holdfast-agent": 3.0}  # of 10, as systemd rates it
 
 needs_systemd = pytest.mark.skipif(
@@ -70,3 +77,30 @@ def test_a_unit_waits_for_what_the_daemons_tell(name: str) -> None:
     assert any(line.startswith("WatchdogSec=") for line in lines)
     assert "Restart=always" in lines
     assert "LimitCORE=0" in lines  # keys are in its memory
+
+
+def test_no_unit_takes_the_folders_of_the_other() -> None:
+    """Both may run on one machine, as different users: systemd gives a state folder to its unit's user."""
+    states = {
+        name: re.findall(r"(?m)^StateDirectory=(.*)$", (UNITS / f"{name}.service").read_text())
+        for name in EXPOSURE_MAX
+    }
+    assert states == {
+        "holdfast-controller": ["holdfast/controller"],
+        "holdfast-agent": ["holdfast/agent"],
+    }
+    assert "RuntimeDirectory=" not in (UNITS / "holdfast-agent.service").read_text()
+    environment = dict(
+        pair.split("=")
+        for line in (UNITS / "holdfast-controller.service").read_text().splitlines()
+        if line.startswith("Environment=")
+        for pair in line.removeprefix("Environment=").split()
+    )
+    places = Places(
+        configuration=Path(environment["XDG_CONFIG_HOME"]) / "holdfast",
+        state=Path(environment["XDG_STATE_HOME"]) / "holdfast",
+        run=Path(environment["XDG_RUNTIME_DIR"]) / "holdfast",
+    )
+    assert places == ROOTS_PLACES
+    assert places.controller_state == Path("/var/lib/holdfast/controller")
+    assert places.agent_state == Path("/var/lib/holdfast/agent")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 THREADS_MAX: Final = 8
+SECONDS_MAX: Final = 90  # the controller waits less
 NAME_LENGTH_MAX: Final = 120
 ERROR_LENGTH_MAX: Final = 300
 NOT_TAKEN: Final = "the service did not take it"  # apprise says more
@@ -115,6 +117,7 @@ def _tell(line: dict[str, object]) -> None:
 def main(arguments: Sequence[str] = ()) -> int:
     """One order from standard input."""
     assert not arguments, "secrets never come as arguments"
+    signal.alarm(SECONDS_MAX)  # whoever started it may be gone
     found = json.loads(sys.stdin.read())
     order = Order(
         urls=tuple(map(str, found["urls"])),
