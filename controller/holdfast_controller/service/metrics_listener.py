@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any, Final
 
 from holdfast_common.clock import Clock
@@ -108,6 +109,11 @@ class _Server(ThreadingHTTPServer):
         self.text = text
         self._free = threading.BoundedSemaphore(REQUESTS_AT_ONCE_MAX)
         super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        """Without the base class's question to a name server, which may not answer while we start."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as the base class has it
         """In a thread of its own, if one is free; otherwise the caller may come again."""

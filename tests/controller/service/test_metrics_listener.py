@@ -105,6 +105,22 @@ def test_clients_that_never_end_their_request_are_few() -> None:
             each.close()
 
 
+def test_it_listens_where_it_is_told_without_asking_a_name_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def hangs(_: str) -> str:
+        raise AssertionError("a name server was asked")
+
+    monkeypatch.setattr(socket, "getfqdn", hangs)
+    listener = MetricsListener("[::1]:0", SharedText(lambda: b"figures", SystemClock()))
+    listener.start()
+    connection = http.client.HTTPConnection("::1", listener.port, timeout=30)
+    connection.request("GET", "/metrics")
+    assert connection.getresponse().read() == b"figures"
+    connection.close()
+    listener.close()
+
+
 def test_an_address_in_use_is_named() -> None:
     with (
         listening(lambda: b"") as listener,
