@@ -2922,7 +2922,7 @@ class PolicyChanges(_message.Message):
     def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyChange]: ...
     @_builtins.property
     def uncovered(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """VMs that no policy covers when it is gone, by name"""
+        """VMs that a policy covers now and none afterwards, by name"""
 
     def __init__(
         self,

@@ -39,7 +39,8 @@ def show_changes(changes: operator_pb2.PolicyChanges, output: Output) -> None:
             output.line(f"  WARNING  {warning}")
     if changes.uncovered:
         count = len(changes.uncovered)
-        output.line(f"no policy covers then: {count} VMs: {names_text(changes.uncovered)}")
+        when = "now" if changes.done else "then"
+        output.line(f"no policy covers {when}: {count} VMs: {names_text(changes.uncovered)}")
     if not changes.done:
         note("nothing was changed: this was a dry run")
 

@@ -5,7 +5,7 @@ After `service`, before `store.policies`; `decide` says what is odd.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -82,6 +82,14 @@ class PlannedPolicy:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedChange:
+    """What becomes of policies. ``uncovered``: VMs that a policy covers now, and none afterwards."""
+
+    policies: tuple[PlannedPolicy, ...]
+    uncovered: tuple[KnownVm, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What policies are looked at against: the same moment for all of them. Both lists are in one order."""
@@ -108,9 +116,7 @@ class PolicyDesk:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def change(
-        self, request: ChangeRequest, *, actor: str, dry_run: bool
-    ) -> tuple[PlannedPolicy, ...]:
+    def change(self, request: ChangeRequest, *, actor: str, dry_run: bool) -> PlannedChange:
         """All policies of a text, or none of them.
 
         Raises: UsageError with file, line, policy and field as far as they can be told; Refused, NotFound.
@@ -133,6 +139,8 @@ class PolicyDesk:
                     warnings=tuple(finding.text() for finding in found),
                 )
             )
+        gone = {each.policy_id for each in replaced if each is not None}
+        uncovered = self._uncovered(around, gone=gone, new=policies)
         if not dry_run:
             changes = [
                 PolicyChange(
@@ -144,7 +152,7 @@ class PolicyDesk:
                 if each.action is not Action.KEEP
             ]
             self._world.policies.change(changes, actor=actor)
-        return tuple(plan)
+        return PlannedChange(policies=tuple(plan), uncovered=uncovered)
 
     def delete(
         self, name: str, *, revision: int, actor: str, dry_run: bool
@@ -154,25 +162,27 @@ class PolicyDesk:
         ``revision``: which the operator saw; 0: whichever it has. Raises: NotFound, Refused.
         """
         found = self._world.policies.find(name)
-        bare: tuple[KnownVm, ...] = ()
-        if isinstance(found, StoredPolicy) and found.policy.enabled:
-            bare = self._covered_by_it_alone(found)
+        around = Surroundings.of(self._world, [])
+        uncovered = self._uncovered(around, gone={found.policy_id}, new=())
         if not dry_run:
             self._world.policies.delete(
                 found.policy_id, revision=revision or found.revision, actor=actor
             )
-        return found.revision, bare
+        return found.revision, uncovered
 
-    def _covered_by_it_alone(self, policy: StoredPolicy) -> tuple[KnownVm, ...]:
-        around = Surroundings.of(self._world, [])
-        others = [
-            select(each.policy, around.vms).chosen
-            for each in self._world.policies.policies()
-            if each.policy.enabled and each.policy_id != policy.policy_id
-        ]
-        covered = {number for chosen in others for number in chosen}
-        chosen = select(policy.policy, around.vms).chosen
-        return tuple(around.known[number] for number in chosen if number not in covered)
+    def _uncovered(
+        self, around: Surroundings, *, gone: Collection[str], new: Sequence[Policy]
+    ) -> tuple[KnownVm, ...]:
+        """VMs that lose their last policy when these ids go and these policies come."""
+
+        def covered(policies: Iterable[Policy]) -> set[int]:
+            enabled = [each for each in policies if each.enabled]
+            return {number for each in enabled for number in select(each, around.vms).chosen}
+
+        stored = self._world.policies.policies()
+        staying = covered(each.policy for each in stored if each.policy_id not in gone)
+        going = covered(each.policy for each in stored if each.policy_id in gone)
+        return tuple(around.known[number] for number in sorted(going - staying - covered(new)))
 
     def _replaced(
         self, request: ChangeRequest, written: Sequence[WrittenPolicy]

@@ -90,7 +90,9 @@ class PolicyActions:
         planned = self._desk.change(wanted, actor=_actor(request.user), dry_run=request.dry_run)
         now = self._world.clock.now()
         return operator_pb2.PolicyChanges(
-            policies=[_change_message(each, now) for each in planned], done=not request.dry_run
+            policies=[_change_message(each, now) for each in planned.policies],
+            done=not request.dry_run,
+            uncovered=[known.vm.name for known in planned.uncovered],
         )
 
     def delete(self, request: operator_pb2.PolicyDeletion) -> operator_pb2.PolicyChanges:

@@ -451,15 +451,30 @@ def test_a_policy_is_deleted_when_that_is_confirmed(
 ) -> None:
     command(*GOLD)
     command("create", "one", "--vms", "web1", "--start", "0 1 * * *")
+    command("create", "off", "--vms", "*", "--start", "0 1 * * *", "--disabled")
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "n")
     asked = command("delete", "gold", expect=130)
     assert "no policy covers then: 1 VMs: web2" in asked.err
     dry = command("delete", "gold", "--dry-run")
     assert "would delete gold" in dry.out
-    assert [each.name for each in kept(holdfast)] == ["gold", "one"]
+    assert [each.name for each in kept(holdfast)] == ["gold", "off", "one"]
+    assert "no policy covers then" not in command("delete", "off", "--yes").out
     assert "deleted gold" in command("delete", "gold", "--yes").out
     assert [each.name for each in kept(holdfast)] == ["one"]
     assert "there is no such policy" in command("delete", "gold", "--yes", expect=1).err
+
+
+def test_vms_that_lose_their_last_policy_by_a_change_are_named(
+    holdfast: OneProcess, command: Command
+) -> None:
+    command(*GOLD)
+    command("create", "one", "--vms", "web1", "--start", "0 1 * * *")
+    dry = command("edit", "gold", "--disabled", "--dry-run")
+    assert "no policy covers then: 1 VMs: web2" in dry.out
+    narrowed = command("edit", "gold", "--vms", "web1", "--vms", "db1", "--json").json()
+    assert narrowed["uncovered"] == ["web2"]
+    assert command("edit", "gold", "--vms", "web*", "--json").json()["uncovered"] == ["db1"]
+    assert command("edit", "one", "--disabled", "--json").json()["uncovered"] == []
 
 
 def test_a_policy_that_cannot_be_read_is_listed_given_anew_or_deleted(
