@@ -6,6 +6,7 @@ never an identity. Empty text: unknown or unset.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from holdfast_common.identity import DatastoreId
@@ -130,6 +131,27 @@ class VmFacts:
     def unprotected_disks(self) -> tuple[DiskFacts, ...]:
         """The disks that no image backup can save."""
         return tuple(disk for disk in self.disks if disk.unprotected_reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmTag:
+    """A tag on a VM. Names are unique in their category only."""
+
+    category: str
+    name: str
+
+    @property
+    def text(self) -> str:
+        """``category/name``."""
+        return f"{self.category}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TagReading:
+    """The tags of VMs by moref at one moment. A VM that is not among them: its tags are not known."""
+
+    taken_at: str
+    vms: Mapping[str, tuple[VmTag, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from holdfast_common.logs import Secret
 from holdfast_controller.vsphere.pinning import fetch_certificate
 from holdfast_controller.vsphere.session import Account, VcenterAddress
 from referee.case_table import Case, Simulator, open_session
+from referee.cases_of_tags import REST_CALLS
 from referee.product_calls import calls_of_the_product
 from referee.refereed_session import Outcomes
 from referee.simulator_cases import all_cases, covered_methods
@@ -40,7 +41,10 @@ def judge_our_calls(program: Path, *, single_host: bool = False) -> list[Verdict
         results = [_run(each, simulator) for each in all_cases()]
         simulator.session.close()
         covered = covered_methods()
+        # a single host has no tags and is not asked for any
+        rest = () if single_host else REST_CALLS
         methods = [*calls_of_the_product(), *(each for each in WITHOUT_SOAP if each in covered)]
+        methods += [each for each in rest if each in covered]
         return judge_calls(methods, results, simulator.outcomes)
 
 

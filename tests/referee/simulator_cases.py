@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from referee import cases_of_reading, cases_of_writing
+from referee import cases_of_reading, cases_of_tags, cases_of_writing
 from referee.case_table import CASES, Case
 
-MODULES: Final = (cases_of_reading, cases_of_writing)  # importing them registers their cases
+MODULES: Final = (
+    cases_of_reading,
+    cases_of_tags,
+    cases_of_writing,
+)  # importing them registers their cases
 
 
 def all_cases() -> tuple[Case, ...]:

@@ -8,6 +8,7 @@ again: `run_task` looks for the task and for the effect first. Blocking; called 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ class VsphereSession:
         self.clock = clock or SystemClock()
         self.stop = threading.Event()
         self.patience_seconds = patience_seconds
-        self._account = account
+        self.account = account
         self._gate = gate or OpenGate()
         self._keep_alive_seconds = keep_alive_seconds
         self._lock = threading.Lock()
@@ -210,12 +211,12 @@ class VsphereSession:
             self._forget(login)
             raise
 
-    def patiently(self, work: Callable[[], Value]) -> Value:
+    def patiently(self, work: Callable[[], Value], *, seconds_max: float = math.inf) -> Value:
         """``work``, repeated with jittered back-off while vSphere is unavailable.
 
-        Raises: the last error after the session's patience; Interrupted when it is closed.
+        Raises: the last error after the session's patience, or ``seconds_max``; Interrupted when it is closed.
         """
-        deadline = self.clock.monotonic_seconds() + self.patience_seconds
+        deadline = self.clock.monotonic_seconds() + min(self.patience_seconds, seconds_max)
         waits = backoff_seconds(first=0.25, maximum=30.0, attempts=10_000)
         while True:
             try:
@@ -315,8 +316,8 @@ class VsphereSession:
             content.sessionManager,
             "Login",
             {
-                "userName": self._account.user_name,
-                "password": self._account.password.reveal().decode(),
+                "userName": self.account.user_name,
+                "password": self.account.password.reveal().decode(),
             },
         )
         return login
