@@ -279,6 +279,8 @@ class Vcenter(_message.Message):
     REFRESHED_AT_FIELD_NUMBER: _builtins.int
     VMS_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    TAGS_READ_AT_FIELD_NUMBER: _builtins.int
+    TAGS_PROBLEM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     vcenter_id: _builtins.str
     url: _builtins.str
@@ -290,6 +292,10 @@ class Vcenter(_message.Message):
     refreshed_at: _builtins.str
     vms: _builtins.int
     problem: _builtins.str
+    tags_read_at: _builtins.str
+    """"" = its tags are not known"""
+    tags_problem: _builtins.str
+    """why not, or why they could not be read again"""
     def __init__(
         self,
         *,
@@ -303,10 +309,12 @@ class Vcenter(_message.Message):
         refreshed_at: _builtins.str = ...,
         vms: _builtins.int = ...,
         problem: _builtins.str = ...,
+        tags_read_at: _builtins.str = ...,
+        tags_problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_sha256", b"certificate_sha256", "kind", b"kind", "name", b"name", "problem", b"problem", "refreshed_at", b"refreshed_at", "url", b"url", "user", b"user", "vcenter_id", b"vcenter_id", "version", b"version", "vms", b"vms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_sha256", b"certificate_sha256", "kind", b"kind", "name", b"name", "problem", b"problem", "refreshed_at", b"refreshed_at", "tags_problem", b"tags_problem", "tags_read_at", b"tags_read_at", "url", b"url", "user", b"user", "vcenter_id", b"vcenter_id", "version", b"version", "vms", b"vms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -408,10 +416,13 @@ class InventorySummary(_message.Message):
     HOSTS_FIELD_NUMBER: _builtins.int
     DATASTORES_FIELD_NUMBER: _builtins.int
     DURATION_SECONDS_FIELD_NUMBER: _builtins.int
+    TAGS_PROBLEM_FIELD_NUMBER: _builtins.int
     vms: _builtins.int
     hosts: _builtins.int
     datastores: _builtins.int
     duration_seconds: _builtins.float
+    tags_problem: _builtins.str
+    """"" = the tags were read too, or it is a single host"""
     def __init__(
         self,
         *,
@@ -419,10 +430,11 @@ class InventorySummary(_message.Message):
         hosts: _builtins.int = ...,
         datastores: _builtins.int = ...,
         duration_seconds: _builtins.float = ...,
+        tags_problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["datastores", b"datastores", "duration_seconds", b"duration_seconds", "hosts", b"hosts", "vms", b"vms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datastores", b"datastores", "duration_seconds", b"duration_seconds", "hosts", b"hosts", "tags_problem", b"tags_problem", "vms", b"vms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -437,7 +449,7 @@ class InventoryQuery(_message.Message):
     vcenter: _builtins.str
     """"" = all"""
     selector: _builtins.str
-    """name, glob, folder:, host:, datastore:; "" = all"""
+    """name, glob, folder:, host:, cluster:, pool:, datastore:, tag:, power:; "" = all"""
     def __init__(
         self,
         *,
@@ -512,6 +524,8 @@ class Vm(_message.Message):
     SNAPSHOTS_FIELD_NUMBER: _builtins.int
     TEMPLATE_FIELD_NUMBER: _builtins.int
     HARDWARE_VERSION_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    TAGS_KNOWN_FIELD_NUMBER: _builtins.int
     vcenter: _builtins.str
     name: _builtins.str
     instance_uuid: _builtins.str
@@ -525,10 +539,15 @@ class Vm(_message.Message):
     snapshots: _builtins.int
     template: _builtins.bool
     hardware_version: _builtins.str
+    tags_known: _builtins.bool
     @_builtins.property
     def datastores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def disks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Disk]: ...
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """category/name"""
+
     def __init__(
         self,
         *,
@@ -547,10 +566,12 @@ class Vm(_message.Message):
         snapshots: _builtins.int = ...,
         template: _builtins.bool = ...,
         hardware_version: _builtins.str = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
+        tags_known: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bios_uuid", b"bios_uuid", "change_tracking", b"change_tracking", "datastores", b"datastores", "disks", b"disks", "folder", b"folder", "hardware_version", b"hardware_version", "host", b"host", "instance_uuid", b"instance_uuid", "moref", b"moref", "name", b"name", "power_state", b"power_state", "snapshots", b"snapshots", "template", b"template", "tools", b"tools", "vcenter", b"vcenter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bios_uuid", b"bios_uuid", "change_tracking", b"change_tracking", "datastores", b"datastores", "disks", b"disks", "folder", b"folder", "hardware_version", b"hardware_version", "host", b"host", "instance_uuid", b"instance_uuid", "moref", b"moref", "name", b"name", "power_state", b"power_state", "snapshots", b"snapshots", "tags", b"tags", "tags_known", b"tags_known", "template", b"template", "tools", b"tools", "vcenter", b"vcenter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

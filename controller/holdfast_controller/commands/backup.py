@@ -55,7 +55,7 @@ def backup(
     dry_run: bool,
     output: Output,
 ) -> None:
-    """Back up VMs now: names, globs, folder:, host:, cluster:, pool:, datastore:, power: selectors."""
+    """Back up VMs now: names, globs, folder:, host:, cluster:, pool:, datastore:, tag:, power: selectors."""
     request = operator_pb2.StartBackupRequest(
         vms=vms,
         vcenter=vcenter,

@@ -27,7 +27,9 @@ def list_vms(entry: Entry, *, selector: str, vcenter: str, output: Output) -> No
     """VMs: by name or glob (web*, vc1/web*), instance uuid, or a kind and a pattern.
 
     folder:/Berlin/web and pool:gold name all that is below them; host:esx1*, cluster:prod*,
-    datastore:nfs1 and power:on, power:off, power:suspended name what is there or is so.
+    datastore:nfs1 and power:on, power:off, power:suspended name what is there or is so;
+    tag:gold and tag:Backup/gold name what carries the tag. Where a vCenter's tags cannot be read,
+    tag: is refused.
     """
     with operators(entry.places) as client:
         reply = client.call(
@@ -75,6 +77,8 @@ def show(entry: Entry, *, vm: str, vcenter: str, output: Output) -> None:
     output.line(
         f"{found.power_state} on {found.host}, folder {found.folder}, {found.hardware_version}"
     )
+    tags = ", ".join(found.tags) or ("none" if found.tags_known else "not known")
+    output.line(f"tags {tags}")
     tracking = "on" if found.change_tracking else "off"
     output.line(f"tools {found.tools}, change tracking {tracking}, {found.snapshots} snapshots")
     for disk in found.disks:

@@ -20,6 +20,7 @@ from holdfast_controller.commands.operator_client import operators
 from holdfast_controller.commands.output import Output
 from holdfast_controller.commands.policy_shown import names_text
 from holdfast_controller.decide.policy_checks import duration_text
+from holdfast_controller.decide.tag_knowledge import age_text
 from holdfast_controller.runs.debts import shortened
 
 WARNING, CRITICAL, UNKNOWN = 1, 2, 3  # as monitoring plugins end
@@ -77,9 +78,15 @@ def _age(text: str, now: datetime) -> float | None:
 
 
 def inventory_age_text(vcenter: operator_pb2.Vcenter, now: datetime) -> str:
-    """How long ago the VMs of a vCenter were looked at."""
+    """How long ago the VMs of a vCenter were looked at, and what is wrong with their tags."""
     age = _age(vcenter.refreshed_at, now)
-    return "never read" if age is None else f"read {max(0.0, age) * 60:.0f} minutes ago"
+    text = "never read" if age is None else f"read {max(0.0, age) * 60:.0f} minutes ago"
+    if not vcenter.tags_problem:
+        return text
+    if not vcenter.tags_read_at:
+        return f"{text}; its tags are not known: {vcenter.tags_problem}"
+    old = age_text(vcenter.tags_read_at, now)
+    return f"{text}; its tags are {old} old, they could not be read again: {vcenter.tags_problem}"
 
 
 def _nagios(found: operator_pb2.Status, now: datetime) -> tuple[str, int]:

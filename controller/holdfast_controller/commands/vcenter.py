@@ -148,3 +148,5 @@ def refresh(entry: Entry, *, name: str, output: Output) -> None:
         f"{name}: {reply.vms} VMs on {reply.hosts} hosts and {reply.datastores} datastores"
         f" in {reply.duration_seconds:.1f} s"
     )
+    if reply.tags_problem:
+        note(f"{name}: the tags of its VMs could not be read: {reply.tags_problem}")

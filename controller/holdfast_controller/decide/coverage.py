@@ -8,11 +8,12 @@ A policy that is switched off covers nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from holdfast_controller.decide.policy import Policy
-from holdfast_controller.decide.selection import SelectableVm
+from holdfast_controller.decide.selection import SelectableVm, names_tags
+from holdfast_controller.decide.tag_knowledge import TagSource, check_choosing, check_excluding
 from holdfast_controller.decide.vm_index import VmIndex
 
 
@@ -76,6 +77,21 @@ def select(policy: Policy, vms: Sequence[SelectableVm]) -> Selection:
         excluded=tuple(sorted(wanted & spared)),
         unmatched=tuple(unmatched),
     )
+
+
+def check_tags(policy: Policy, vms: Sequence[SelectableVm], sources: Sequence[TagSource]) -> None:
+    """Whether the policy can say which VMs it selects, as far as tags decide it. Raises: CapabilityAbsent."""
+    for selector in policy.vms:
+        if names_tags(selector):
+            check_choosing(selector, sources)
+    # whoever is excluded otherwise needs no tags
+    others = tuple(each for each in policy.exclude if not names_tags(each))
+    if len(others) == len(policy.exclude):
+        return
+    chosen = [vms[number] for number in select(replace(policy, exclude=others), vms).chosen]
+    for selector in policy.exclude:
+        if names_tags(selector):
+            check_excluding(selector, chosen, sources)
 
 
 def cover(

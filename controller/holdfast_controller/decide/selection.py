@@ -2,7 +2,8 @@
 
 A selector is a VM's name, its instance uuid, ``glob*``, ``vcenter/glob*``, or a kind and a pattern:
 ``folder:/Berlin/web``, ``host:esx1*``, ``cluster:prod*``, ``pool:gold``, ``datastore:nfs1``,
-``power:on``. Folders and pools name all that is below them.
+``tag:gold``, ``tag:Backup/gold``, ``power:on``. Folders and pools name all that is below them.
+Whether the tags of a VM are known at all is looked at in `tag_knowledge`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from holdfast_common.errors import UsageError
-from holdfast_controller.facts import HostFacts, PlaceFacts, VmFacts
+from holdfast_controller.facts import HostFacts, PlaceFacts, VmFacts, VmTag
 
 POWER_STATES: Final[Mapping[str, str]] = {
     "on": "poweredOn",
@@ -29,6 +30,7 @@ class SelectableVm:
     """A VM and where it is. ``cluster_name``: empty for a host that is in none.
 
     ``pool_path``: as `PlaceFacts`; ``pool_names``: of its resource pool or vApp and of those above it.
+    ``tags`` None: they are not known, and no `tag:` names it.
     """
 
     vcenter_name: str
@@ -36,6 +38,7 @@ class SelectableVm:
     cluster_name: str = ""
     pool_path: str = ""
     pool_names: tuple[str, ...] = ()
+    tags: tuple[VmTag, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +59,17 @@ class Whereabouts:
                 clusters[host.moref] = compute.name
         return cls(clusters, by_moref)
 
-    def selectable(self, vcenter_name: str, vm: VmFacts) -> SelectableVm:
-        """The VM with where it is."""
+    def selectable(
+        self, vcenter_name: str, vm: VmFacts, tags: tuple[VmTag, ...] | None = None
+    ) -> SelectableVm:
+        """The VM with where it is; ``tags`` None: they are not known."""
         return SelectableVm(
             vcenter_name=vcenter_name,
             vm=vm,
             cluster_name=self.cluster_of_host.get(vm.host_moref, ""),
             pool_path=self.places[vm.pool_moref].path if vm.pool_moref in self.places else "",
             pool_names=tuple(self._pool_names(vm.pool_moref)),
+            tags=tags,
         )
 
     def _pool_names(self, moref: str) -> Iterator[str]:
@@ -104,10 +110,15 @@ def check_selector(selector: str) -> None:
     kind, colon, pattern = selector.partition(":")
     if not selector or (colon and kind in _KINDS and not pattern):
         raise UsageError("a selector names nothing", selector=selector, advice=_ADVICE)
-    if colon and kind == "tag":
-        raise UsageError("tags are not read from vSphere yet", selector=selector, advice=_ADVICE)
+    if colon and kind == "tag" and pattern != pattern.strip("/"):
+        raise UsageError("write tag:name or tag:Category/name", selector=selector, advice=_ADVICE)
     if colon and kind == "power":
         _power_state(pattern)
+
+
+def names_tags(selector: str) -> bool:
+    """Whether it can be answered only where tags are known."""
+    return selector.startswith("tag:")
 
 
 def _power_state(pattern: str) -> str:
@@ -131,6 +142,20 @@ def _in_pool(each: SelectableVm, pattern: str) -> bool:
     )
 
 
+def _has_tag(each: SelectableVm, pattern: str) -> bool:
+    """``name``, or ``category/name``; both may have slashes of their own."""
+    parts = pattern.split("/")
+    pairs = [("/".join(parts[:at]), "/".join(parts[at:])) for at in range(1, len(parts))]
+    return any(
+        fnmatch.fnmatchcase(tag.name, pattern)
+        or any(
+            fnmatch.fnmatchcase(tag.category, category) and fnmatch.fnmatchcase(tag.name, name)
+            for category, name in pairs
+        )
+        for tag in each.tags or ()
+    )
+
+
 _KINDS: Final[Mapping[str, Callable[[SelectableVm, str], bool]]] = {
     "folder": lambda each, pattern: _is_below(each.vm.place, pattern),
     "host": lambda each, pattern: fnmatch.fnmatchcase(each.vm.host_name, pattern),
@@ -141,6 +166,7 @@ _KINDS: Final[Mapping[str, Callable[[SelectableVm, str], bool]]] = {
     "datastore": lambda each, pattern: any(
         fnmatch.fnmatchcase(name, pattern) for name in each.vm.datastore_names
     ),
+    "tag": _has_tag,
     "power": lambda each, pattern: each.vm.power_state == _power_state(pattern),
 }
 _ADVICE: Final = (

@@ -123,7 +123,21 @@ def test_vcenter(world: World, row: VcenterRow) -> list[CheckLine]:
             advice="set both clocks by NTP" if late else "",
         )
     )
-    return lines
+    return [*lines, *_tags(world, row)]
+
+
+def _tags(world: World, row: VcenterRow) -> list[CheckLine]:
+    """A single host has none; of a vCenter they are read with its inventory."""
+    name = f"vCenter {row.name}: tags"
+    for source in world.vcenters.inventory.tags.sources(row.name):
+        if source.known and not source.problem:
+            return [CheckLine(name=name, state=OK, detail=f"read at {source.taken_at[:19]}")]
+        if source.is_vcenter:
+            advice = (
+                "VMs cannot be selected by tag: let the account read (System.Read) tags, or wait"
+            )
+            return [CheckLine(name=name, state=WARNING, detail=source.reason, advice=advice)]
+    return []
 
 
 def _repository(world: World) -> list[CheckLine]:

@@ -300,7 +300,9 @@ class Engine:
             )
 
     def _chosen(self, request: BackupRequest) -> list[KnownVm]:
-        chosen = self._world.vcenters.inventory.select(request.selectors, excludes=request.excludes)
+        chosen = self._world.vcenters.inventory.select(
+            request.selectors, excludes=request.excludes, vcenter=request.vcenter
+        )
         if request.vcenter:
             chosen = [known for known in chosen if known.vcenter_name == request.vcenter]
         names_seen: dict[str, str] = {}

@@ -7,11 +7,12 @@ what was known of it is used then, and its age is told.
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from holdfast_common.errors import HoldfastError
+from holdfast_controller.decide.selection import names_tags
+from holdfast_controller.runs.vcenter_readings import VcenterReadings
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.vcenters import VcenterRow
 
@@ -23,12 +24,16 @@ SELECTION_SECONDS: Final = 20.0  # an operator waits for it
 
 
 class InventoryWatch:
-    """Reads inventories again, one thread for each vCenter, one read of a vCenter at a time."""
+    """Reads inventories again, and then the tags of their VMs, which hold up only who selects by tag."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._lock = threading.Lock()
-        self._reading: dict[str, threading.Thread] = {}
+        self._tags = VcenterReadings("tags", self._read_tags)
+        self._vms = VcenterReadings(
+            "an inventory",
+            self._read_vms,
+            then=lambda vcenter_id: self._tags.begin([vcenter_id]),
+        )
 
     def run(self) -> None:
         """Until the controller stops."""
@@ -37,7 +42,7 @@ class InventoryWatch:
         while not self._world.stopping.wait(seconds):
             pulses.beat(PULSE)
             try:
-                self.begin(self._world.vcenters.table.all())
+                self._vms.begin(row.vcenter_id for row in self._world.vcenters.table.all())
             except HoldfastError as error:
                 log.warning("no inventory could be read", extra={"error": error.line()})
         pulses.end(PULSE)
@@ -53,55 +58,28 @@ class InventoryWatch:
         rows = [row for row in table.all() if vcenter in ("", row.name)]
         clock = self._world.clock
         ends_at = clock.monotonic_seconds() + SELECTION_SECONDS
-        # one that has begun may have looked before the VM was there
-        for again in (False, True):
-            for thread in self.begin(rows, only_running=not again):
-                thread.join(max(0.0, ends_at - clock.monotonic_seconds()))
-        return [text for row in rows if (text := self._old(table.vcenter(row.vcenter_id)))]
+        by_tag = any(names_tags(each) for each in selectors)
+        for readings in (self._vms, self._tags) if by_tag else (self._vms,):
+            # one that has begun may have looked before the VM, or its tag, was there
+            for again in (False, True):
+                ids = [row.vcenter_id for row in rows]
+                for thread in readings.begin(ids, only_running=not again):
+                    thread.join(max(0.0, ends_at - clock.monotonic_seconds()))
+        lines = [text for row in rows if (text := self._old(table.vcenter(row.vcenter_id)))]
+        if by_tag:
+            silent = [row.name for row in rows if self._tags.goes_on(row.vcenter_id)]
+            lines += inventory.told_of_tags(clock.now(), vcenter=vcenter, silent=silent)
+        return lines
 
-    def begin(
-        self, rows: Iterable[VcenterRow], *, only_running: bool = False
-    ) -> list[threading.Thread]:
-        """Start reading these vCenters, each unless it is being read; the threads that read them."""
-        with self._lock:
-            threads = []
-            for row in rows:
-                if row.vcenter_id not in self._reading and not only_running:
-                    self._start(row.vcenter_id)
-                if row.vcenter_id in self._reading:
-                    threads.append(self._reading[row.vcenter_id])
-            return threads
+    def _read_vms(self, vcenter_id: str) -> None:
+        self._world.vcenters.refresh(vcenter_id)
 
-    def _start(self, vcenter_id: str) -> None:
-        thread = threading.Thread(
-            target=self._read, args=(vcenter_id,), name=f"inventory {vcenter_id}", daemon=True
-        )
-        self._reading[vcenter_id] = thread
-        try:
-            thread.start()
-        except RuntimeError as error:  # the machine has no thread left
-            del self._reading[vcenter_id]
-            log.warning("an inventory is not read", extra={"error": str(error)})
-
-    def _read(self, vcenter_id: str) -> None:
-        try:
-            self._world.vcenters.refresh(vcenter_id)
-        except HoldfastError as error:
-            log.warning(
-                "an inventory could not be read",
-                extra={"vcenter": vcenter_id, "error": error.line()},
-            )
-        except Exception:
-            # A bug with one inventory must not end the watch over it: the next round tries again.
-            log.exception("an inventory could not be read", extra={"vcenter": vcenter_id})
-        finally:
-            with self._lock:
-                del self._reading[vcenter_id]
+    def _read_tags(self, vcenter_id: str) -> None:
+        self._world.vcenters.refresh_tags(vcenter_id)
 
     def _old(self, row: VcenterRow) -> str:
         """What is to be told of a vCenter whose inventory could not be read now; empty: it was."""
-        with self._lock:
-            hangs = row.vcenter_id in self._reading
+        hangs = self._vms.goes_on(row.vcenter_id)
         if not hangs and not row.last_error:
             return ""
         taken = self._world.vcenters.inventory.taken_at(row.vcenter_id)

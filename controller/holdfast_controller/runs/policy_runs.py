@@ -11,7 +11,7 @@ from typing import Final
 from holdfast_common.clock import parse_utc
 from holdfast_common.errors import HoldfastError, NothingProtected
 from holdfast_common.identity import RunId
-from holdfast_controller.decide.coverage import select
+from holdfast_controller.decide.coverage import check_tags, select
 from holdfast_controller.decide.due_policies import (
     DuePolicy,
     PolicyHistory,
@@ -21,6 +21,7 @@ from holdfast_controller.decide.due_policies import (
 from holdfast_controller.decide.job_state import JobState
 from holdfast_controller.decide.level import FULL
 from holdfast_controller.decide.policy import Policy
+from holdfast_controller.decide.vm_index import VmIndex
 from holdfast_controller.runs.engine import Engine
 from holdfast_controller.runs.loads import window_gate
 from holdfast_controller.runs.requests import BackupRequest, Started
@@ -140,8 +141,11 @@ class PolicyRuns:
         Raises: NothingProtected when there is none; CapabilityAbsent and its kin when it cannot be said.
         """
         told = self._engine.read_inventories((*policy.vms, *policy.exclude))
-        pairs = self._world.vcenters.inventory.selectable()
-        selection = select(policy, [vm for _, vm in pairs])
+        inventory = self._world.vcenters.inventory
+        pairs = inventory.selectable()
+        vms = VmIndex(vm for _, vm in pairs)
+        check_tags(policy, vms, inventory.tags.sources())
+        selection = select(policy, vms)
         # a selector that names nothing holds no run up at night, but it is told
         told += [
             f"the selector {getattr(policy, field)[position]} names no VM"

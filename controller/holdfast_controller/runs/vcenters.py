@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from holdfast_common.clock import Clock
-from holdfast_common.errors import HoldfastError, NotFound, UsageError
+from holdfast_common.errors import (
+    AuthenticationFailed,
+    CapabilityAbsent,
+    HoldfastError,
+    Interrupted,
+    NotFound,
+    UsageError,
+)
 from holdfast_common.logs import Secret
-from holdfast_controller.facts import Inventory
+from holdfast_controller.facts import Inventory, TagReading
 from holdfast_controller.store.inventory import InventoryTable
 from holdfast_controller.store.vcenters import NewVcenter, VcenterRow, VcenterTable
 from holdfast_controller.vsphere.inventory import read_inventory
+from holdfast_controller.vsphere.pinning import fingerprint
 from holdfast_controller.vsphere.session import (
     Account,
     CallGate,
     VcenterAddress,
     VsphereSession,
 )
+from holdfast_controller.vsphere.tags import read_vm_tags
 
 HTTPS_PORT = 443
 CLOSE_SECONDS = 10.0  # for logging out everywhere
@@ -50,12 +60,16 @@ class Vcenters:
         Raises: UsageError, CertificateMismatch, AuthenticationFailed, VsphereUnavailable, Refused.
         """
         host, port = host_and_port(url)
-        address = VcenterAddress(host=host, port=port, certificate_sha256=certificate_sha256)
+        pinned = fingerprint(certificate_sha256)
+        address = VcenterAddress(host=host, port=port, certificate_sha256=pinned)
         account = Account(user_name=user, password=password)
         with VsphereSession(
             address, account, clock=self._clock, gate=self._gate, patience_seconds=10.0
         ) as session:
             inventory = read_inventory(session)
+            tags = None
+            if inventory.server.is_vcenter:
+                tags = read_tags(session, [vm.moref for vm in inventory.vms])
         server = inventory.server
         row = self.table.add(
             NewVcenter(
@@ -64,7 +78,7 @@ class Vcenters:
                 port=port,
                 user_name=user,
                 password=password,
-                certificate_sha256=certificate_sha256,
+                certificate_sha256=pinned,
                 instance_uuid=server.instance_uuid,
                 product=server.product,
                 version=server.version,
@@ -72,6 +86,7 @@ class Vcenters:
             )
         )
         self.inventory.replace(row.vcenter_id, inventory)
+        self._keep_tags(row.vcenter_id, tags)
         self.drop(row.vcenter_id)
         return row, inventory
 
@@ -104,6 +119,25 @@ class Vcenters:
         self.table.note_check(vcenter_id, error="")
         return inventory, time.monotonic() - started
 
+    def refresh_tags(self, vcenter_id: str) -> None:
+        """Read the tags of the VMs that are known. Raises: NotFound.
+
+        That they cannot be read is no error here: what is wrong is kept beside them, for whoever needs them.
+        """
+        if not self.table.vcenter(vcenter_id).is_vcenter:
+            return
+        morefs = [known.vm.moref for known in self.inventory.vms(vcenter_id)]
+        self._keep_tags(vcenter_id, read_tags(self.session(vcenter_id), morefs))
+
+    def _keep_tags(self, vcenter_id: str, tags: TagReading | HoldfastError | None) -> None:
+        kept = self.inventory.tags
+        if isinstance(tags, TagReading):
+            kept.keep(vcenter_id, tags)
+        elif isinstance(tags, (CapabilityAbsent, AuthenticationFailed)):
+            kept.note_absent(vcenter_id, str(tags))
+        elif tags is not None and not isinstance(tags, Interrupted):
+            kept.note_problem(vcenter_id, str(tags))
+
     def by_instance(self, instance_uuid: str) -> VcenterRow:
         """The vCenter with this identity. Raises: NotFound."""
         for row in self.table.all():
@@ -133,6 +167,14 @@ class Vcenters:
         deadline = time.monotonic() + CLOSE_SECONDS
         for thread in closing:
             thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def read_tags(session: VsphereSession, morefs: Sequence[str]) -> TagReading | HoldfastError:
+    """The tags of these VMs, or why they cannot be read."""
+    try:
+        return read_vm_tags(session, morefs)
+    except HoldfastError as error:
+        return error
 
 
 def host_and_port(url: str) -> tuple[str, int]:

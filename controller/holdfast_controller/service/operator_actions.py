@@ -41,6 +41,7 @@ from holdfast_controller.service.repository_listing import RepositoryListing
 from holdfast_controller.service.status_actions import StatusActions
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.jobs import JobRow
+from holdfast_controller.store.vcenters import VcenterRow
 from holdfast_controller.vsphere.pinning import fetch_certificate
 
 
@@ -106,7 +107,7 @@ class OperatorActions:
             password=Secret(request.password),
             certificate_sha256=request.certificate_sha256,
         )
-        return vcenter_message(row, vms=len(inventory.vms), refreshed_at=inventory.taken_at)
+        return self._vcenter(row, vms=len(inventory.vms), refreshed_at=inventory.taken_at)
 
     def list_vcenters(self, _: operator_pb2.Empty) -> operator_pb2.VcenterList:
         """All of them."""
@@ -114,7 +115,7 @@ class OperatorActions:
         for row in self._world.vcenters.table.all():
             vms = self._world.vcenters.inventory.vms(row.vcenter_id)
             taken = self._world.vcenters.inventory.taken_at(row.vcenter_id)
-            messages.append(vcenter_message(row, vms=len(vms), refreshed_at=taken))
+            messages.append(self._vcenter(row, vms=len(vms), refreshed_at=taken))
         return operator_pb2.VcenterList(vcenters=messages)
 
     def test_vcenter(self, request: operator_pb2.VcenterName) -> operator_pb2.VcenterTest:
@@ -126,11 +127,19 @@ class OperatorActions:
         """Read the inventory again."""
         row = self._world.vcenters.table.named(request.name)
         inventory, seconds = self._world.vcenters.refresh(row.vcenter_id)
+        self._world.vcenters.refresh_tags(row.vcenter_id)
         return operator_pb2.InventorySummary(
             vms=len(inventory.vms),
             hosts=len(inventory.hosts),
             datastores=len(inventory.datastores),
             duration_seconds=seconds,
+            tags_problem=self._vcenter(row, vms=0, refreshed_at="").tags_problem,
+        )
+
+    def _vcenter(self, row: VcenterRow, *, vms: int, refreshed_at: str) -> operator_pb2.Vcenter:
+        sources = self._world.vcenters.inventory.tags.sources(row.name)
+        return vcenter_message(
+            row, vms=vms, refreshed_at=refreshed_at, tags=next(iter(sources), None)
         )
 
     def list_inventory(self, request: operator_pb2.InventoryQuery) -> operator_pb2.VmList:
@@ -138,7 +147,11 @@ class OperatorActions:
         if request.vcenter:
             self._world.vcenters.table.named(request.vcenter)
         inventory = self._world.vcenters.inventory
-        found = inventory.select([request.selector]) if request.selector else inventory.vms()
+        found = (
+            inventory.select([request.selector], vcenter=request.vcenter)
+            if request.selector
+            else inventory.vms()
+        )
         chosen = [
             known for known in found if not request.vcenter or known.vcenter_name == request.vcenter
         ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from holdfast_common.wire import job_pb2, operator_pb2
 from holdfast_common.wire_codec.results import disk_result_to_message
+from holdfast_controller.decide.tag_knowledge import TagSource
 from holdfast_controller.facts import DiskFacts, SnapshotNode
 from holdfast_controller.ledger import LedgerEntry
 from holdfast_controller.runs.debts import debt_text
@@ -149,6 +150,8 @@ def vm_message(known: KnownVm) -> operator_pb2.Vm:
         snapshots=_count(vm.snapshots),
         template=vm.template,
         hardware_version=f"vmx-{vm.hardware_version:02}",
+        tags=[tag.text for tag in known.tags or ()],
+        tags_known=known.tags is not None,
     )
 
 
@@ -185,8 +188,10 @@ def agent_message(agent: AgentRow, *, connected: bool) -> operator_pb2.Agent:
     )
 
 
-def vcenter_message(row: VcenterRow, *, vms: int, refreshed_at: str) -> operator_pb2.Vcenter:
-    """One vCenter."""
+def vcenter_message(
+    row: VcenterRow, *, vms: int, refreshed_at: str, tags: TagSource | None
+) -> operator_pb2.Vcenter:
+    """One vCenter. ``tags`` None: nothing is known of them."""
     return operator_pb2.Vcenter(
         name=row.name,
         vcenter_id=row.vcenter_id,
@@ -198,6 +203,8 @@ def vcenter_message(row: VcenterRow, *, vms: int, refreshed_at: str) -> operator
         refreshed_at=refreshed_at,
         vms=vms,
         problem=row.last_error,
+        tags_read_at=tags.taken_at if tags else "",
+        tags_problem=tags.problem if tags else "",
     )
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
 
 import msgspec
 from sqlite_utils import Database as SqliteDatabase
@@ -18,7 +20,9 @@ from holdfast_controller.decide.selection import (
     Whereabouts,
     check_selector,
     matches,
+    names_tags,
 )
+from holdfast_controller.decide.tag_knowledge import check_choosing, check_excluding, told
 from holdfast_controller.facts import (
     DatastoreFacts,
     HostFacts,
@@ -26,10 +30,17 @@ from holdfast_controller.facts import (
     PlaceFacts,
     ServerFacts,
     VmFacts,
+    VmTag,
 )
 from holdfast_controller.store.database import Database
+from holdfast_controller.store.vm_tags import VmTagTable
 
 MIGRATIONS = Migrations("inventory")
+_SEE_LIST: Final = "see `holdfast inventory list`, and `holdfast vcenter refresh`"
+_LEFT_OUT: Final = (
+    "see `holdfast inventory show` of a VM that should carry it; a tag that the account may not read"
+    " is left out by vCenter without a word"
+)
 
 
 @MIGRATIONS()
@@ -58,6 +69,17 @@ def create_inventory(database: SqliteDatabase) -> None:
     )
 
 
+@MIGRATIONS()
+def create_tags(database: SqliteDatabase) -> None:
+    """Tags are read by a way of their own, and may be older than the VMs, or not known."""
+    database.create_table(
+        "inventory_tags",
+        {"vcenter_id": str, "taken_at": str, "problem": str, "vms": bytes},
+        pk="vcenter_id",
+        not_null={"taken_at", "problem", "vms"},
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What VMs live in."""
@@ -70,12 +92,13 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownVm:
-    """A VM of the cache, with where and when it was seen."""
+    """A VM of the cache, with where and when it was seen. ``tags`` None: they are not known."""
 
     vcenter_id: str
     vcenter_name: str
     taken_at: str
     vm: VmFacts
+    tags: tuple[VmTag, ...] | None = None
 
 
 class InventoryTable:
@@ -83,6 +106,7 @@ class InventoryTable:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.tags = VmTagTable(database)
 
     def replace(self, vcenter_id: str, inventory: Inventory) -> None:
         """Keep what was read, instead of what was known of this vCenter before."""
@@ -118,6 +142,7 @@ class InventoryTable:
             connection.execute(
                 "DELETE FROM inventory_surroundings WHERE vcenter_id = ?", (vcenter_id,)
             )
+            self.tags.forget(vcenter_id)
 
     def vms(self, vcenter_id: str = "") -> list[KnownVm]:
         """All VMs by name; of one vCenter when named."""
@@ -127,12 +152,14 @@ class InventoryTable:
             " WHERE ? = '' OR v.vcenter_id = ? ORDER BY v.name, v.moref",
             (vcenter_id, vcenter_id),
         ).fetchall()
+        tags = self.tags.all()
         return [
             KnownVm(
                 vcenter_id=row[0],
                 vcenter_name=row[1],
                 taken_at=row[2],
-                vm=msgspec.json.decode(row[3], type=VmFacts),
+                vm=(vm := msgspec.json.decode(row[3], type=VmFacts)),
+                tags=tags.get(row[0], {}).get(vm.moref),
             )
             for row in rows
         ]
@@ -162,20 +189,42 @@ class InventoryTable:
         seen = {text for known in self.vms() for text in (known.vm.name, known.vm.instance_uuid)}
         return set(selectors) <= seen
 
-    def select(self, selectors: Iterable[str], *, excludes: Sequence[str] = ()) -> list[KnownVm]:
+    def select(
+        self, selectors: Iterable[str], *, excludes: Sequence[str] = (), vcenter: str = ""
+    ) -> list[KnownVm]:
         """The VMs that any of the selectors names, each once, but for those that ``excludes`` name.
 
-        Raises: NotFound when one of the selectors names no VM, also one to exclude: it protects or spares
-        nothing then, and somebody believes it does; UsageError for one that cannot be answered.
+        ``vcenter``: only of this one. Raises: NotFound when one of the selectors names no VM, also one to exclude: it
+        protects or spares nothing then, and somebody believes it does; UsageError for one that cannot be answered;
+        CapabilityAbsent for one by tag where tags are not known.
         """
         known = self.selectable()
+        sources = self.tags.sources(vcenter)
         chosen: dict[tuple[str, str], KnownVm] = {}
         for selector in selectors:
+            check_selector(selector)
+            if names_tags(selector):
+                check_choosing(selector, sources)
             chosen |= _named(known, selector)
-        for selector in excludes:
+        chosen = {
+            identity: each
+            for identity, each in chosen.items()
+            if vcenter in ("", each.vcenter_name)
+        }
+        # by tag last: whoever is excluded otherwise needs no tags
+        for selector in sorted(excludes, key=names_tags):
+            check_selector(selector)
+            if names_tags(selector):
+                check_excluding(selector, chosen.values(), sources)
             for identity in _named(known, selector):
                 chosen.pop(identity, None)
         return list(chosen.values())
+
+    def told_of_tags(
+        self, now: datetime, *, vcenter: str = "", silent: Sequence[str] = ()
+    ) -> list[str]:
+        """What whoever selects by tags should know (see `decide.tag_knowledge`)."""
+        return told(self.tags.sources(vcenter), self.vms(), now, silent=silent)
 
     def selectable(self) -> list[tuple[KnownVm, SelectableVm]]:
         """All VMs by name, each with where it is, as selectors ask for it."""
@@ -186,14 +235,13 @@ class InventoryTable:
                 around = self.surroundings(known.vcenter_id)
                 whereabouts[known.vcenter_id] = Whereabouts.of(around.hosts, around.places)
             place = whereabouts[known.vcenter_id]
-            found.append((known, place.selectable(known.vcenter_name, known.vm)))
+            found.append((known, place.selectable(known.vcenter_name, known.vm, known.tags)))
         return found
 
 
 def _named(
     known: Iterable[tuple[KnownVm, SelectableVm]], selector: str
 ) -> dict[tuple[str, str], KnownVm]:
-    check_selector(selector)
     found = {
         (each.vcenter_id, each.vm.moref): each
         for each, selectable in known
@@ -203,6 +251,6 @@ def _named(
         raise NotFound(
             "no VM is named so",
             selector=selector,
-            advice="see `holdfast inventory list`, and `holdfast vcenter refresh`",
+            advice=_LEFT_OUT if names_tags(selector) else _SEE_LIST,
         )
     return found

@@ -10,6 +10,16 @@ from holdfast_controller.commands.status import inventory_age_text
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
 
+def test_what_is_wrong_with_tags_stands_beside_it() -> None:
+    vcenter = operator_pb2.Vcenter(
+        refreshed_at="2026-01-01T11:55:00.000000Z", tags_problem="vSphere does not answer"
+    )
+    text = inventory_age_text(vcenter, NOW)
+    assert text == "read 5 minutes ago; its tags are not known: vSphere does not answer"
+    vcenter.tags_read_at = "2025-12-30T11:55:00.000000Z"
+    assert "; its tags are 2 days old, they could not be" in inventory_age_text(vcenter, NOW)
+
+
 @pytest.mark.parametrize(
     ("refreshed_at", "text"),
     [

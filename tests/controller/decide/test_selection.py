@@ -11,7 +11,7 @@ from holdfast_controller.decide.selection import (
     check_selector,
     matches,
 )
-from holdfast_controller.facts import PlaceFacts
+from holdfast_controller.facts import PlaceFacts, VmTag
 from support.vm_facts import HOST
 from support.vm_facts import VM as SOME_VM
 
@@ -45,7 +45,8 @@ HOSTS = (
     replace(HOST, moref="host-2", name="esx2.lab", compute_moref="compute-2"),
 )
 WHEREABOUTS = Whereabouts.of(HOSTS, PLACES)
-WEB = WHEREABOUTS.selectable("vc1", VM)
+TAGS = (VmTag(category="Backup", name="gold"), VmTag(category="Site/A", name="row 1/left"))
+WEB = WHEREABOUTS.selectable("vc1", VM, TAGS)
 ALONE = WHEREABOUTS.selectable(
     "vc2",
     replace(VM, host_moref="host-2", host_name="esx2.lab", pool_moref="", power_state="poweredOff"),
@@ -58,6 +59,16 @@ ALONE = WHEREABOUTS.selectable(
         ("web1", True, True),
         ("50aa", True, True),
         ("web?", True, True),
+        ("tag:gold", True, False),
+        ("tag:Backup/gold", True, False),
+        ("tag:B*/g*", True, False),
+        ("tag:Tier/gold", False, False),
+        ("tag:Backup", False, False),
+        ("tag:B*", False, False),
+        ("tag:Gold", False, False),
+        ("tag:row 1/left", True, False),
+        ("tag:Site/A/row 1/left", True, False),
+        ("tag:A/row 1/left", False, False),
         ("WEB1", False, False),
         ("vc1/web*", True, False),
         ("vc1/db*", False, False),
@@ -92,7 +103,9 @@ def test_a_vm_whose_name_looks_like_a_glob_is_named_by_it() -> None:
     assert not matches(WEB, "[old] web")
 
 
-@pytest.mark.parametrize("selector", ["", "folder:", "host:", "tag:gold", "power:of", "power:"])
+@pytest.mark.parametrize(
+    "selector", ["", "folder:", "host:", "tag:", "tag:/gold", "tag:Tier/", "power:of", "power:"]
+)
 def test_a_selector_that_nobody_can_answer_is_refused_and_says_what_can_be(selector: str) -> None:
     with pytest.raises(UsageError) as caught:
         check_selector(selector)

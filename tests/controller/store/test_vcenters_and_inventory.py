@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_common.clock import SystemClock
-from holdfast_common.errors import NotFound, Refused, UsageError
+from holdfast_common.errors import CapabilityAbsent, NotFound, Refused, UsageError
 from holdfast_common.logs import Secret
 from holdfast_controller.facts import Inventory, ServerFacts
 from holdfast_controller.store import inventory, vcenters
@@ -157,6 +157,8 @@ def test_rule_25_a_selector_that_names_nothing_is_an_error(known: InventoryTable
     with pytest.raises(NotFound):
         known.select(["web*", "mail"])
     with pytest.raises(UsageError):
+        known.select(["tag:"])
+    with pytest.raises(CapabilityAbsent):
         known.select(["tag:gold"])
 
 
