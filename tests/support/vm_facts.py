@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from holdfast_controller.facts import HostFacts, VmFacts
+from holdfast_controller.facts import DiskFacts, HostFacts, VmFacts
 
 VM: Final = VmFacts(
     moref="vm-1",
@@ -52,3 +52,27 @@ HOST: Final = HostFacts(
     certificate_sha256="",
     datastore_morefs=("ds-1",),
 )
+
+
+def disk_of(device_key: int, label: str, *, unprotected_reason: str = "") -> DiskFacts:
+    """A disk of 1 GiB."""
+    return DiskFacts(
+        device_key=device_key,
+        backing_uuid=f"6000C29{device_key}",
+        label=label,
+        capacity_bytes=1 << 30,
+        sector_bytes=512,
+        chain=(),
+        change_id="",
+        mode="persistent",
+        sharing="",
+        thin=True,
+        raw_mapping="",
+        encrypted=False,
+        controller_key=1000,
+        bus_number=0,
+        unit_number=device_key - 2000,
+        adapter="pvscsi",
+        bus_sharing="noSharing",
+        unprotected_reason=unprotected_reason,
+    )

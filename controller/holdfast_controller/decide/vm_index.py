@@ -22,6 +22,7 @@ _DEPENDS_ON: Final[Mapping[str, Callable[[SelectableVm], Hashable]]] = {
     "cluster": lambda each: each.cluster_name,
     "pool": lambda each: (each.pool_path, each.pool_names),
     "datastore": lambda each: each.vm.datastore_names,
+    "tag": lambda each: each.tags,
     "power": lambda each: each.vm.power_state,
 }
 

@@ -10,6 +10,7 @@ from holdfast_common.errors import UsageError
 from holdfast_controller.decide.coverage import select
 from holdfast_controller.decide.selection import POWER_STATES, SelectableVm, matches
 from holdfast_controller.decide.vm_index import VmIndex
+from holdfast_controller.facts import VmTag
 from support.policies import policy
 from support.vm_facts import VM
 
@@ -19,9 +20,15 @@ paths = st.lists(st.sampled_from(("a", "ab", "b")), max_size=3).map(
     lambda parts: "/" + "/".join(parts)
 )
 several = st.lists(words, max_size=2).map(tuple)
+tags = st.builds(lambda category, name: VmTag(category=category, name=name), words, words)
 vms = st.builds(
-    lambda vcenter, cluster, pool, pools, facts: SelectableVm(
-        vcenter_name=vcenter, cluster_name=cluster, pool_path=pool, pool_names=pools, vm=facts
+    lambda vcenter, cluster, pool, pools, facts, tags: SelectableVm(
+        vcenter_name=vcenter,
+        cluster_name=cluster,
+        pool_path=pool,
+        pool_names=pools,
+        vm=facts,
+        tags=tags,
     ),
     words,
     words | st.just(""),
@@ -44,8 +51,9 @@ vms = st.builds(
         several,
         st.sampled_from(sorted(POWER_STATES.values())),
     ),
+    st.none() | st.lists(tags, max_size=2).map(tuple),
 )
-kinds = st.sampled_from(("folder", "host", "cluster", "pool", "datastore", "unknown"))
+kinds = st.sampled_from(("folder", "host", "cluster", "pool", "datastore", "tag", "unknown"))
 selectors = (
     words
     | st.builds("{}/{}".format, words, words)
