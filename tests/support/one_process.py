@@ -28,7 +28,7 @@ from holdfast_common.logs import Secret
 from holdfast_common.places import Places, find_places
 from holdfast_common.point_record import PointRecord
 from holdfast_controller.commands.init import initialise
-from holdfast_controller.configuration import ControllerConfiguration
+from holdfast_controller.configuration import ControllerConfiguration, StreamLimits
 from holdfast_controller.ledger import JobLedger
 from holdfast_controller.runs import doctor
 from holdfast_controller.runs.agent_link import AgentLink
@@ -139,11 +139,15 @@ def one_process(
     gate: CallGate | None = None,
     transports: tuple[TransportKind, ...] = tuple(TransportKind),
     reconciled: bool = True,
+    backups_at_once_max: int = 2,
+    limits: StreamLimits | None = None,
 ) -> Iterator[OneProcess]:
     """Set up, with the lab added as a vCenter; ended at the end of the block."""
     folder.mkdir(parents=True, exist_ok=True)
     places = find_places({"HOLDFAST_HOME": str(folder / "home")})
-    configuration = ControllerConfiguration(jobs_at_once_max=2, attempts_max=1)
+    configuration = ControllerConfiguration(
+        jobs_at_once_max=backups_at_once_max, attempts_max=1, limits=limits or StreamLimits()
+    )
     made = initialise(places, folder / "repository", configuration, accepted=True)
     database = open_database(places.database)
     agent = agent_in_this_process(
