@@ -28,7 +28,7 @@ def edit_policy(
 ) -> operator_pb2.PolicyChanges | None:
     """Let its text be edited until it can be taken or the operator gives up; None: it was left as it was.
 
-    Raises: what is wrong with it; the advice says where the text is.
+    After a dry run the text stays, for `policy apply`. Raises: what is wrong with it; the advice says where the text is.
     """
     offered = _HINT + detail.template
     path = _new_file(detail.summary.name, offered)
@@ -50,7 +50,10 @@ def edit_policy(
             note(f"{error.advice}\n{kept}".strip())
             click.confirm("edit it again?", default=True, abort=True, err=True)
         else:
-            path.unlink()
+            if request.dry_run:
+                note(f"the text is kept in {path}")
+            else:
+                path.unlink()
             return changes
 
 

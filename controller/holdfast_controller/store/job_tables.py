@@ -66,3 +66,11 @@ def create_jobs(database: SqliteDatabase) -> None:
 def find_by_kind_and_end(database: SqliteDatabase) -> None:
     """The last good check among the backups of years."""
     database.table("jobs").create_index(["kind", "state", "finished_at"])
+
+
+@MIGRATIONS()
+def find_starts(database: SqliteDatabase) -> None:
+    """When the attempts of a job began: how long backups took is asked of all jobs of weeks."""
+    database.execute(
+        "CREATE INDEX job_events_starts ON job_events (job_id, at) WHERE event = 'preflight'"
+    )

@@ -386,6 +386,20 @@ def test_a_policy_is_changed_in_the_editor(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def test_a_text_that_was_edited_for_a_dry_run_stays_and_can_be_applied(
+    holdfast: OneProcess, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command(*GOLD)
+    editor(tmp_path, monkeypatch, "sed -i 's/^priority.*/priority = 7/' \"$1\"")
+    told = command("edit", "gold", "--dry-run")
+    (left,) = (tmp_path / "tmp").iterdir()
+    assert "priority: 50 -> 7" in told.out
+    assert f"the text is kept in {left}" in told.err
+    assert kept(holdfast) == [policy(vms=("web*",))]
+    command("apply", str(left))
+    assert kept(holdfast) == [policy(vms=("web*",), priority=7)]
+
+
 @pytest.mark.parametrize("edited", ["", ': > "$1"'])
 def test_an_editor_that_leaves_the_text_or_nothing_changes_nothing(
     holdfast: OneProcess,

@@ -15,7 +15,7 @@ from holdfast_controller.store import job_tables
 from holdfast_controller.store.database import Database
 from holdfast_controller.store.jobs import JobTable
 from holdfast_controller.store.new_jobs import NewJob
-from holdfast_controller.store.runs import RunTable
+from holdfast_controller.store.runs import LENGTHS, RunTable
 
 
 class HandClock:
@@ -99,6 +99,16 @@ def test_of_a_backup_that_was_tried_again_the_attempt_that_brought_the_point_cou
     (found,) = runs.backup_lengths(clock.now() - timedelta(days=1)).values()
     assert isinstance(found, RunLengths)
     assert found.longest_seconds == pytest.approx(70, abs=0.01)
+
+
+def test_how_long_backups_took_is_asked_of_the_jobs_of_these_weeks_and_of_the_starts_among_their_events(
+    database: Database,
+) -> None:
+    rows = database.execute(f"EXPLAIN QUERY PLAN {LENGTHS}", ("", "done", "partial"))
+    looked = [row[3] for row in rows if row[3].startswith(("SEARCH", "SCAN"))]
+    assert len(looked) == 2
+    assert "(job_id>?)" in looked[0]
+    assert "job_events_starts (job_id=?)" in looked[1]
 
 
 def test_what_brought_no_point_is_no_measure(
