@@ -10,7 +10,9 @@ from typing import Final
 from holdfast_common.clock import parse_utc
 from holdfast_common.errors import HoldfastError
 from holdfast_common.units import GIB, size_text
+from holdfast_controller.notification_urls import notification_urls
 from holdfast_controller.runs.debts import debt_text, shortened
+from holdfast_controller.runs.notifier import sending_problem
 from holdfast_controller.runs.recovery_proof import challenge_from_text
 from holdfast_controller.runs.repository_verdict import repository_verdict
 from holdfast_controller.runs.world import World
@@ -57,7 +59,25 @@ def examine(world: World) -> list[CheckLine]:
     lines.extend(_reach(world))
     lines.extend(_debts(world))
     lines.extend(_unprotected(world))
+    lines.append(notifications_line(world))
     return lines
+
+
+def notifications_line(world: World) -> CheckLine:
+    """Whether anybody is told, and whether it arrives as far as we can see."""
+    name, settings = "notifications", world.configuration.notifications
+    try:
+        urls = notification_urls(settings)
+    except HoldfastError as error:
+        return CheckLine(name=name, state=FAILED, detail=str(error), advice=error.advice)
+    if not urls:
+        return CheckLine(name=name, state=OK, detail="nobody is told anything: none are set up")
+    problem = sending_problem(world)
+    return CheckLine(
+        name=name,
+        state=WARNING if problem else OK,
+        detail=problem or f"addresses: {len(urls)}",
+    )
 
 
 def test_vcenter(world: World, row: VcenterRow) -> list[CheckLine]:

@@ -19,6 +19,7 @@ from holdfast_controller.configuration import NotificationSettings
 from holdfast_controller.decide.job_state import JobEvent
 from holdfast_controller.decide.notices import GATHERING, TRIES, Message, NoticeKind
 from holdfast_controller.ledger import EntryKind
+from holdfast_controller.runs.doctor import FAILED, WARNING, notifications_line
 from holdfast_controller.runs.notifier import Notifier, send_test, sending_problem
 from holdfast_controller.runs.repository_space import SpaceWatch
 from holdfast_controller.runs.sending import Sent
@@ -292,11 +293,14 @@ def test_a_service_that_is_gone_for_good_is_tried_so_often_and_no_more(desk: Des
 
 
 def test_addresses_are_read_anew_and_their_loss_is_told(desk: Desk) -> None:
+    assert notifications_line(desk.world).detail == "addresses: 1"
     (desk.folder / "urls").unlink()
+    assert notifications_line(desk.world).state == FAILED
     desk.job("web")
     assert desk.look() == []
     assert "cannot be read" in sending_problem(desk.world)
     desk.urls("json://new/")
+    assert notifications_line(desk.world).state == WARNING
     assert len(desk.look(later=TRIES[0])) == 2
     assert {url for url, _ in desk.sent} == {"json://new/"}
 
