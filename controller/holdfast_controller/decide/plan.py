@@ -53,12 +53,13 @@ class PlannedVm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedPolicy:
-    """``vms``: those that it selects now, in the order of its selection."""
+    """``vms``: those that it selects now, in the order of its selection. ``problem``: why it cannot say which; ""."""
 
     policy_id: str
     policy: Policy
     history: PolicyHistory
     vms: tuple[VmKey, ...]
+    problem: str = ""
 
 
 class Act(StrEnum):
@@ -228,7 +229,8 @@ class Plan:
             self._add(state, vm, FULL if full else due.level, f"{self._runs:08}-{number:08}")
             begun += 1
         if not begun:
-            yield self._decided(Act.NOTHING, state, reason="no VM can be backed up")
+            reason = state.facts.problem or "no VM can be backed up"
+            yield self._decided(Act.NOTHING, state, reason=reason)
 
     def _add(self, state: _PolicyState, vm: _Vm, level: str, name: str) -> None:
         job_id = JobId(name)

@@ -8,12 +8,13 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from holdfast_common.clock import parse_utc
-from holdfast_common.errors import Refused
-from holdfast_controller.decide.coverage import select
+from holdfast_common.errors import CapabilityAbsent, Refused
+from holdfast_controller.decide.coverage import check_tags, select
 from holdfast_controller.decide.dispatch import Way
 from holdfast_controller.decide.level import FULL, INCREMENTAL
 from holdfast_controller.decide.plan import Plan, PlanDecision, PlannedPolicy, PlannedVm, VmKey
 from holdfast_controller.decide.policy import Policy
+from holdfast_controller.decide.vm_index import VmIndex
 from holdfast_controller.runs.loads import backup_loads, stream_limits, ways_of
 from holdfast_controller.runs.placing import SeenFromHere
 from holdfast_controller.runs.policy_runs import history_of
@@ -44,13 +45,19 @@ class PlanOfDays:
 
 def plan_of(world: World, *, days: float, now: datetime) -> PlanOfDays:
     """Raises: NotFound when a vCenter was never read; NoRepository."""
-    pairs = world.vcenters.inventory.selectable()
-    selectable = [vm for _, vm in pairs]
+    inventory = world.vcenters.inventory
+    pairs, sources = inventory.selectable(), inventory.tags.sources()
+    index = VmIndex(vm for _, vm in pairs)
     policies, chosen = [], dict[VmKey, tuple[KnownVm, Policy]]()
     for stored in world.policies.policies():
         if not stored.policy.enabled:
             continue
-        vms = [pairs[number][0] for number in select(stored.policy, selectable).chosen]
+        problem, vms = "", list[KnownVm]()
+        try:
+            check_tags(stored.policy, index, sources)
+            vms = [pairs[number][0] for number in select(stored.policy, index).chosen]
+        except CapabilityAbsent as error:
+            problem = str(error)
         for known in vms:
             chosen.setdefault(_key(known), (known, stored.policy))
         policies.append(
@@ -59,6 +66,7 @@ def plan_of(world: World, *, days: float, now: datetime) -> PlanOfDays:
                 policy=stored.policy,
                 history=history_of(world, stored),
                 vms=tuple(_key(known) for known in vms),
+                problem=problem,
             )
         )
     seconds = world.runs.backup_seconds(now - HISTORY)

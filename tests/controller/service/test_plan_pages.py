@@ -83,3 +83,21 @@ def test_a_long_plan_comes_in_pages(holdfast: OneProcess, monkeypatch: pytest.Mo
 def test_a_plan_of_no_days_or_of_too_many_is_refused(holdfast: OneProcess, days: float) -> None:
     with pytest.raises(UsageError):
         pages_of(holdfast, days)
+
+
+def test_a_policy_that_cannot_say_what_it_selects_backs_up_nothing_and_says_why(
+    holdfast: OneProcess,
+) -> None:
+    world = holdfast.world
+    policy = Policy(name="tagged", vms=("tag:gold",), start="0 23 * * *")
+    stored = world.policies.create(policy, actor="anna")
+    world.vcenters.inventory.tags.forget(holdfast.vcenter_id)
+    try:
+        (page,) = pages_of(holdfast, 1)
+    finally:
+        world.policies.delete(stored.policy_id, revision=stored.revision, actor="anna")
+        holdfast.refresh()
+    (nothing,) = [each for each in page.decisions if each.act == "nothing"]
+    assert nothing.policy == "tagged"
+    assert "tag" in nothing.reason
+    assert page.summary.misses == 1
