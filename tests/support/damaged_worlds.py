@@ -27,6 +27,7 @@ from holdfast_common.repository.recipients import RecoveryUnlock
 from holdfast_common.repository.reference_check import stored_packs
 from holdfast_common.repository.repair import repair_repository
 from holdfast_common.repository.repository_index import RepositoryIndex
+from support.controller_copies import put_controller_copy
 from support.hollow_frames import hollow_out
 from support.memory_store import MemoryStore
 from support.pruning import Pruner, forget
@@ -121,6 +122,12 @@ class World:
             keys=self.repository.keys.common,
             signing_key=self.repository.signing_key,
         )
+
+    def copy_the_controller(self) -> None:
+        """What the controller does every hour, twice."""
+        for number in (1, 2):
+            database = f"database {number} ".encode() * 900
+            put_controller_copy(self.store, self.repository.keys, number=number, database=database)
 
     def mend_after_damage(self) -> None:
         """A repair has been here: a pack of several segments, its index, and what was set aside."""
@@ -261,6 +268,7 @@ def first_world() -> World:
     other[2 * BLOCK : 3 * BLOCK] = bytes(BLOCK)
     world.back_up(other, lineage=OTHER, compare=True)
     world.prove(point)
+    world.copy_the_controller()
     return world
 
 
@@ -300,6 +308,7 @@ def second_world() -> World:
     world.back_up(same, lineage=THIRD, changed=[3])
     world.prove(world.originals[-1].point)
     world.mend_after_damage()
+    world.copy_the_controller()
     return world
 
 
@@ -322,6 +331,7 @@ def third_world() -> World:
     image[:BLOCK] = rng.randbytes(BLOCK)
     point = world.back_up(image, changed=[0], blobs={"vmx": b"behind"})
     world.prove(point)
+    world.copy_the_controller()
     return world
 
 
@@ -346,6 +356,7 @@ def fourth_world() -> World:
     image[:BLOCK] = rng.randbytes(BLOCK)
     point = world.back_up(image, changed=[0], blobs={"vmx": b"behind"})
     world.prove(point)
+    world.copy_the_controller()
     return world
 
 

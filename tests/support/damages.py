@@ -47,12 +47,15 @@ WHOLE: dict[str, Callable[[str], bool]] = {
     "fence": _starting("fences/"),
     "lease": _starting("leases/"),
     "proof": _starting("proofs/"),
+    "copy of the controller": _starting("controller/"),
     "description": _starting("about/"),
 }
 PACK_PARTS = ("segment header", "blob", "plain footer", "sealed footer", "trailer")
 KINDS = (*WHOLE, *PACK_PARTS)
 # Nothing refers to these: one that is gone is like one that never was, and nothing is lost by it.
-FREE_TO_GO = frozenset({("lease", Damage.REMOVE), ("proof", Damage.REMOVE)})
+FREE_TO_GO = frozenset(
+    (kind, Damage.REMOVE) for kind in ("lease", "proof", "copy of the controller")
+)
 
 
 @dataclass(frozen=True)

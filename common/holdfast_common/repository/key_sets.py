@@ -43,6 +43,7 @@ class EpochKeys:
     epoch: int
     index_key: bytes = field(repr=False)
     lineage_key: bytes = field(repr=False)  # empty in a set that belongs to no lineage
+    copy_key: bytes = field(default=b"", repr=False)  # empty in every set that leaves the controller
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,8 @@ class ReaderKeys:
         for keys in self.epochs:
             if keys.epoch == epoch:
                 key = keys.lineage_key if kind in LINEAGE_KINDS else keys.index_key
+                if kind is ObjectKind.CONTROLLER_COPY:
+                    key = keys.copy_key
                 if key:
                     return key
         raise IntegrityError(

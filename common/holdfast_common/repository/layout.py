@@ -58,6 +58,7 @@ class ObjectKind(IntEnum):
     LEASE = 8
     FILE_TREE = 9
     HOLD = 10
+    CONTROLLER_COPY = 11
 
 
 LINEAGE_KINDS: Final = frozenset({ObjectKind.MAP, ObjectKind.MANIFEST, ObjectKind.FILE_TREE})
@@ -70,6 +71,7 @@ SIGNED_KINDS: Final = frozenset(
         ObjectKind.FENCE,
         ObjectKind.LEASE,
         ObjectKind.HOLD,
+        ObjectKind.CONTROLLER_COPY,
     }
 )
 
@@ -96,6 +98,7 @@ _NAMES: Final = {
     "leases": re.compile(f"leases/{_HEX32}/[0-9]{{6}}"),
     "proofs": re.compile(f"proofs/{_HEX32}"),
     "holds": re.compile(f"holds/{_HEX32}/[A-Za-z0-9][A-Za-z0-9_-]{{0,63}}"),
+    "controller": re.compile(r"controller/[0-9]{10}/[0-9]{10}"),
     "reserve": re.compile(r"reserve/room(?:-[0-9]{1,3})?"),
 }
 KINDS_OF_NAMES: Final = tuple(_NAMES)  # the folders in which every object's name tells what it is
@@ -185,6 +188,11 @@ def hold_name(point_name: str) -> str:
 def proof_name(object_id: bytes) -> str:
     """The object of a verifier's proof."""
     return f"proofs/{object_id.hex()}"
+
+
+def controller_copy_name(epoch: int, number: int) -> str:
+    """The object of one copy of a controller's database; a controller's life has one epoch."""
+    return f"controller/{epoch:010d}/{number:010d}"
 
 
 def aside_name(name: str) -> str:

@@ -9,8 +9,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from holdfast_common.errors import FormatError, IntegrityError, RepositoryFailed, RevokedWriter
+from holdfast_common.errors import (
+    FormatError,
+    IntegrityError,
+    ObjectMissing,
+    RepositoryFailed,
+    RevokedWriter,
+)
 from holdfast_common.repository.about import damaged_about
+from holdfast_common.repository.controller_copy import FOLDER, CopyPlace, check_copy
 from holdfast_common.repository.fence import load_fences, tombstoned_packs
 from holdfast_common.repository.holds import read_hold
 from holdfast_common.repository.key_objects import generation_named
@@ -46,6 +53,7 @@ def check_metadata(
         found.damaged[name] = reason
     _check_fences(store, keys, writers, found, epochs=epochs)
     _check_signed(store, keys, writers, found)
+    _check_controller_copies(store, keys, found)
     return found
 
 
@@ -112,3 +120,15 @@ def _check_signed(
                 continue
             except _DAMAGE as error:
                 found.damaged[info.name] = str(error)
+
+
+def _check_controller_copies(store: ObjectStore, keys: ReaderKeys, found: MetadataChecked) -> None:
+    """Whole and the authority's; what is in them only the controller's own keys open."""
+    for info in stored_objects(store, FOLDER):
+        found.checked += 1
+        try:
+            check_copy(store, CopyPlace.of_name(info.name), keys)
+        except ObjectMissing:
+            continue  # the controller dropped it this moment
+        except _DAMAGE as error:
+            found.damaged[info.name] = str(error)

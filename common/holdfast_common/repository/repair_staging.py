@@ -32,6 +32,7 @@ _PLACES: Final = tuple(
         "keys",
         "writers",
         "about",
+        "controller",
     ]
 )
 

@@ -78,7 +78,7 @@ except ImportError:
 # ---------------------------------------------------------------------------------------------------------
 
 # Counts up with every change of this file or of FORMAT.md; repositories keep the newer one. On one line: it is read.
-RESCUE_RELEASE = 3
+RESCUE_RELEASE = 4
 
 MIB = 1024 * 1024
 BLOCK_BYTES = 64 * 1024
@@ -100,6 +100,7 @@ ARGON2_LANES_MAX = 16
 
 KIND_WRITERS, KIND_INDEX, KIND_MAP, KIND_MANIFEST, KIND_PROOF = 1, 2, 3, 4, 5
 KIND_FENCE, KIND_PACK_FOOTER, KIND_LEASE, KIND_FILE_TREE, KIND_HOLD = 6, 7, 8, 9, 10
+KIND_CONTROLLER_COPY = 11
 UNSIGNED_KINDS = (KIND_MAP, KIND_PACK_FOOTER, KIND_FILE_TREE)
 LINEAGE_KINDS = (KIND_MAP, KIND_MANIFEST, KIND_FILE_TREE)
 BLOB_DISK_FRAME = 1
@@ -1183,6 +1184,7 @@ NAMES = {
     "leases": re.compile(rf"leases/({_HEX32})/([0-9]{{6}})"),
     "proofs": re.compile(rf"proofs/({_HEX32})"),
     "holds": re.compile(rf"holds/({_HEX32})/({_JOB})"),
+    "controller": re.compile(r"controller/([0-9]{10})/([0-9]{10})"),
 }
 
 
@@ -1304,6 +1306,8 @@ class Keys:
         keys = self.epoch(epoch)
         if kind in LINEAGE_KINDS:
             return hkdf(keys.meta_key, b"", b"holdfast 1 lineage key" + lineage_tag)
+        if kind == KIND_CONTROLLER_COPY:
+            return hkdf(keys.content_private, b"", b"holdfast 1 controller copy")
         return keys.index_key
 
 
@@ -3024,6 +3028,24 @@ def check_small_objects(rescue: Rescue) -> None:
                 parsed(name, plain)
             except DamagedError as error:
                 rescue.findings.add(name, f"{error} (no point needs it)")
+    check_controller_copies(rescue)
+
+
+def check_controller_copies(rescue: Rescue) -> None:
+    """Copies of the controller's database: whole, and signed by an authority key."""
+    for name in rescue.folder.names("controller"):
+        try:
+            _, epoch, number = name.split("/")
+            object_id = struct.pack(">QQ", int(epoch), int(number))
+            part = Part(rescue.folder, name, 0, rescue.folder.size(name))
+            sealed = SealedObject(
+                part, rescue.keys, Wanted(KIND_CONTROLLER_COPY, object_id=object_id)
+            )
+            sealed.verify_segments()
+            if sealed.signer()[0] not in {key.public_key for key in rescue.keys.authorities}:
+                raise DamagedError(f"{name}: it was not signed by the authority")
+        except DamagedError as error:
+            rescue.findings.add(name, f"{error} (no point needs it)")
 
 
 def check_maps(rescue: Rescue) -> None:

@@ -40,6 +40,7 @@ from holdfast_common.repository.sealed_object import (
     ObjectHeader,
 )
 from holdfast_common.repository.writers import ROLE_VERIFY, ROLE_WRITE
+from support.controller_copies import with_copy_keys
 from support.memory_store import MemoryStore
 from support.repositories import (
     LINEAGE,
@@ -71,7 +72,7 @@ OTHERS = rotated_keys()
 
 
 def lineage_keys(lineage: str = LINEAGE, keys: RepositoryKeys = KEYS) -> ReaderKeys:
-    return keys.reader_keys(lineage)
+    return with_copy_keys(keys.reader_keys(lineage), keys)
 
 
 def sealed(kind: ObjectKind, keys: ReaderKeys, body: bytes = BODY) -> bytes:

@@ -19,6 +19,7 @@ from holdfast_common.repository.sealed_object import (
     signer_of,
     stored_length,
 )
+from support.controller_copies import with_copy_keys
 from support.memory_store import MemoryStore
 from support.repositories import Repository, new_repository
 
@@ -43,7 +44,7 @@ def repository() -> Repository:
 
 @pytest.fixture(scope="module")
 def keys(repository: Repository) -> ReaderKeys:
-    return repository.keys.reader_keys("vm-1")
+    return with_copy_keys(repository.keys.reader_keys("vm-1"), repository.keys)
 
 
 def sealed(keys: ReaderKeys, kind: ObjectKind, body: bytes) -> bytes:
