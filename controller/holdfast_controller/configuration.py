@@ -112,6 +112,7 @@ class ControllerConfiguration(
     job_lease_seconds: Seconds = 45.0
     # of what change tracking calls unchanged: read again and compared by every incremental
     audit_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
+    self_backup_seconds: Seconds = 3600.0  # between copies of this controller in the repository
     datastores: DatastoreFloor = DatastoreFloor()
     notifications: NotificationSettings = NotificationSettings()
     limits: StreamLimits = StreamLimits()
@@ -120,7 +121,7 @@ class ControllerConfiguration(
 def read_configuration(path: Path) -> ControllerConfiguration:
     """Raises: ConfigurationError naming the file and the field."""
     try:
-        found = msgspec.toml.decode(path.read_bytes(), type=ControllerConfiguration)
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise ConfigurationError(
             "Holdfast is not set up here", file=str(path), advice="run `holdfast init`"
@@ -129,16 +130,21 @@ def read_configuration(path: Path) -> ControllerConfiguration:
         raise ConfigurationError(
             f"the controller's configuration cannot be read: {error.strerror}", file=str(path)
         ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"the controller's configuration is wrong: {error}", file=str(path)
-        ) from error
     try:
-        check_addresses(found)
+        return decoded_configuration(content)
     except ConfigurationError as error:
         raise ConfigurationError(
             error.message, advice=error.advice, file=str(path), **error.facts
         ) from error
+
+
+def decoded_configuration(content: bytes) -> ControllerConfiguration:
+    """The file's content. Raises: ConfigurationError naming the field."""
+    try:
+        found = msgspec.toml.decode(content, type=ControllerConfiguration)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"the controller's configuration is wrong: {error}") from error
+    check_addresses(found)
     return found
 
 

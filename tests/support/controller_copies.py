@@ -27,9 +27,7 @@ def put_controller_copy(
 ) -> CopyPlace:
     """Put one; where it lies."""
     place = CopyPlace(controller_epoch=epoch, number=number)
-    new = NewCopy(
-        place=place, controller_id="01C", made_at=made_at, release="0.0.0", files=files
-    )
+    new = NewCopy(place=place, controller_id="01C", made_at=made_at, release="0.0.0", files=files)
     put_copy(store, new, io.BytesIO(database), keys=keys)
     return place
 

@@ -153,7 +153,7 @@ def one_process(
     agent = agent_in_this_process(
         database, lab, folder, RepositoryId(made.repository_id), transports
     )
-    world = _world(places, configuration, database, agent, gate)
+    world = controller_world(places, configuration, database, agent, gate)
     row, _ = world.vcenters.add(
         name="lab",
         url=lab.url,
@@ -180,13 +180,14 @@ def one_process(
         database.close()
 
 
-def _world(
+def controller_world(
     places: Places,
     configuration: ControllerConfiguration,
     database: Database,
     link: AgentLink,
     gate: CallGate | None,
 ) -> World:
+    """The controller's parts, over a home that was initialised."""
     clock = SystemClock()
     stopping = threading.Event()
     settings = Settings(database)

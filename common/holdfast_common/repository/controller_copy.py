@@ -13,7 +13,6 @@ import json
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from typing import BinaryIO, Final
 
 import zstandard
@@ -119,6 +118,22 @@ def stored_copies(store: ObjectStore) -> list[CopyPlace]:
     return sorted(CopyPlace.of_name(info.name) for info in stored_objects(store, FOLDER))
 
 
+def copies_by_age(store: ObjectStore) -> list[CopyPlace]:
+    """The last one first: by key epoch, then by place. One without a header is the last. Raises: RepositoryFailed.
+
+    Who kept keys of before a rotation can forge copies of older key epochs, and none of a later one.
+    """
+
+    def key_epoch(place: CopyPlace) -> int:
+        try:
+            header = get_range(store, place.name, offset=0, length=HEADER.size)
+            return ObjectHeader.decode(header).key_epoch
+        except (FormatError, IntegrityError, ObjectMissing):
+            return -1
+
+    return sorted(stored_copies(store), key=lambda each: (key_epoch(each), each), reverse=True)
+
+
 def put_copy(
     store: ObjectStore,
     new: NewCopy,
@@ -165,11 +180,14 @@ def read_copy_head(store: ObjectStore, place: CopyPlace, keys: RepositoryKeys) -
 
 
 def extract_copy(
-    store: ObjectStore, place: CopyPlace, keys: RepositoryKeys, target: BinaryIO
+    store: ObjectStore,
+    place: CopyPlace,
+    keys: RepositoryKeys,
+    write: Callable[[bytes], object],
 ) -> CopyHead:
-    """Write the database to ``target``, after the whole object was proven to be whole and the authority's.
+    """Give the database to ``write``, after the object was proven to be whole and the authority's.
 
-    Raises: FormatError, IntegrityError, ObjectMissing, RepositoryFailed; ``target`` has anything then.
+    Raises: FormatError, IntegrityError, ObjectMissing, RepositoryFailed; ``write`` got anything then.
     """
     check_copy(store, place, keys.common)
     ranges, length, key_epoch = _opened(store, place, copy_keys(keys))
@@ -181,20 +199,23 @@ def extract_copy(
         if written > head.database_bytes:
             break
         digest.update(piece)
-        target.write(piece)
+        write(piece)
     if written != head.database_bytes or digest.digest() != head.database_digest:
         raise IntegrityError("a copy of the controller is not what it says", name=place.name)
     return head
 
 
-def check_copy(store: ObjectStore, place: CopyPlace, keys: ReaderKeys) -> ObjectHeader:
+def check_copy(
+    store: ObjectStore, place: CopyPlace, keys: ReaderKeys, *, successors: Iterable[bytes] = ()
+) -> ObjectHeader:
     """Whole, of this repository, under its own name, and signed by an authority key: needs no key of copies.
 
-    Raises: FormatError, IntegrityError, ObjectMissing, RepositoryFailed.
+    ``successors``: authority keys that came after those that ``keys`` know of. Raises: FormatError, IntegrityError, ObjectMissing, RepositoryFailed.
     """
     found = stored_signer(store, place.name, length=_length(store, place))
     keys.expected(ObjectKind.CONTROLLER_COPY, place.object_id).check(found.header)
-    authorities = {keys.authority_public, *(a.public_key for a in keys.replaced_authorities)}
+    replaced = (each.public_key for each in keys.replaced_authorities)
+    authorities = {keys.authority_public, *replaced, *successors}
     if found.signer not in authorities:
         raise IntegrityError(
             "a copy of the controller is not signed by the authority", name=place.name

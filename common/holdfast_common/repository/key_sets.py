@@ -43,7 +43,9 @@ class EpochKeys:
     epoch: int
     index_key: bytes = field(repr=False)
     lineage_key: bytes = field(repr=False)  # empty in a set that belongs to no lineage
-    copy_key: bytes = field(default=b"", repr=False)  # empty in every set that leaves the controller
+    copy_key: bytes = field(
+        default=b"", repr=False
+    )  # empty in every set that leaves the controller
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

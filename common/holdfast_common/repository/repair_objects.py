@@ -31,7 +31,11 @@ from holdfast_common.repository.object_store import (
 from holdfast_common.repository.repair_staging import remove_replacement, replacement_name
 
 _COPIED_TWICE: Final = ("keys/", "writers/")
-_NOBODY_NEEDS: Final = ("leases/", "proofs/", "controller/")  # of these a damaged one is worth as much as none
+_NOBODY_NEEDS: Final = (
+    "leases/",
+    "proofs/",
+    "controller/",
+)  # of these a damaged one is worth as much as none
 _PIECE_BYTES: Final = 4096
 _STEP_BYTES: Final = 1 << 20
 

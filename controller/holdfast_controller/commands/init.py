@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
+import msgspec
 
 from holdfast_common.clock import SystemClock, utc_text
 from holdfast_common.errors import Refused, UsageError
@@ -15,6 +17,11 @@ from holdfast_common.trust.controller_trust import create_trust, save_credential
 from holdfast_common.trust.keys import write_private
 from holdfast_common.trust.peer import Role, Subject
 from holdfast_controller.commands.entry import Entry, json_option, pass_entry
+from holdfast_controller.commands.init_from_repository import (
+    bring_back,
+    check_only_secrets,
+    show_brought_back,
+)
 from holdfast_controller.commands.output import Output, note
 from holdfast_controller.commands.repository_creation import (
     Initialised,
@@ -27,6 +34,7 @@ from holdfast_controller.commands.repository_creation import (
     sheet_options,
     show_made,
 )
+from holdfast_controller.commands.unlock_options import GivenSecrets, unlock_options
 from holdfast_controller.configuration import (
     ControllerConfiguration,
     check_addresses,
@@ -50,10 +58,21 @@ from holdfast_controller.store.settings import Settings
     "--no-repository", is_flag=True, help="Make none yet: `holdfast repo init` does it later."
 )
 @click.option(
-    "--session-address", default="0.0.0.0:9440", show_default=True, help="Where agents dial."
+    "--from-repository",
+    type=Path,
+    metavar="DIRECTORY",
+    default=None,
+    help="Bring a lost controller back from its repository, with the recovery sheet or another secret.",
 )
-@click.option("--enrolment-address", default="0.0.0.0:9441", show_default=True)
+@click.option(
+    "--session-address",
+    default=None,
+    show_default="0.0.0.0:9440, or as it was",
+    help="Where agents dial.",
+)
+@click.option("--enrolment-address", default=None, show_default="0.0.0.0:9441, or as it was")
 @sheet_options
+@unlock_options
 @json_option
 @pass_entry
 def init(
@@ -61,24 +80,52 @@ def init(
     *,
     repository: Path | None,
     no_repository: bool,
-    session_address: str,
-    enrolment_address: str,
+    from_repository: Path | None,
+    session_address: str | None,
+    enrolment_address: str | None,
+    secrets: GivenSecrets,
     sheet_file: Path | None,
     accept_recovery_sheet: bool,
     output: Output,
 ) -> None:
-    """Set Holdfast up on this machine."""
+    """Set Holdfast up on this machine.
+
+    With --from-repository: bring a lost controller back, its policies, agents, vCenters and points, from the copy
+    that it made of itself. Give one secret that opens the repository (without any, the recovery sheet is asked for).
+    """
     places = entry.places
+    given = {"session_address": session_address, "enrolment_address": enrolment_address}
+    addresses = {name: text for name, text in given.items() if text is not None}
     folder = (repository or default_folder(places)).absolute()
     if places.controller_configuration.exists():
         raise Refused(
             "Holdfast is set up here already; nothing was changed",
             file=str(places.controller_configuration),
         )
-    configuration = ControllerConfiguration(
-        session_address=session_address, enrolment_address=enrolment_address
+    configuration: ControllerConfiguration = msgspec.structs.replace(
+        ControllerConfiguration(), **addresses
     )
     check_addresses(configuration)
+    if from_repository is not None:
+        check_only_secrets(
+            given={
+                "--repository": repository,
+                "--no-repository": no_repository,
+                "--recovery-sheet": sheet_file,
+                "--accept-recovery-sheet": accept_recovery_sheet,
+            }
+        )
+        _check_fresh(places)
+        unlock = (secrets if secrets.count else replace(secrets, ask_recovery=True)).unlock()
+        # imported here: no other set-up waits for the daemon's code
+        from holdfast_controller.service.listeners import only_controller
+
+        with only_controller(places):
+            found = bring_back(places, from_repository.absolute(), unlock, addresses=addresses)
+        show_brought_back(found, output)
+        return
+    if secrets.count:
+        raise UsageError("a secret is given with --from-repository only")
     if no_repository:
         if repository is not None:
             raise UsageError("give either --repository or --no-repository")

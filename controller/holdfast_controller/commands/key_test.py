@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 import click
 
-from holdfast_common.errors import Refused, UsageError, WrongKey
+from holdfast_common.errors import Refused, WrongKey
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.hang_watch import watched_files, while_it_answers
 from holdfast_common.repository.key_generation import StoredGeneration, decoded_generation
@@ -19,27 +16,19 @@ from holdfast_common.repository.key_objects import newest_generation
 from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS
 from holdfast_common.repository.recipients import (
-    KeyFileUnlock,
-    PassphraseUnlock,
-    PrivateKeyUnlock,
     RecipientEntry,
-    RecoveryUnlock,
     Unlock,
     new_private_key_text,
     private_key_of_text,
     public_key_text,
     unwrapped_root,
 )
-from holdfast_common.repository.recovery_sheet import GROUP_COUNT, RecoverySheet
-from holdfast_common.trust.keys import read_file, write_private
+from holdfast_common.trust.keys import write_private
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.commands.entry import Entry, json_option, pass_entry
-from holdfast_controller.commands.key_secrets import first_line
 from holdfast_controller.commands.operator_client import operators
 from holdfast_controller.commands.output import Output, note
-
-_PRINTED_GROUP: Final = re.compile(r"^\s+[1-9]\s+(\S{8})\s*$", re.MULTILINE)
-_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+from holdfast_controller.commands.unlock_options import GivenSecrets, unlock_options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +41,7 @@ class Opened:
 
 
 @click.command()
-@click.option("--passphrase", "ask_passphrase", is_flag=True, help="Ask for a passphrase.")
-@click.option("--passphrase-file", type=_FILE, help="A passphrase in the first line of this file.")
-@click.option("--key-file", type=_FILE, help="A key file.")
-@click.option("--private-key-file", type=_FILE, help="What `holdfast key new-pair` made.")
-@click.option("--recovery", "ask_recovery", is_flag=True, help="Ask for the groups of the sheet.")
-@click.option("--recovery-key-file", type=_FILE, help="The groups of the recovery sheet in a file.")
+@unlock_options
 @click.option(
     "--repository",
     type=Path,  # no click.Path: that would look at a mount that may hang
@@ -69,12 +53,7 @@ class Opened:
 def test(
     entry: Entry,
     *,
-    ask_passphrase: bool,
-    passphrase_file: Path | None,
-    key_file: Path | None,
-    private_key_file: Path | None,
-    ask_recovery: bool,
-    recovery_key_file: Path | None,
+    secrets: GivenSecrets,
     repository: Path | None,
     output: Output,
 ) -> None:
@@ -83,24 +62,7 @@ def test(
     Nothing of the secret leaves this machine. It shows that the keys can be read; that the backups can be
     is what `holdfast check --read-data` shows.
     """
-    unlock = _unlock(
-        {
-            "passphrase": (lambda: PassphraseUnlock(_asked("Passphrase")))
-            if ask_passphrase
-            else None,
-            "passphrase file": _read(passphrase_file, lambda f: PassphraseUnlock(first_line(f))),
-            "key file": _read(key_file, lambda f: KeyFileUnlock(read_file(f))),
-            "private key file": _read(
-                private_key_file, lambda f: PrivateKeyUnlock(private_key_of_text(read_file(f)))
-            ),
-            "recovery": (lambda: _sheet(_asked("Recovery sheet, group 1 to 9")))
-            if ask_recovery
-            else None,
-            "recovery key file": _read(
-                recovery_key_file, lambda f: _sheet(read_file(f).decode("utf-8", "replace"))
-            ),
-        }
-    )
+    unlock = secrets.unlock()
     stored = _generation(entry, repository)
     found = opened_with(stored, unlock)
     if output.as_json:
@@ -167,31 +129,6 @@ def new_pair(*, private_key_file: Path, output: Output) -> None:
         return
     output.line(public)
     note(f"the private key is in {private_key_file}: without it this recipient opens nothing")
-
-
-def _unlock(sources: dict[str, Callable[[], Unlock] | None]) -> Unlock:
-    given = [make for make in sources.values() if make is not None]
-    if len(given) != 1:
-        raise UsageError(
-            "give exactly one secret: a file, or --passphrase or --recovery to be asked for it"
-        )
-    return given[0]()
-
-
-def _read(file: Path | None, make: Callable[[Path], Unlock]) -> Callable[[], Unlock] | None:
-    return None if file is None else lambda: make(file)
-
-
-def _sheet(text: str) -> Unlock:
-    printed = _PRINTED_GROUP.findall(text)
-    if len(printed) == GROUP_COUNT:  # the sheet's whole text
-        text = " ".join(printed)
-    return RecoveryUnlock(RecoverySheet.parse(text))
-
-
-def _asked(what: str) -> str:
-    typed: str = click.prompt(what, hide_input=True, err=True)
-    return typed
 
 
 def _stored(repository: Path) -> StoredGeneration:

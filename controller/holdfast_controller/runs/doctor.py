@@ -12,9 +12,11 @@ from holdfast_common.errors import HoldfastError
 from holdfast_common.units import GIB, size_text
 from holdfast_controller.notification_urls import notification_urls
 from holdfast_controller.runs.debts import debt_text, shortened
+from holdfast_controller.runs.key_keeper import TAKEN_OVER_ADVICE
 from holdfast_controller.runs.notifier import sending_problem
 from holdfast_controller.runs.recovery_proof import challenge_from_text
 from holdfast_controller.runs.repository_verdict import repository_verdict
+from holdfast_controller.runs.self_backup import copy_verdict
 from holdfast_controller.runs.world import World
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.vcenters import VcenterRow
@@ -42,7 +44,8 @@ class CheckLine:
 
 def examine(world: World) -> list[CheckLine]:
     """All checks. Never raises for what it checks."""
-    lines = [*_repository(world), _data(world), _recovery_sheet(world), _audit(world)]
+    lines = [*_repository(world), _data(world), _recovery_sheet(world), _own_copy(world)]
+    lines.append(_audit(world))
     vcenters = world.vcenters.table.all()
     if not vcenters:
         lines.append(
@@ -218,6 +221,29 @@ def _recovery_sheet(world: World) -> CheckLine:
         detail="never confirmed; no backup will start",
         advice=f"type its groups {wanted} back with `holdfast key recovery`",
     )
+
+
+def _own_copy(world: World) -> CheckLine:
+    name = "copy of the controller"
+    taken_over = world.settings.get(names.TAKEN_OVER)
+    if taken_over:
+        return CheckLine(name=name, state=FAILED, detail=taken_over, advice=TAKEN_OVER_ADVICE)
+    if not world.keeper.has_repository:
+        detail = "none yet: it is made as soon as there is a repository"
+        return CheckLine(name=name, state=OK, detail=detail)
+    verdict = copy_verdict(world)
+    advice = "look at the controller's log, and at the room in the repository and in its own folder"
+    if verdict.problem:
+        return CheckLine(name=name, state=WARNING, detail=verdict.problem, advice=advice)
+    if not verdict.made_at:
+        return CheckLine(
+            name=name,
+            state=WARNING,
+            detail="there is none yet: a lost controller could not be brought back",
+            advice=f"it is made within a minute of the controller's start; else {advice}",
+        )
+    detail = f"made {verdict.made_at[:19]}, in the repository, for its recipients alone"
+    return CheckLine(name=name, state=OK, detail=detail)
 
 
 def _audit(world: World) -> CheckLine:

@@ -293,6 +293,7 @@ class Engine:
 
     def _check_ready(self) -> None:
         self._world.keeper.keys()
+        self._world.keeper.check_alone()
         if not self._world.settings.get(names.SHEET_CONFIRMED_AT):
             raise Refused(
                 "the recovery sheet was never confirmed, and without it a lost controller loses everything",

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -39,6 +40,11 @@ from holdfast_controller.store.audit import AuditTrail
 from holdfast_controller.store.settings import Settings
 
 log = logging.getLogger(__name__)
+
+TAKEN_OVER_ADVICE: Final = (
+    "if this controller was brought back elsewhere by `holdfast init --from-repository`, stop this one for good;"
+    " if it is the one to go on, move its home away and bring it back in the same way"
+)
 
 
 class KeyKeeper:
@@ -88,9 +94,15 @@ class KeyKeeper:
         """Why the repository cannot be used just now; empty: it can. For `status` and `doctor`."""
         try:
             self.keys()
-        except NoRepository as error:
+        except (NoRepository, WrongKey) as error:
             return str(error)
-        return ""
+        return self._settings.get(names.TAKEN_OVER)
+
+    def check_alone(self) -> None:
+        """Before anything is begun, published or deleted. Raises: Refused when another controller took over."""
+        found = self._settings.get(names.TAKEN_OVER)
+        if found:
+            raise Refused(found, advice=TAKEN_OVER_ADVICE)
 
     def keys(self) -> RepositoryKeys:
         """Raises: NoRepository when its folder is missing, WrongKey, IntegrityError, TimedOut."""
@@ -150,7 +162,10 @@ class KeyKeeper:
             )
         except WrongKey:
             if not replacement.exists():
-                raise
+                raise WrongKey(
+                    "this controller's key does not open its repository any more",
+                    advice=TAKEN_OVER_ADVICE,
+                ) from None
             # Its generation is stored, and a crash came before it took the other one's place.
             unlock = KeyFileUnlock(replacement.read_bytes())
             keys = open_repository(store, unlock, generation_min=generation, authority=authority)
@@ -275,7 +290,11 @@ class KeyKeeper:
         controller_epoch: int,
         job_keys: Secret,
     ) -> SignedGrant:
-        """Leave to publish one manifest; ``job_keys`` (its `writer_keys`) say whose word the job can check."""
+        """Leave to publish one manifest; ``job_keys`` (its `writer_keys`) say whose word the job can check.
+
+        Raises: Refused when another controller took over.
+        """
+        self.check_alone()
         authority = WriterKeys.from_bytes(job_keys.reveal()).reader.authority_public
         encoded = self.keys().commit_grant(
             job_id=attempt.job_id,

@@ -24,7 +24,7 @@ from holdfast_common.errors import (
     ObjectMissing,
     PointsMissing,
 )
-from holdfast_common.identity import JobId, LineageId, PointId
+from holdfast_common.identity import JobId, PointId
 from holdfast_common.repository.derivation import lineage_tag
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.fence import load_fences
@@ -44,13 +44,13 @@ from holdfast_common.repository.holds import (
     unhold_point,
 )
 from holdfast_common.repository.layout import aside_name, hold_name, manifest_name
-from holdfast_common.repository.manifest_record import point_record
 from holdfast_common.repository.mount_probe import check_answers
 from holdfast_common.repository.points import Point, PointList, list_points
 from holdfast_common.repository.prune import prune
 from holdfast_common.repository.prune_progress import Tell
 from holdfast_common.repository.prune_report import PruneLimits, PruneReport
 from holdfast_controller.runs.forget_by_rule import Chooser, SeenRepository, kept_for_readers
+from holdfast_controller.runs.point_rows import point_row
 from holdfast_controller.runs.unusable_points import lost_names, with_given_up, with_unusable
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.catalogue import PointRow
@@ -298,26 +298,12 @@ class RepositoryCare:
                 store.confirm(point.name for point in added)
                 check()
                 for point in added:
-                    world.catalogue.add(self._row(point))
+                    world.catalogue.add(point_row(point, world.keeper.repository_id))
             return Rebuilt(
                 added=tuple(point.point_id for point in added),
                 missing=tuple(missing),
                 unusable=tuple(f"{item.name}: {item.reason}" for item in listed.unusable),
             )
-
-    def _row(self, point: Point) -> PointRow:
-        record = point_record(point.manifest)
-        return PointRow(
-            point_id=point.point_id,
-            repository_id=self._world.keeper.repository_id,
-            lineage_id=LineageId(record.lineage_id),
-            job_id=JobId(record.job_id),
-            vcenter_id=record.vcenter_id,
-            instance_uuid=record.instance_uuid,
-            vm_name=record.vm_name,
-            created_at=record.snapshot_at or record.created_at,
-            record=record.encode().decode(),
-        )
 
     def _point(self, store: DirectoryStore, point_id: PointId) -> Point:
         for point in list_points(store, self._world.keeper.keys()).points:
@@ -350,6 +336,7 @@ class RepositoryCare:
                     )
                 stack.callback(lock.release)
             self._world.keeper.keys()
+            self._world.keeper.check_alone()
             with DirectoryStore.open(folder, files=watched_files(folder)) as store:
                 yield store
 

@@ -48,6 +48,7 @@ KINDS: Final = {
     "holds/": "holds",
     "writers/": "lists of writers",
     "keys/": "key generations",
+    "controller/": "copies of the controller",
     "reserve/": "reserve",
     "aside/": "set aside by repairs",
     "about/": "about",

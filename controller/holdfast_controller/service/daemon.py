@@ -21,6 +21,7 @@ from holdfast_controller.runs.lifecycle import Lifecycle
 from holdfast_controller.runs.pausing import keep_paused
 from holdfast_controller.runs.reconcile import Orphans, Reconciler
 from holdfast_controller.runs.scheduler import Scheduler
+from holdfast_controller.runs.self_backup import SelfBackup
 from holdfast_controller.runs.vcenters import Vcenters
 from holdfast_controller.runs.world import World
 from holdfast_controller.service.agent_administration import AgentAdministration
@@ -60,6 +61,7 @@ from holdfast_controller.vsphere.session import CallGate
 log = logging.getLogger(__name__)
 
 OPERATOR_THREADS = 16
+SELF_BACKUP_STOP_SECONDS = 5.0  # what it leaves is an upload that nobody sees
 RECONCILER_STOP_SECONDS = 10.0  # a thread that hangs at its vCenter ends with the program
 
 
@@ -128,6 +130,11 @@ class Daemon:
         self._scheduling = threading.Thread(
             target=Scheduler(self._world, self._engine).run, name="scheduler", daemon=True
         )
+        self._self_backup = threading.Thread(
+            target=SelfBackup(self._world, installation.database, installation.places).run,
+            name="self-backup",
+            daemon=True,
+        )
         self._operator_threads = ThreadPoolExecutor(OPERATOR_THREADS, thread_name_prefix="operator")
         self._listeners = self._listener_parts(trust, sessions)
         self._self_care = SelfCare(self._world)
@@ -148,6 +155,7 @@ class Daemon:
             self._reconciling.start()
             self._watching.start()
             self._scheduling.start()
+            self._self_backup.start()
             self._self_care.start()
             ready(replace(ports, metrics=self._self_care.metrics_port))
             log.info("controller ready", extra={"session_port": ports.session})
@@ -169,6 +177,8 @@ class Daemon:
         if self._reconciling.is_alive():
             await asyncio.to_thread(self._reconciling.join, RECONCILER_STOP_SECONDS)
         await asyncio.to_thread(self._reconciler.join, RECONCILER_STOP_SECONDS)
+        if self._self_backup.is_alive():
+            await asyncio.to_thread(self._self_backup.join, SELF_BACKUP_STOP_SECONDS)
         self._installation.database.close()
 
     async def _stop_jobs_first(

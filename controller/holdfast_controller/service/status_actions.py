@@ -14,6 +14,7 @@ from holdfast_controller.decide.coverage import KnownPolicy, VmCover, cover
 from holdfast_controller.runs.notifier import sending_problem
 from holdfast_controller.runs.repository_verdict import repository_verdict
 from holdfast_controller.runs.schedule_warnings import schedule_warnings
+from holdfast_controller.runs.self_backup import copy_verdict
 from holdfast_controller.runs.world import World, lineage_of
 from holdfast_controller.service.operator_messages import debt_message, job_message
 from holdfast_controller.store import settings as names
@@ -120,6 +121,8 @@ class StatusActions:
             warnings.append("the recovery sheet was never confirmed: no backup will start")
         if notifying := sending_problem(world):
             warnings.append(notifying)
+        copy = copy_verdict(world)
+        warnings += [copy.problem] if copy.problem else []
         suspects = world.catalogue.suspects()
         if suspects:
             told = "; ".join(sorted(set(suspects.values()))[:DOUBTS_OF_STATUS_MAX])

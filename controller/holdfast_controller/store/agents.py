@@ -164,6 +164,20 @@ class AgentTable:
                 ),
             )
 
+    def void_tokens(self) -> None:
+        """No token that was not used yet lets anybody join any more."""
+        now = utc_text(self._clock.now())
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE join_tokens SET expires_at = min(expires_at, ?) WHERE used_at IS NULL",
+                (now,),
+            )
+
+    def raise_session_epochs(self, by: int) -> None:
+        """Sessions that this database does not know of may have had the next ones."""
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE agents SET session_epoch = session_epoch + ?", (by,))
+
     def token_is_known(self, token_hash: str) -> bool:
         """Whether such a token was ever made."""
         found = self._database.execute(

@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -122,6 +122,20 @@ class Database:
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return Locked("the controller's database is busy", file=str(self.path))
         return StoreFailed(f"the controller's database failed: {error}", file=str(self.path))
+
+    def copy_to(self, target: Path) -> None:
+        """Write all of it, as it was at one moment, into one new file, and look whether that is whole.
+
+        Others read and write meanwhile. Raises: Locked, StoreFailed.
+        """
+        with self._translated(), closing(sqlite3.connect(target, isolation_level=None)) as copy:
+            self.connection().backup(
+                copy
+            )  # all pages in one step, else a writer makes it begin anew
+            copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
+            found = str(copy.execute("PRAGMA quick_check(1)").fetchone()[0])
+            if found != "ok":
+                raise StoreFailed(f"the controller's database is damaged: {found[:200]}")
 
     def close(self) -> None:
         """No thread may use the database from now on; a thread that still does so gets an error.

@@ -23,6 +23,11 @@ DAMAGED_PACKS = "repository.damaged_packs"  # digests, that checks found
 LOSS_FOUND_AT = "repository.loss_found_at"  # by a backup, the last time
 DATABASE_COPIED_AT = "database.copied_at"  # into the repository, the last time
 PAUSED = "paused"  # since when, by whom and why, as JSON; empty: it is not
+SELF_BACKUP_NUMBER = "self_backup.number"  # the last that was begun, in this controller epoch
+SELF_BACKUP_KEY_EPOCH = "self_backup.key_epoch"  # that it was sealed in
+SELF_BACKUP_PROBLEM = "self_backup.problem"  # why the last try failed; empty: it did not
+TAKEN_OVER = "controller.taken_over"  # how it is known that another controller took over
+BROUGHT_BACK_AT = "controller.brought_back_at"
 INITIALISED_AT = "initialised_at"
 
 

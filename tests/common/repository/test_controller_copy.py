@@ -57,7 +57,7 @@ def test_a_copy_comes_back_by_the_recovery_sheet(
     opened = open_repository(store, RecoveryUnlock(repository.sheet))
     (found,) = stored_copies(store)
     target = io.BytesIO()
-    head = extract_copy(store, found, opened, target)
+    head = extract_copy(store, found, opened, target.write)
     assert target.getvalue() == database
     assert head == read_copy_head(store, found, opened)
     assert (head.files, head.made_at, head.place) == (FILES, MADE_AT, place)
@@ -65,7 +65,7 @@ def test_a_copy_comes_back_by_the_recovery_sheet(
 
 def test_an_empty_database_is_one(store: MemoryStore, repository: Repository) -> None:
     place = put_controller_copy(store, repository.keys, database=b"")
-    assert extract_copy(store, place, repository.keys, io.BytesIO()).database_bytes == 0
+    assert extract_copy(store, place, repository.keys, io.BytesIO().write).database_bytes == 0
 
 
 def test_nobody_who_has_a_jobs_keys_reads_it(store: MemoryStore, repository: Repository) -> None:
@@ -103,7 +103,7 @@ def test_a_copy_stands_under_its_own_name_only(store: MemoryStore, repository: R
     for read in (
         lambda: check_copy(store, later, repository.keys.common),
         lambda: read_copy_head(store, later, repository.keys),
-        lambda: extract_copy(store, later, repository.keys, io.BytesIO()),
+        lambda: extract_copy(store, later, repository.keys, io.BytesIO().write),
     ):
         with pytest.raises(IntegrityError, match="where another belongs"):
             read()
@@ -164,7 +164,7 @@ def test_every_flipped_bit_and_every_truncation_is_found(
     for each in damaged:
         store.objects[place.name] = each
         with pytest.raises(HoldfastError):
-            extract_copy(store, place, repository.keys, io.BytesIO())
+            extract_copy(store, place, repository.keys, io.BytesIO().write)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,358 @@
+"""A lost controller is brought back from its repository: of `init --from-repository`.
+
+The last copy of its database is put in place and told what it cannot know: it is another life (the next controller
+epoch), with keys of its own (rotated: the lost machine's key file opens nothing that comes after), and what the
+repository shows that is newer than the copy. The configuration file comes last and says that all of it is there;
+whatever ends this before leaves nothing that a controller would start with, and it can be done again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Set
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from holdfast_common.clock import Clock, utc_text
+from holdfast_common.errors import (
+    FormatError,
+    IntegrityError,
+    NotFound,
+    ObjectExists,
+    ObjectMissing,
+    Refused,
+)
+from holdfast_common.identity import RepositoryId
+from holdfast_common.places import Places, private_folder
+from holdfast_common.repository.controller_copy import (
+    CopyHead,
+    CopyPlace,
+    check_copy,
+    copies_by_age,
+    extract_copy,
+    stored_copies,
+)
+from holdfast_common.repository.key_changes import add_recipient, recipients_of, rotate, settle
+from holdfast_common.repository.keys import RepositoryKeys, open_repository
+from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.points import PointList, list_points
+from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS
+from holdfast_common.repository.recipients import (
+    KEY_FILE,
+    NewRecipient,
+    RecipientEntry,
+    Unlock,
+    key_file_recipient,
+    new_key_file,
+)
+from holdfast_common.trust.keys import write_private
+from holdfast_controller.runs.own_copy import (
+    CONFIGURATION,
+    MAY_LACK,
+    RECIPIENT,
+    OwnCopy,
+    small_files,
+    store_own_copy,
+)
+from holdfast_controller.runs.point_rows import point_row
+from holdfast_controller.store import settings as names
+from holdfast_controller.store.agents import AgentTable
+from holdfast_controller.store.audit import AuditTrail
+from holdfast_controller.store.catalogue import Catalogue
+from holdfast_controller.store.database import Database
+from holdfast_controller.store.schema import open_database
+from holdfast_controller.store.settings import Settings
+
+LABEL: Final = "controller"
+OWN_WRITER: Final = "controller"  # as `KeyKeeper.pruner_key` lists it
+ACTOR: Final = "init --from-repository"
+UNKNOWN_SESSIONS: Final = 1 << 20  # more than any agent can have opened since the copy was made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """The copy that is to be used, with its database in a file; ``passed_over``: newer ones, and why."""
+
+    head: CopyHead
+    passed_over: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BroughtBack:
+    """What was done, and what people must know."""
+
+    repository_id: str
+    copy_name: str
+    copy_made_at: str
+    controller_epoch: int
+    key_generation: int
+    points: int
+    points_added: tuple[str, ...]
+    points_missing: tuple[str, ...]
+    newest_point_at: str
+    agents_revoked: tuple[str, ...]
+    agents_unknown: tuple[str, ...]
+    passed_over: tuple[str, ...]
+
+
+def choose_copy(
+    store: ObjectStore, keys: RepositoryKeys, target: Path, *, needed: Set[str] = frozenset()
+) -> Chosen:
+    """Write the database of the last copy that is whole to ``target``; ``needed``: files that it must have.
+
+    Raises: NotFound, RepositoryFailed.
+    """
+    passed_over: list[str] = []
+    for place in copies_by_age(store):
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                head = extract_copy(store, place, keys, file.write)
+                file.flush()
+                os.fsync(file.fileno())
+        except (IntegrityError, FormatError, ObjectMissing) as error:
+            passed_over.append(f"{place.name}: {error}")
+            continue
+        lacks = sorted(needed - head.files.keys())
+        if lacks:
+            passed_over.append(f"{place.name}: it lacks {', '.join(lacks)}")
+            continue
+        return Chosen(head=head, passed_over=tuple(passed_over))
+    target.unlink(missing_ok=True)
+    raise NotFound(
+        "no copy of a controller in this repository can be used"
+        if passed_over
+        else "there is no copy of a controller in this repository",
+        passed_over="; ".join(passed_over)[:500],
+        advice="its points can be restored all the same, without Holdfast: see about/rescue.py in it",
+    )
+
+
+class BringingBack:
+    """One lost controller. `carry_out` once."""
+
+    def __init__(
+        self, places: Places, folder: Path, store: ObjectStore, *, unlock: Unlock, clock: Clock
+    ) -> None:
+        self._places = places
+        self._folder = folder
+        self._store = store
+        self._unlock = unlock
+        self._clock = clock
+
+    def carry_out(
+        self, configured: Callable[[bytes], bytes], *, sheet_was_typed: bool
+    ) -> BroughtBack:
+        """``configured``: the text of controller.toml as it is to be, from that of the lost controller.
+
+        ``sheet_was_typed``: the recovery sheet was what opened the repository, so it is kept.
+
+        Raises: WrongKey, NotFound, Refused, IntegrityError, ConfigurationError, RepositoryFull, RepositoryFailed.
+        """
+        places = self._places
+        keys = open_repository(self._store, self._unlock)
+        private_folder(places.controller_state)
+        needed = small_files(places).keys() - MAY_LACK
+        chosen = choose_copy(self._store, keys, places.database, needed=needed)
+        self._put_files(chosen.head)
+        text = configured(chosen.head.files[CONFIGURATION])
+        database = open_database(places.database)
+        try:
+            if sheet_was_typed:
+                now = utc_text(self._clock.now())
+                Settings(database).set(names.SHEET_CONFIRMED_AT, now)
+            found = self._take_over(database, keys, chosen, configuration=text)
+        finally:
+            database.close()
+        write_private(places.controller_configuration, text, mode=0o644)
+        return found
+
+    def _put_files(self, head: CopyHead) -> None:
+        """All but the configuration. Raises: IntegrityError, ConfigurationError."""
+        state = self._places.controller_state
+        for folder in (self._places.trust, state / "keys"):
+            private_folder(folder)
+        for name, path in small_files(self._places).items():
+            if name in head.files and name != CONFIGURATION:
+                mode = 0o644 if path.suffix == ".pem" else 0o600
+                write_private(path, head.files[name], mode=mode)
+
+    def _take_over(
+        self, database: Database, keys: RepositoryKeys, chosen: Chosen, *, configuration: bytes
+    ) -> BroughtBack:
+        settings = Settings(database)
+        keys = self._as_the_copy_knows_it(settings, keys)
+        points = list_points(self._store, keys)
+        epoch = self._next_epoch(settings, keys, points)
+        changed, recipient = self._with_own_key(keys, chosen.head.files.get(RECIPIENT, b""))
+        settle(self._store, changed)
+        with database.transaction():
+            self._note(settings, changed, epoch)
+            known = _known_points(database, changed)
+            revoked, unknown = self._agents(database, changed)
+            added = self._add_points(database, changed, points, known)
+            AuditTrail(database, self._clock).append(
+                actor=ACTOR,
+                action="bring the controller back",
+                object=changed.repository_id,
+                result=f"from {chosen.head.place.name}, controller epoch {epoch}",
+            )
+        own = OwnCopy(
+            place=CopyPlace(controller_epoch=epoch, number=1),
+            controller_id=settings.get(names.CONTROLLER_ID),
+            made_at=settings.get(names.DATABASE_COPIED_AT),
+            recipient=recipient,
+            configuration=configuration,
+        )
+        self._claim(database, changed, own)
+        there = {str(point.point_id) for point in points.points}
+        there |= {item.name.rpartition("/")[2] for item in points.unusable}
+        return BroughtBack(
+            repository_id=changed.repository_id,
+            copy_name=chosen.head.place.name,
+            copy_made_at=chosen.head.made_at,
+            controller_epoch=epoch,
+            key_generation=changed.generation,
+            points=len(known) + len(added),
+            points_added=added,
+            points_missing=tuple(sorted(known - there)),
+            newest_point_at=max((p.manifest.created_at for p in points.points), default=""),
+            agents_revoked=revoked,
+            agents_unknown=unknown,
+            passed_over=chosen.passed_over,
+        )
+
+    def _as_the_copy_knows_it(self, settings: Settings, keys: RepositoryKeys) -> RepositoryKeys:
+        """The same keys, not older than the copy, nor somebody else's. Raises: Refused, IntegrityError."""
+        if settings.get(names.REPOSITORY_ID) != keys.repository_id:
+            raise Refused(
+                "the copy is of a controller of another repository",
+                found=settings.get(names.REPOSITORY_ID),
+                wanted=keys.repository_id,
+            )
+        opened = open_repository(
+            self._store,
+            self._unlock,
+            generation_min=int(settings.get(names.REPOSITORY_GENERATION) or 1),
+            authority=bytes.fromhex(settings.get(names.REPOSITORY_AUTHORITY)),
+        )
+        opened.writers_number_min = int(settings.get(names.WRITERS_NUMBER) or 0)
+        opened.writers(self._store)
+        return opened
+
+    def _next_epoch(self, settings: Settings, keys: RepositoryKeys, points: PointList) -> int:
+        """Beyond every one that was ever used, as far as the copy, the copies and the points tell."""
+        epoch = int(settings.get(names.CONTROLLER_EPOCH) or 1)
+        for place in reversed(stored_copies(self._store)):
+            if place.controller_epoch <= epoch:
+                break
+            try:
+                check_copy(self._store, place, keys.common)
+            except (IntegrityError, FormatError, ObjectMissing):
+                continue  # anybody may have put it
+            epoch = place.controller_epoch
+        return max([epoch, *(point.controller_epoch for point in points.points)]) + 1
+
+    def _with_own_key(self, keys: RepositoryKeys, lost: bytes) -> tuple[RepositoryKeys, bytes]:
+        """Rotated, with a new key file in the place of the lost controller's; and its public key."""
+        content = new_key_file(SYSTEM_RANDOMNESS)
+        new = key_file_recipient(content, label=LABEL)
+        key_file = self._places.controller_state / "keys" / f"{keys.repository_id}.key"
+        write_private(key_file, content)  # before the generation that needs it
+        entries = recipients_of(self._store, keys)
+        own = _own_entry(entries, lost)
+        if own is None:
+            keys = add_recipient(self._store, keys, new, clock=self._clock)
+            return rotate(self._store, keys), new.public_key
+        changed = tuple(
+            _renewed(entry, new, at=utc_text(self._clock.now())) if entry is own else entry
+            for entry in entries
+        )
+        return rotate(self._store, keys, recipients=changed), new.public_key
+
+    def _note(self, settings: Settings, keys: RepositoryKeys, epoch: int) -> None:
+        now = utc_text(self._clock.now())
+        settings.set(names.REPOSITORY_FOLDER, str(self._folder))
+        settings.set(names.REPOSITORY_GENERATION, str(keys.generation))
+        settings.set(names.REPOSITORY_AUTHORITY, keys.authority_public.hex())
+        settings.set(names.WRITERS_NUMBER, str(keys.writers(self._store).number))
+        settings.set(names.CONTROLLER_EPOCH, str(epoch))
+        settings.set(names.BROUGHT_BACK_AT, now)
+        settings.set(names.SELF_BACKUP_NUMBER, "1")
+        settings.set(names.DATABASE_COPIED_AT, now)
+        settings.set(names.SELF_BACKUP_KEY_EPOCH, str(keys.secrets.current.epoch))
+        settings.set(names.SELF_BACKUP_PROBLEM, "")
+        settings.set(names.TAKEN_OVER, "")
+
+    def _agents(
+        self, database: Database, keys: RepositoryKeys
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Agents that were revoked since, and writers that joined since and must join again."""
+        agents = AgentTable(database, self._clock)
+        agents.void_tokens()
+        agents.raise_session_epochs(UNKNOWN_SESSIONS)
+        by_key = {row.signing_public_key: row for row in agents.all()}
+        revoked, unknown = [], []
+        for writer in keys.writers(self._store).writers:
+            row = by_key.get(writer.public_key)
+            if row is None and writer.agent_id != OWN_WRITER and not writer.revoked_at:
+                unknown.append(writer.agent_id)
+            elif row is not None and writer.revoked_at and not row.revoked_at:
+                agents.revoke(row.agent_id)
+                revoked.append(row.host_name)
+        return tuple(revoked), tuple(unknown)
+
+    def _add_points(
+        self, database: Database, keys: RepositoryKeys, points: PointList, known: set[str]
+    ) -> tuple[str, ...]:
+        catalogue = Catalogue(database)
+        added = [point for point in points.points if point.point_id not in known]
+        self._store.confirm(point.name for point in added)
+        for point in added:
+            catalogue.add(point_row(point, RepositoryId(keys.repository_id)))
+        return tuple(point.point_id for point in added)
+
+    def _claim(self, database: Database, keys: RepositoryKeys, own: OwnCopy) -> None:
+        """The first copy of this epoch: from here on the lost controller, if it lives, knows. Raises: Refused."""
+        try:
+            store_own_copy(self._store, keys, own, database=database, places=self._places)
+        except ObjectExists as error:
+            raise Refused(
+                "somebody else brings this controller back at the same time",
+                advice="let only one of them finish; then remove what this one left and try again",
+            ) from error
+
+
+def removed_leftovers(places: Places) -> Callable[[], None]:
+    """What undoes an attempt that failed: exactly the files that it makes, and nothing that was there before."""
+    files = [path for name, path in small_files(places).items() if name != CONFIGURATION]
+    files += [places.database.with_name(places.database.name + end) for end in ("", "-wal", "-shm")]
+    fresh = [path for path in files if not path.exists()]
+
+    def undo() -> None:
+        for path in fresh:
+            path.unlink(missing_ok=True)
+        for folder in (places.trust, places.controller_state / "keys"):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+    return undo
+
+
+def _known_points(database: Database, keys: RepositoryKeys) -> set[str]:
+    rows = Catalogue(database).points()
+    return {row.point_id for row in rows if row.repository_id == keys.repository_id}
+
+
+def _own_entry(entries: tuple[RecipientEntry, ...], lost: bytes) -> RecipientEntry | None:
+    """The lost controller's: by its public key, or, when that was renewed since the copy, by its label."""
+    files = [entry for entry in entries if entry.kind == KEY_FILE]
+    for entry in files:
+        if entry.public_key == lost:
+            return entry
+    return next((entry for entry in files if entry.label == LABEL), None)
+
+
+def _renewed(entry: RecipientEntry, new: NewRecipient, *, at: str) -> RecipientEntry:
+    return replace(entry, public_key=new.public_key, created_at=at)
