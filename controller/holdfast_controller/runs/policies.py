@@ -11,8 +11,8 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 
-from holdfast_common.errors import NotFound, Refused, UsageError
-from holdfast_controller.decide.coverage import Selection, select
+from holdfast_common.errors import CapabilityAbsent, NotFound, Refused, UsageError
+from holdfast_controller.decide.coverage import Selection, check_tags, select
 from holdfast_controller.decide.policy import Policy
 from holdfast_controller.decide.policy_checks import (
     Finding,
@@ -245,7 +245,17 @@ class PolicyDesk:
 
 def _findings(policy: Policy, around: Surroundings, world: World) -> list[Finding]:
     selection: Selection = select(policy, around.vms)
-    return findings(policy, selection, around.vms, around.lengths, now=world.clock.now())
+    found = findings(policy, selection, around.vms, around.lengths, now=world.clock.now())
+    try:
+        check_tags(policy, around.vms, world.vcenters.inventory.tags.sources())
+    except CapabilityAbsent as error:
+        facts = {key: value for key, value in error.facts.items() if key != "selector"}
+        field = "vms" if error.facts.get("selector") in policy.vms else "exclude"
+        message = f"{error.message}: until they are, no run of it begins"
+        found.append(
+            Finding(oddity=None, field=field, message=message, advice=error.advice, facts=facts)
+        )
+    return found
 
 
 def policy_warnings(policy: Policy, around: Surroundings, world: World) -> list[str]:

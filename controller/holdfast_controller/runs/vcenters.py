@@ -134,7 +134,7 @@ class Vcenters:
         if isinstance(tags, TagReading):
             kept.keep(vcenter_id, tags)
         elif isinstance(tags, (CapabilityAbsent, AuthenticationFailed)):
-            kept.note_absent(vcenter_id, str(tags))
+            kept.note_absent(vcenter_id, "; ".join(filter(None, (tags.message, tags.advice))))
         elif tags is not None and not isinstance(tags, Interrupted):
             kept.note_problem(vcenter_id, str(tags))
 

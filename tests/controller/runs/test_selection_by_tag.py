@@ -13,6 +13,7 @@ from holdfast_common.wire import operator_pb2
 from holdfast_controller.decide.policy import Policy
 from holdfast_controller.runs import inventory_watch
 from holdfast_controller.runs.doctor import test_vcenter as vcenter_checks
+from holdfast_controller.runs.policies import Surroundings, policy_warnings
 from holdfast_controller.runs.policy_runs import PolicyRuns
 from holdfast_controller.runs.requests import BackupRequest
 from holdfast_controller.service.agent_administration import AgentAdministration
@@ -192,7 +193,12 @@ def test_a_policy_chooses_and_excludes_by_tag_and_never_by_tags_that_nobody_read
     lab.lab.misbehaviour.arm("unavailable", match={"method": ON_OBJECTS}, times=None)
     lab.control.call("vm-add", machine={"name": "app2", "datastore": "nfs1", "disks": []})
     assert policy_plan(holdfast, vms=("tag:gold",), exclude=("tag:none",)) == {"web"}
+    policy = Policy(name="gold", vms=("datastore:nfs1",), exclude=("tag:none",), start="0 22 * * *")
+    around = Surroundings.of(holdfast.world, [policy])
+    (warning,) = policy_warnings(policy, around, holdfast.world)
+    assert warning.startswith("exclude: VMs cannot be excluded by tag")
+    assert "no run of it begins" in warning and "app2" in warning
     with pytest.raises(CapabilityAbsent) as caught:
-        policy_plan(holdfast, vms=("datastore:nfs1",), exclude=("tag:none",))
+        policy_plan(holdfast, vms=policy.vms, exclude=policy.exclude)
     assert caught.value.facts["vms"] == "app2"
     assert policy_plan(holdfast, vms=("datastore:nfs1",), exclude=("tag:none", "app*")) == {"web"}
