@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from holdfast_common.errors import HoldfastError, Interrupted, NothingProtected, Refused, UsageError
@@ -20,7 +20,7 @@ from holdfast_controller.runs.dispatch_notes import note_dispatch
 from holdfast_controller.runs.dispatcher import Dispatcher
 from holdfast_controller.runs.finished_restores import unless_restored
 from holdfast_controller.runs.inventory_watch import InventoryWatch
-from holdfast_controller.runs.lifecycle import JobWork, bug_report
+from holdfast_controller.runs.lifecycle import bug_report
 from holdfast_controller.runs.loads import (
     CHECKS,
     PAUSE,
@@ -32,6 +32,7 @@ from holdfast_controller.runs.loads import (
     ways_of,
 )
 from holdfast_controller.runs.placing import SeenFromHere
+from holdfast_controller.runs.planned_job import Planned
 from holdfast_controller.runs.prune_repository import PruneRepository
 from holdfast_controller.runs.repair_points import RepairPoints
 from holdfast_controller.runs.repository_care import RepositoryCare
@@ -53,25 +54,12 @@ from holdfast_controller.runs.world import World
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.inventory import KnownVm
 from holdfast_controller.store.jobs import JobRow
-from holdfast_controller.store.new_jobs import Also, NewJob, nothing_else, refuse_all_refused
+from holdfast_controller.store.new_jobs import Also, nothing_else, refuse_all_refused
 
 log = logging.getLogger(__name__)
 
 PULSE = "dispatcher"
 PULSE_SECONDS_MAX = 300.0  # beyond a round of the reconciler, which looks after what waits
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
-    """A job that is to be begun, its work, what it weighs on, and who could do it. See `WaitingJob`."""
-
-    job: NewJob
-    work: JobWork
-    loads: tuple[LoadKey, ...]
-    ways: tuple[Way, ...] = ()
-    priority: int = 50
-    last_good: str = ""
-    attempts_max: int = 0
 
 
 class Engine:

@@ -17,8 +17,8 @@ from holdfast_common.logs import Secret
 from holdfast_controller.decide.job_state import JobState
 from holdfast_controller.ledger import EntryKind
 from holdfast_controller.runs import vcenters
-from holdfast_controller.runs.engine import Planned
 from holdfast_controller.runs.loads import BACKUPS
+from holdfast_controller.runs.planned_job import Planned
 from holdfast_controller.runs.reconcile import Orphans, Reconciler
 from holdfast_controller.runs.requests import Started
 from holdfast_controller.store.jobs import JobRow
