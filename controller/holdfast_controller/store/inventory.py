@@ -19,10 +19,10 @@ from holdfast_controller.decide.selection import (
     SelectableVm,
     Whereabouts,
     check_selector,
-    matches,
     names_tags,
 )
 from holdfast_controller.decide.tag_knowledge import check_choosing, check_excluding, told
+from holdfast_controller.decide.vm_index import VmIndex
 from holdfast_controller.facts import (
     DatastoreFacts,
     HostFacts,
@@ -198,14 +198,15 @@ class InventoryTable:
         protects or spares nothing then, and somebody believes it does; UsageError for one that cannot be answered;
         CapabilityAbsent for one by tag where tags are not known.
         """
-        known = self.selectable()
+        pairs = self.selectable()
+        known, index = [each for each, _ in pairs], VmIndex(vm for _, vm in pairs)
         sources = self.tags.sources(vcenter)
         chosen: dict[tuple[str, str], KnownVm] = {}
         for selector in selectors:
             check_selector(selector)
             if names_tags(selector):
                 check_choosing(selector, sources)
-            chosen |= _named(known, selector)
+            chosen |= _named(known, index, selector)
         chosen = {
             identity: each
             for identity, each in chosen.items()
@@ -216,7 +217,7 @@ class InventoryTable:
             check_selector(selector)
             if names_tags(selector):
                 check_excluding(selector, chosen.values(), sources)
-            for identity in _named(known, selector):
+            for identity in _named(known, index, selector):
                 chosen.pop(identity, None)
         return list(chosen.values())
 
@@ -240,12 +241,12 @@ class InventoryTable:
 
 
 def _named(
-    known: Iterable[tuple[KnownVm, SelectableVm]], selector: str
+    known: Sequence[KnownVm], index: VmIndex, selector: str
 ) -> dict[tuple[str, str], KnownVm]:
+    """By vCenter and moref, in the order of ``known``, which is that of ``index``. Raises: NotFound, UsageError."""
+    numbers = sorted(index.named(selector))
     found = {
-        (each.vcenter_id, each.vm.moref): each
-        for each, selectable in known
-        if matches(selectable, selector)
+        (known[number].vcenter_id, known[number].vm.moref): known[number] for number in numbers
     }
     if not found:
         raise NotFound(
