@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
-from holdfast_common.repository.file_system import FileStatus, FileSystem, FreeSpace
+from holdfast_common.repository.file_system import FileStatus, FileSystem, FolderStamp, FreeSpace
 
 T = TypeVar("T")
 
@@ -118,6 +118,9 @@ class FaultyFiles:
 
     def names(self, descriptor: int) -> Sequence[tuple[str, bool]]:
         return self._call("names", "", lambda: self._inner.names(descriptor))
+
+    def folder_stamps(self, descriptor: int, names: Sequence[str]) -> Sequence[FolderStamp]:
+        return self._call("folder_stamps", "", lambda: self._inner.folder_stamps(descriptor, names))
 
     def space(self, descriptor: int) -> FreeSpace:
         return self._call("space", "", lambda: self._inner.space(descriptor))

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from holdfast_common.repository.file_system import FileStatus, FreeSpace
+from holdfast_common.repository.file_system import FileStatus, FolderStamp, FreeSpace
 
 CAPACITY = 1 << 40
 MODIFIED_SECONDS = 1_772_000_000.0  # in 2026
@@ -202,6 +202,9 @@ class MemoryFiles:
         path = self._found(descriptor).path
         base = path.rstrip("/")
         return [(name, f"{base}/{name}" in self.directories) for name in self.directories[path]]
+
+    def folder_stamps(self, descriptor: int, names: Sequence[str]) -> Sequence[FolderStamp]:
+        return [("", self.status(name, at=descriptor).modified_seconds) for name in names]
 
     def space(self, descriptor: int) -> FreeSpace:
         return FreeSpace(free=self.free, capacity=CAPACITY)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from holdfast_common.repository.file_system import FileStatus, FileSystem, FreeSpace
+from holdfast_common.repository.file_system import FileStatus, FileSystem, FolderStamp, FreeSpace
 
 
 class Call(StrEnum):
@@ -168,6 +168,9 @@ class RecordingFiles:
 
     def names(self, descriptor: int) -> Sequence[tuple[str, bool]]:
         return self._inner.names(descriptor)
+
+    def folder_stamps(self, descriptor: int, names: Sequence[str]) -> Sequence[FolderStamp]:
+        return self._inner.folder_stamps(descriptor, names)
 
     def space(self, descriptor: int) -> FreeSpace:
         return self._inner.space(descriptor)

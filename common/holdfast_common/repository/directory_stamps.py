@@ -24,22 +24,17 @@ def directory_stamps(files: FileSystem, directory: str, *, at: int) -> Mapping[s
         return None
     try:
         names = files.names(descriptor)
+        for name, is_directory in names:
+            if not is_directory or not is_legal_name(f"{directory}/{name}"):
+                return None
+        stamps = files.folder_stamps(descriptor, [name for name, _ in names])
     finally:
         files.close(descriptor)
     now = SystemClock().now().timestamp()
     found = {}
-    for name, is_directory in names:
-        if not is_directory or not is_legal_name(f"{directory}/{name}"):
+    for (name, _), (stamp, modified) in zip(names, stamps, strict=True):
+        if not stamp:
             return None
-        path = f"{directory}/{name}"
-        # opened, so that a network file system does not answer from its own memory
-        descriptor = files.open_directory(path, at=at, follow=False)
-        try:
-            status = files.status(".", at=descriptor)
-        finally:
-            files.close(descriptor)
-        if not status.stamp:
-            return None
-        wait = FINE_SECONDS if status.modified_seconds % 1 else COARSE_SECONDS
-        found[f"{path}/"] = status.stamp if now - status.modified_seconds > wait else ""
+        wait = FINE_SECONDS if modified % 1 else COARSE_SECONDS
+        found[f"{directory}/{name}/"] = stamp if now - modified > wait else ""
     return found

@@ -31,8 +31,8 @@ from holdfast_common.repository.sealed_object import SEGMENT_BYTES, SealedRanges
 from holdfast_common.units import MIB
 
 # level u8 (0) | zero u8 | runs u16 | frames u16 | zero u16 | number of the leaf u64
-_LEAF: Final = struct.Struct("<BBHHHQ")
-_RUN: Final = struct.Struct("<BBBB")  # first block, blocks - 1, frame, first block in the frame
+LEAF_HEAD: Final = struct.Struct("<BBHHHQ")
+LEAF_RUN: Final = struct.Struct("<BBBB")  # first block, blocks - 1, frame, first block in the frame
 # level u8 | zero u8 | children u16 | objects u16 | zero u16 | number of the page at its level u64
 _INNER: Final = struct.Struct("<BBHHHQ")
 # slot u8 | zero u8 | object u16 | page length u32 | page offset u64 | mapped blocks u64 | digest 32
@@ -82,7 +82,7 @@ class Leaf:
         """The page's bytes."""
         ids, places = self.ids, self.places
         frames: dict[bytes, int] = {}
-        runs: list[int] = []  # four for each, see `_RUN`
+        runs: list[int] = []  # four for each, see `LEAF_RUN`
         block = 0
         while block < BLOCKS_PER_LEAF:
             chunk_id = ids[block]
@@ -98,15 +98,15 @@ class Leaf:
                 block += 1
             frame = frames.setdefault(chunk_id, len(frames))
             runs += (start, block - start - 1, frame, places[start])
-        count = len(runs) // _RUN.size
-        page = _LEAF.pack(0, 0, count, len(frames), 0, self.number)
+        count = len(runs) // LEAF_RUN.size
+        page = LEAF_HEAD.pack(0, 0, count, len(frames), 0, self.number)
         return b"".join((page, bytes(runs), *frames))
 
     @classmethod
     def decode(cls, page: bytes) -> Leaf:
         """Raises: IntegrityError."""
-        level, _, run_count, frame_count, _, number = _start(page, _LEAF)
-        frames_at = _LEAF.size + run_count * _RUN.size
+        level, _, run_count, frame_count, _, number = page_head(page, LEAF_HEAD)
+        frames_at = LEAF_HEAD.size + run_count * LEAF_RUN.size
         if level != 0 or len(page) != frames_at + frame_count * CHUNK_ID_BYTES:
             raise IntegrityError("a leaf of a disk's map has a wrong length", length=len(page))
         frames = [
@@ -115,7 +115,7 @@ class Leaf:
         ids: list[bytes | None] = [None] * BLOCKS_PER_LEAF
         places = bytearray(BLOCKS_PER_LEAF)
         end = 0
-        for first, more, frame, place in _RUN.iter_unpack(page[_LEAF.size : frames_at]):
+        for first, more, frame, place in LEAF_RUN.iter_unpack(page[LEAF_HEAD.size : frames_at]):
             if (
                 first < end
                 or first + more >= BLOCKS_PER_LEAF
@@ -157,7 +157,7 @@ class InnerPage:
     @classmethod
     def decode(cls, page: bytes) -> InnerPage:
         """Raises: IntegrityError."""
-        level, _, child_count, object_count, _, number = _start(page, _INNER)
+        level, _, child_count, object_count, _, number = page_head(page, _INNER)
         children_at = _INNER.size + object_count * ID_BYTES
         if not 0 < level <= LEVEL_MAX or len(page) != children_at + child_count * _CHILD.size:
             raise IntegrityError("a page of a disk's map has a wrong length", length=len(page))
@@ -190,11 +190,7 @@ class PageStore:
 
         Raises: IntegrityError, FormatError, ObjectMissing, RepositoryFailed.
         """
-        first = reference.offset // SEGMENT_BYTES
-        last = (reference.offset + max(reference.length, 1) - 1) // SEGMENT_BYTES
-        data = b"".join(self._segment(reference.object_id, n) for n in range(first, last + 1))
-        start = reference.offset - first * SEGMENT_BYTES
-        page = data[start : start + reference.length]
+        page = self._read(reference)
         if self._hasher.page_digest(page) != reference.digest:
             raise IntegrityError(
                 "a page of a disk's map is not the one that was stored",
@@ -203,19 +199,28 @@ class PageStore:
             )
         return page
 
+    def _read(self, reference: PageReference) -> bytes:
+        """What stands there: `page` proves it."""
+        first = reference.offset // SEGMENT_BYTES
+        last = (reference.offset + max(reference.length, 1) - 1) // SEGMENT_BYTES
+        data = b"".join(self._segment(reference.object_id, n) for n in range(first, last + 1))
+        start = reference.offset - first * SEGMENT_BYTES
+        return data[start : start + reference.length]
+
     def _segment(self, object_id: bytes, number: int) -> bytes:
         key = (object_id, number)
         if key in self._segments:
             self._segments.move_to_end(key)
             return self._segments[key]
-        plain = self._ranges(object_id).segment(number)
+        plain = self._opened(object_id).segment(number)
         self._segments[key] = plain
         self._segments_bytes += len(plain)
         while self._segments_bytes > SEGMENT_CACHE_BYTES:
             self._segments_bytes -= len(self._segments.popitem(last=False)[1])
         return plain
 
-    def _ranges(self, object_id: bytes) -> SealedRanges:
+    def _opened(self, object_id: bytes) -> SealedRanges:
+        """An object of maps, opened. Raises: as `page`."""
         if object_id in self._objects:
             self._objects.move_to_end(object_id)
             return self._objects[object_id]
@@ -255,12 +260,16 @@ class DiskMap:
 
     def load_leaf(self, number: int, reference: PageReference) -> Leaf:
         """The leaf behind a reference. Raises: IntegrityError, FormatError."""
-        leaf = Leaf.decode(self._store.page(reference))
+        leaf = Leaf.decode(self.leaf_page(reference))
         if leaf.number != number:
             raise IntegrityError(
                 "a leaf stands where another belongs", wanted=number, found=leaf.number
             )
         return leaf
+
+    def leaf_page(self, reference: PageReference) -> bytes:
+        """The bytes of the leaf behind a reference. Raises: IntegrityError, FormatError."""
+        return self._store.page(reference)
 
     def references(
         self, first: int = 0, end: int | None = None
@@ -334,7 +343,8 @@ def block_length(block: int, *, capacity_bytes: int) -> int:
     return min(BLOCK_BYTES, capacity_bytes - block * BLOCK_BYTES)
 
 
-def _start(page: bytes, layout: struct.Struct) -> tuple[int, ...]:
+def page_head(page: bytes, layout: struct.Struct) -> tuple[int, ...]:
+    """The numbers with which a page begins. Raises: IntegrityError."""
     if not layout.size <= len(page) <= PAGE_BYTES_MAX:
         raise IntegrityError("a page of a disk's map has a wrong length", length=len(page))
     fields: tuple[int, ...] = layout.unpack_from(page)

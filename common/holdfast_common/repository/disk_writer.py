@@ -22,6 +22,7 @@ from holdfast_common.repository.layout import (
     FRAME_BYTES,
     FRAMES_PER_LEAF,
 )
+from holdfast_common.repository.leaf_edit import EditedLeaf
 from holdfast_common.repository.manifest import DiskHeader, DiskSummary
 from holdfast_common.repository.map_editor import MapEditor
 from holdfast_common.repository.window import ReadInto, Window, blocks_mask
@@ -75,7 +76,7 @@ class DiskWriter:
         self._results: queue.SimpleQueue[tuple[int, WindowResult | None]] = queue.SimpleQueue()
         self._ready: dict[int, WindowResult] = {}  # by ticket
         self._check = check
-        self._leaf: Leaf | None = None
+        self._leaf: Leaf | EditedLeaf | None = None
         self._counts = DiskSummary(header=header, root=None, allocated_bytes=0)
         pool.add_disk()
 
@@ -278,7 +279,7 @@ class DiskWriter:
                 leaf.set(block % BLOCKS_PER_LEAF, None)
             first = leaf_end
 
-    def _leaf_of(self, number: int) -> Leaf:
+    def _leaf_of(self, number: int) -> Leaf | EditedLeaf:
         if self._leaf is None or self._leaf.number != number:
             self._put_leaf()
             self._leaf = self._editor.previous_leaf(number) or Leaf.empty(number)

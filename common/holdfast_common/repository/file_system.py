@@ -17,6 +17,8 @@ from holdfast_common.direct_writes import SystemDirectCalls
 
 _RENAME_NOREPLACE: Final = 1
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# ext2 to ext4, XFS, btrfs, tmpfs, ZFS: nobody but this machine's kernel changes them
+_LOCAL: Final = frozenset({0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0x2FC12FC1})
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -28,9 +30,10 @@ class FileStatus:
     is_file: bool
     is_directory: bool
     modified_seconds: float  # since 1970
-    stamp: str = (
-        ""  # of a directory: another one as soon as a name in it came or went; empty: not known
-    )
+
+
+# of a directory: another text as soon as a name in it came or went, empty: not known; when it last changed
+FolderStamp = tuple[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +118,10 @@ class FileSystem(Protocol):
         """What a directory holds, in any order, each with whether it is a directory."""
         ...
 
+    def folder_stamps(self, descriptor: int, names: Sequence[str]) -> Sequence[FolderStamp]:
+        """Of directories in one; a network file system is made to ask its server."""
+        ...
+
     def space(self, descriptor: int) -> FreeSpace:
         """Of the file system on which a descriptor lies."""
         ...
@@ -187,7 +194,6 @@ class SystemFiles(SystemDirectCalls):
             is_file=stat.S_ISREG(found.st_mode),
             is_directory=stat.S_ISDIR(found.st_mode),
             modified_seconds=found.st_mtime,
-            stamp=f"{found.st_dev}:{found.st_ino}:{found.st_mtime_ns}:{found.st_ctime_ns}",
         )
 
     def length(self, descriptor: int) -> int:
@@ -198,6 +204,23 @@ class SystemFiles(SystemDirectCalls):
         """The call getdents64."""
         with os.scandir(descriptor) as entries:
             return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+
+    def folder_stamps(self, descriptor: int, names: Sequence[str]) -> Sequence[FolderStamp]:
+        """The call newfstatat; openat before it, and close, where another machine may change the names."""
+        is_local = _type_of(descriptor) in _LOCAL
+        found = []
+        for name in names:
+            if is_local:
+                status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+            else:
+                folder = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+                try:
+                    status = os.fstat(folder)
+                finally:
+                    os.close(folder)
+            stamp = f"{status.st_dev}:{status.st_ino}:{status.st_mtime_ns}:{status.st_ctime_ns}"
+            found.append((stamp, status.st_mtime))
+        return found
 
     def space(self, descriptor: int) -> FreeSpace:
         """The call fstatvfs."""
@@ -211,6 +234,12 @@ class SystemFiles(SystemDirectCalls):
         if _libc.syncfs(descriptor):
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
+
+
+def _type_of(descriptor: int) -> int:
+    """The number of a file system's type, statfs(2); 0 when it cannot be told."""
+    found = (ctypes.c_long * 32)()  # struct statfs, which begins with the type, has 120 bytes
+    return 0 if _libc.fstatfs64(descriptor, ctypes.byref(found)) else found[0]
 
 
 SYSTEM_FILES: Final = SystemFiles()

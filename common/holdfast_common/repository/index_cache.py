@@ -193,10 +193,12 @@ class IndexCache:
 
     def open(self, name: str, keys: ReaderKeys) -> CachedSegment | None:
         """The file of an index object; None: there is none that can be used."""
-        path = self._path(name, keys)
         try:
-            with path.open("rb") as file:
-                return _opened_file(file.fileno(), keys)
+            descriptor = os.open(self._path(name, keys), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return _opened_file(descriptor, keys)
+            finally:
+                os.close(descriptor)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, IntegrityError, FormatError) as error:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from holdfast_common.repository.derivation import Hasher
 from holdfast_common.repository.disk_map import DiskMap, InnerPage, Leaf, PageReference
 from holdfast_common.repository.layout import MAP_FANOUT
+from holdfast_common.repository.leaf_edit import EditedLeaf
 
 WritePage = Callable[[bytes], int]
 
@@ -39,16 +40,16 @@ class MapEditor:
         self._previous_reference: PageReference | None = None
         self._last_leaf = -1
 
-    def previous_leaf(self, number: int) -> Leaf | None:
+    def previous_leaf(self, number: int) -> EditedLeaf | None:
         """What the previous point has there; to be changed and given to `put`."""
         self._previous_reference = None
         found = next(self._previous.references(number, number + 1), None)
         if found is None:
             return None
         self._previous_reference = found[1]
-        return self._previous.load_leaf(number, found[1])
+        return EditedLeaf(self._previous.leaf_page(found[1]), number)
 
-    def put(self, leaf: Leaf) -> None:
+    def put(self, leaf: Leaf | EditedLeaf) -> None:
         """Replace the leaf that `previous_leaf` was asked for last; an all-zero one vanishes from the map."""
         assert leaf.number > self._last_leaf, "leaves come in ascending order"
         self._last_leaf = leaf.number

@@ -8,6 +8,7 @@ that stayed are looked at in turn, some prefixes each time.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ LISTED_IN_TURN: Final = (
 )
 
 ASKED_MAX: Final = 4096
+_DIGEST: Final = re.compile("[0-9a-f]{64}")
 
 
 @runtime_checkable
@@ -129,15 +131,19 @@ class PresentPacks:
         return self.listing.holds(name, packs)
 
 
+def _digest_in(name: str) -> bytes:
+    """The digest of a pack by its name; empty: no pack has that name."""
+    digest = name.rpartition("/")[2]
+    if _DIGEST.fullmatch(digest) and name == pack_name(found := bytes.fromhex(digest)):
+        return found
+    return b""
+
+
 def _table(infos: Iterable[ObjectInfo]) -> MemoryTable:
-    names, lengths = [], []
-    for info in infos:
-        digest = info.name.rpartition("/")[2]
-        is_digest = len(digest) == 64 and all(each in "0123456789abcdef" for each in digest)
-        if is_digest and info.name == pack_name(bytes.fromhex(digest)):
-            names.append(digest)
-            lengths.append(info.length)
-    return _sorted_table(bytes.fromhex("".join(names)), np.array(lengths, "<u8"))
+    found = [(digest, info.length) for info in infos if (digest := _digest_in(info.name))]
+    return _sorted_table(
+        b"".join(digest for digest, _ in found), np.array([length for _, length in found], "<u8")
+    )
 
 
 def _rows_table(packs: Array) -> MemoryTable:

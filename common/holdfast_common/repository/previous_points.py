@@ -13,7 +13,7 @@ from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.manifest import PointDisk
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.points import find_job_point
-from holdfast_common.repository.reference_check import PreviousPages
+from holdfast_common.repository.reference_check import SinglePages
 
 
 class PreviousPoints:
@@ -29,7 +29,7 @@ class PreviousPoints:
 
         Raises: UsageError when it has another size or lineage; PreviousLost, RepositoryFailed.
         """
-        pages = PreviousPages(self._store, self._keys)
+        pages = SinglePages(self._store, self._keys)
         if previous is None:
             return DiskMap(pages, None, capacity_bytes=capacity_bytes)
         if (

@@ -9,8 +9,10 @@ uses, every chunk that the new point's maps name is looked for.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from holdfast_common.errors import FormatError, IntegrityError, ObjectMissing, PreviousLost
 from holdfast_common.repository.chunk_location import ChunkLocation
@@ -29,6 +31,10 @@ from holdfast_common.repository.pack_listing import PackListing, PresentPacks
 from holdfast_common.repository.repository_index import RepositoryIndex
 from holdfast_common.repository.sealed_object import SEGMENT_BYTES, SealedRanges, body_length
 from holdfast_common.repository.stored_objects import stored_objects
+from holdfast_common.units import KIB
+
+SMALL_BYTES: Final = 128 * KIB
+SINGLE_PAGES_MAX: Final = 16  # of one segment; about what reading and opening all of it costs
 
 
 def stored_packs(
@@ -57,6 +63,26 @@ class PreviousPages(PageStore):
                 object=map_name(self._keys.lineage_tag, reference.object_id),
                 reason=str(error),
             ) from error
+
+
+class SinglePages(PreviousPages):
+    """For an incremental, which wants few pages out of many objects: it reads these, and not what lies around.
+
+    Each page is proven by the keyed digest in its reference. Of a small segment, and of one that is asked for
+    again and again, all is read at once.
+    """
+
+    def __init__(self, store: ObjectStore, keys: ReaderKeys) -> None:
+        super().__init__(store, keys)
+        self._asked: Counter[tuple[bytes, int]] = Counter()
+
+    def _read(self, reference: PageReference) -> bytes:
+        key = reference.object_id, reference.offset // SEGMENT_BYTES
+        ranges = self._opened(reference.object_id)
+        self._asked[key] += 1
+        if self._asked[key] > SINGLE_PAGES_MAX or ranges.segment_length(key[1]) <= SMALL_BYTES:
+            return super()._read(reference)
+        return ranges.unproven(reference.offset, reference.length)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,25 +173,46 @@ def _checked_maps(
                 length=found,
                 wanted=wanted,
             )
-        if wanted is None:
-            _open_end(store, keys, object_id, found)
         used[object_id] = found
+        if wanted is None:  # nobody wrote its length down: only its true last segment opens as such
+            _open_segment(store, keys, object_id, found, None)
+    _prove_in_turn(store, keys, used, written.map)
     return used
 
 
-def _open_end(store: ObjectStore, keys: ReaderKeys, object_id: bytes, length: int) -> None:
-    """Prove an object's length, which nobody wrote down: only its true last segment opens as the last one."""
+def _prove_in_turn(
+    store: ObjectStore, keys: ReaderKeys, used: Mapping[bytes, int], new: ObjectReference | None
+) -> None:
+    """Open one segment of the maps of earlier attempts, any: of most only single pages are ever read again."""
+    if new is None:
+        return
+    places = [
+        (object_id, length, number)
+        for object_id, length in used.items()
+        if object_id != new.object_id
+        for number in range(_last_segment(length) + 1)
+    ]
+    if places:
+        _open_segment(store, keys, *places[int.from_bytes(new.object_id, "big") % len(places)])
+
+
+def _last_segment(length: int) -> int:
+    return max(body_length(length, kind=ObjectKind.MAP) - 1, 0) // SEGMENT_BYTES
+
+
+def _open_segment(
+    store: ObjectStore, keys: ReaderKeys, object_id: bytes, length: int, number: int | None
+) -> None:
+    """None: the last one. Raises: PreviousLost (damaged, or the object is not that long), RepositoryFailed."""
     name = map_name(keys.lineage_tag, object_id)
     try:
-        body = body_length(length, kind=ObjectKind.MAP)
-        ranges = SealedRanges(
+        SealedRanges(
             store,
             name,
             expected=keys.expected(ObjectKind.MAP, object_id),
-            body=body,
+            body=body_length(length, kind=ObjectKind.MAP),
             class_key=keys.class_key,
-        )
-        ranges.segment(max(body - 1, 0) // SEGMENT_BYTES)
+        ).segment(_last_segment(length) if number is None else number)
     except (IntegrityError, FormatError) as error:
         raise PreviousLost(
             "a map that this point would stand on is damaged", object=name, reason=str(error)

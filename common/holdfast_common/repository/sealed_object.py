@@ -15,6 +15,7 @@ from typing import Final
 from blake3 import blake3
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from holdfast_common.errors import FormatError, IntegrityError
@@ -39,6 +40,10 @@ MAGIC: Final = b"HFOBJECT"
 SEGMENT_BYTES: Final = MIB
 _STORED_SEGMENT_BYTES: Final = SEGMENT_BYTES + TAG_BYTES
 _COUNTER: Final = struct.Struct("<QB")  # segment number, 1 for the last one
+_AES_BLOCK: Final = 16
+_FIRST_COUNTER: Final = (
+    2  # GCM, NIST SP 800-38D: the nonce and a counter of 32 bits; 1 is the tag's
+)
 SIGNATURE_BYTES: Final = 32 + 64
 _SIGNED: Final = b"holdfast 1 object signature\x00"
 _OBJECT_KEY: Final = b"holdfast 1 object key"
@@ -297,17 +302,49 @@ class SealedRanges:
         self._header = ObjectHeader.decode(get_range(store, name, offset=0, length=HEADER.size))
         expected.check(self._header)
         key = class_key(self._header.kind, self._header.key_epoch)
-        self._cipher = AESGCM(self._header.object_key(key))
+        self._key = self._header.object_key(key)
+        self._cipher = AESGCM(self._key)
+        self._counting: CipherContext | None = None
 
-    def segment(self, number: int) -> bytes:
-        """One segment of the body. Raises: IntegrityError, ObjectMissing, RepositoryFailed."""
-        plain = min(SEGMENT_BYTES, self._body - number * SEGMENT_BYTES)
+    def unproven(self, offset: int, length: int) -> bytes:
+        """Bytes of the body without the rest of their segment, so without its tag: they may be anything.
+
+        For who holds a keyed digest of exactly these bytes and compares it before he looks at them.
+        Raises: IntegrityError (the object is too short), ObjectMissing, RepositoryFailed.
+        """
+        pieces = []
+        while length > 0:
+            number, start = divmod(offset, SEGMENT_BYTES)
+            count = min(length, SEGMENT_BYTES - start)
+            pieces.append(self._decrypted(number, start, count))
+            offset += count
+            length -= count
+        return b"".join(pieces)
+
+    def _decrypted(self, number: int, start: int, count: int) -> bytes:
+        block, skipped = divmod(start, _AES_BLOCK)
         stored = get_range(
             self._store,
             self._name,
-            offset=HEADER.size + number * _STORED_SEGMENT_BYTES,
-            length=plain + TAG_BYTES,
+            offset=HEADER.size + number * _STORED_SEGMENT_BYTES + start - skipped,
+            length=skipped + count,
         )
+        counter = number.to_bytes(12, "big") + (_FIRST_COUNTER + block).to_bytes(4, "big")
+        if self._counting is None:
+            self._counting = Cipher(algorithms.AES(self._key), modes.CTR(counter)).decryptor()
+        else:
+            self._counting.reset_nonce(counter)
+        return self._counting.update(stored)[skipped:]
+
+    def segment_length(self, number: int) -> int:
+        """How many bytes of the body one segment has."""
+        return min(SEGMENT_BYTES, self._body - number * SEGMENT_BYTES)
+
+    def segment(self, number: int) -> bytes:
+        """One segment of the body. Raises: IntegrityError, ObjectMissing, RepositoryFailed."""
+        stored = bytearray(self.segment_length(number) + TAG_BYTES)
+        offset = HEADER.size + number * _STORED_SEGMENT_BYTES
+        self._store.read_into(self._name, offset, memoryview(stored))
         return _opened_segment(self._cipher, self._header, stored, number=number, body=self._body)
 
 
@@ -316,7 +353,12 @@ def _segment_count(body: int) -> int:
 
 
 def _opened_segment(
-    cipher: AESGCM, header: ObjectHeader, stored: bytes | memoryview, *, number: int, body: int
+    cipher: AESGCM,
+    header: ObjectHeader,
+    stored: bytes | bytearray | memoryview,
+    *,
+    number: int,
+    body: int,
 ) -> bytes:
     last = number == _segment_count(body) - 1
     try:

@@ -7,11 +7,13 @@ from collections.abc import Callable
 import pytest
 
 from holdfast_common.errors import PreviousLost, RepositoryFailed
+from holdfast_common.repository import reference_check
 from holdfast_common.repository.check import check_data, check_structure
 from holdfast_common.repository.layout import LEAF_BYTES, index_name, map_name, pack_name
 from holdfast_common.repository.manifest import ManifestFacts
 from holdfast_common.repository.points import Point, list_points
 from holdfast_common.repository.proof import store_proof
+from holdfast_common.repository.sealed_object import HEADER
 from holdfast_common.repository.writer import PointWriter
 from holdfast_common.units import MIB, TIB
 from support.memory_store import MemoryStore
@@ -243,6 +245,50 @@ def test_the_check_of_an_incremental_reads_no_page_of_a_map(
         prepared = writer.prepare(ManifestFacts())
     assert counted.read == []
     assert prepared.manifest.disks[0].root == first.manifest.disks[0].root
+
+
+@pytest.fixture
+def of_large_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if each map were larger than what is read at once."""
+    monkeypatch.setattr(reference_check, "SMALL_BYTES", 0)
+
+
+@pytest.mark.parametrize("single_pages", [0, 1, 16])
+@pytest.mark.usefixtures("of_large_maps")
+def test_points_that_build_on_single_pages_of_large_maps_are_whole(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, single_pages: int
+) -> None:
+    monkeypatch.setattr(reference_check, "SINGLE_PAGES_MAX", single_pages)
+    assert repository.restored(chain(repository)[-1]) == _changed(2)
+
+
+@pytest.mark.parametrize("byte", [0, 300, 600])  # of the leaf
+@pytest.mark.usefixtures("of_large_maps")
+def test_nothing_builds_on_a_single_page_that_is_damaged(
+    repository: Repository, store: MemoryStore, byte: int
+) -> None:
+    first = repository.backup(IMAGE)
+    (name,) = names(first, "maps")
+    damaged = bytearray(store.objects[name])
+    damaged[HEADER.size + byte] ^= 1
+    store.objects[name] = bytes(damaged)
+    with pytest.raises(PreviousLost):
+        repository.backup(bytes(IMAGE), ranges=[(0, BLOCK)], previous=first.disks[0])
+
+
+@pytest.mark.usefixtures("of_large_maps")
+def test_damage_beside_the_pages_that_are_read_is_noticed_in_time(
+    repository: Repository, store: MemoryStore
+) -> None:
+    points = chain(repository)
+    (name,) = names(points[0], "maps")
+    store.objects[name] = store.objects[name][:-1] + b"?"  # the tag of its only segment
+    image = _changed(2)
+    with pytest.raises(PreviousLost):
+        for attempt in range(100):
+            start = 2 * LEAF_BYTES
+            image[start : start + BLOCK] = patterned(BLOCK, f"attempt {attempt}")
+            repository.backup(image, ranges=[(start, BLOCK)], previous=points[-1].disks[0])
 
 
 class BadSectors(MemoryStore):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -192,6 +193,23 @@ class TestRanges:
         ranges = self.ranges(keys, MemoryStore(), sealed(keys, ObjectKind.MAP, body))
         assert ranges.segment(1) == b"second" * 1000
         assert ranges.segment(0) == bytes(SEGMENT_BYTES)
+
+    @pytest.mark.parametrize("body_bytes", [1, 1000, SEGMENT_BYTES, 2 * SEGMENT_BYTES + 5])
+    def test_any_bytes_can_be_had_without_their_segment(
+        self, keys: ReaderKeys, body_bytes: int
+    ) -> None:
+        body = random.Random(1).randbytes(body_bytes)
+        ranges = self.ranges(keys, MemoryStore(), sealed(keys, ObjectKind.MAP, body))
+        starts = {0, 1, 15, 16, 17, 300, SEGMENT_BYTES - 40, SEGMENT_BYTES, body_bytes - 1}
+        for start in sorted(start for start in starts if 0 <= start < body_bytes):
+            rest = body_bytes - start
+            for length in {0, 1, min(16, rest), min(100, rest), rest}:
+                assert ranges.unproven(start, length) == body[start : start + length]
+
+    def test_bytes_past_the_end_of_a_truncated_object_are_not_there(self, keys: ReaderKeys) -> None:
+        data = sealed(keys, ObjectKind.MAP, bytes(3000))
+        with pytest.raises(IntegrityError):
+            self.ranges(keys, MemoryStore(), data[:2000]).unproven(1900, 200)
 
     def test_a_truncated_object_does_not_pass_for_a_shorter_one(self, keys: ReaderKeys) -> None:
         data = sealed(keys, ObjectKind.MAP, bytes(2 * SEGMENT_BYTES))
