@@ -10,7 +10,8 @@ import pytest
 
 from holdfast_common.clock import SystemClock
 from holdfast_common.errors import NotFound, Refused, WrongKey
-from holdfast_common.identity import AgentId
+from holdfast_common.identity import AgentId, JobId
+from holdfast_common.job_spec import Attempt
 from holdfast_common.logs import Secret
 from holdfast_common.places import HOME_VARIABLE, Places, find_places
 from holdfast_common.repository.controller_copy import CopyPlace, stored_copies
@@ -18,6 +19,9 @@ from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.keys import open_repository
 from holdfast_common.repository.recipients import KeyFileUnlock
 from holdfast_controller import main
+from holdfast_controller.runs.engine import Engine
+from holdfast_controller.runs.repository_care import RepositoryCare
+from holdfast_controller.runs.requests import BackupRequest
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.agents import AgentTable, NewAgent
 from holdfast_controller.store.audit import AuditTrail
@@ -291,6 +295,17 @@ def test_the_lost_controller_that_lives_sees_it_and_begins_nothing_more(
     assert "taken this repository over" in lost.settings.get(names.TAKEN_OVER)
     with pytest.raises(Refused, match="another controller"):
         lost.keeper.check_alone()
+    with pytest.raises(Refused, match="another controller"):
+        lost.keeper.grant(
+            Attempt(job_id=JobId("j"), number=1),
+            bytes(32),
+            controller_epoch=1,
+            job_keys=Secret(b""),
+        )
+    with pytest.raises(Refused, match="another controller"):
+        RepositoryCare(lost.world, lost.world.prunes).rebuild(actor="me", dry_run=False)
+    with pytest.raises(Refused, match="another controller"):
+        Engine(lost.world).start_backup(BackupRequest(selectors=("*",)), dry_run=True)
     with DirectoryStore.open(lost.repository) as store:
         mine = [place for place in stored_copies(store) if place.controller_epoch == 1]
     lost.copy_now()
