@@ -41,7 +41,7 @@ from holdfast_common.repository.sealed_object import (
     stored_signer,
 )
 from holdfast_common.repository.stored_objects import stored_objects
-from holdfast_common.units import MIB
+from holdfast_common.units import KIB, MIB
 
 FOLDER: Final = "controller/"
 HEAD_BYTES_MAX: Final = SEGMENT_BYTES - 4  # it ends in the first segment, so that it is read alone
@@ -51,6 +51,7 @@ DAILY_KEPT: Final = 7
 _LENGTH: Final = struct.Struct("<I")
 _COPY_KEY: Final = b"holdfast 1 controller copy"
 _PIECE_BYTES: Final = MIB
+_STEP_BYTES: Final = 16 * KIB  # decompressed at once: databases shrink thirtyfold, so half a MiB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -272,7 +273,8 @@ def _decompressed(pieces: Iterable[bytes], place: CopyPlace) -> Iterator[bytes]:
     decompressor = zstandard.ZstdDecompressor().decompressobj()
     try:
         for piece in pieces:
-            yield decompressor.decompress(piece)
+            for start in range(0, len(piece), _STEP_BYTES):
+                yield decompressor.decompress(piece[start : start + _STEP_BYTES])
     except zstandard.ZstdError as error:
         raise IntegrityError(
             "a copy of the controller cannot be decompressed", name=place.name
