@@ -14,13 +14,14 @@ import mmap
 import os
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import ECB
@@ -51,12 +52,25 @@ class RowCipher:
 
     def __init__(self, index_key: bytes, salt: bytes) -> None:
         self.head = AESGCM(derived_key(index_key, salt=salt, info=_INFO + b" head"))
-        rows = derived_key(index_key, salt=salt, info=_INFO + b" rows")
-        # One block per counter value, never the same twice below one salt: counter mode at any position.
-        self._blocks = Cipher(AES256(rows), ECB()).encryptor()  # noqa: S305 - see the line above
-        words = blake3(b"check words", key=rows).digest(32 * 8)
-        self._factors = np.frombuffer(words, "<u8") | np.uint64(1)
+        self._source = index_key, salt
         self._lock = threading.Lock()
+
+    # Made when rows are asked for: of most segments a job needs the start alone.
+    @cached_property
+    def _rows(self) -> bytes:
+        index_key, salt = self._source
+        return derived_key(index_key, salt=salt, info=_INFO + b" rows")
+
+    @cached_property
+    def _blocks(self) -> CipherContext:
+        # One block per counter value, never the same twice below one salt: counter mode at any position.
+        return Cipher(AES256(self._rows), ECB()).encryptor()  # noqa: S305 - see the line above
+
+    @cached_property
+    def _factors(self) -> Array:
+        words = blake3(b"check words", key=self._rows).digest(32 * 8)
+        factors: Array = np.frombuffer(words, "<u8") | np.uint64(1)
+        return factors
 
     def keystream(self, positions: Array) -> Array:
         """What entries at these positions are combined with."""
@@ -193,8 +207,9 @@ class IndexCache:
 
     def open(self, name: str, keys: ReaderKeys) -> CachedSegment | None:
         """The file of an index object; None: there is none that can be used."""
+        path = f"{self.folder}/{keys.repository_id.hex()}/{name.rpartition('/')[2]}"
         try:
-            descriptor = os.open(self._path(name, keys), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 return _opened_file(descriptor, keys)
             finally:

@@ -68,6 +68,12 @@ class OpenSegment:
         is_large = isinstance(source, CachedSegment) and source.head.chunks >= SMALL_CHUNKS
         return source if is_large and isinstance(source, CachedSegment) else None
 
+    @property
+    def is_proven(self) -> bool:
+        """Whether its rows are what was written: a small file was compared with its digest when it was opened."""
+        source = self._source
+        return isinstance(source, IndexSegment) or bool(source.head.rest_digest)
+
     def memory_table(self) -> MemoryTable:
         """All its rows, in memory. Raises: IntegrityError (a damaged file)."""
         source = self._source

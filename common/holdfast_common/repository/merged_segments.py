@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import struct
-from typing import Final
-
 import numpy as np
 
 from holdfast_common.repository.index import Array
-
-_ID: Final = struct.Struct("<QQ")
 
 
 def object_id_of(name: str) -> bytes:
@@ -18,38 +13,46 @@ def object_id_of(name: str) -> bytes:
 
 
 class MergedSegments:
-    """Merged index objects by name, each with the ids of all that it contains; 16 bytes an id."""
+    """Merged index objects by name, each with the ids of all that it contains; 16 bytes an id.
+
+    Answers are remembered: the same few live index objects are asked for several times in each job.
+    """
 
     def __init__(self) -> None:
-        self._contained: dict[str, Array] = {}
+        self._contained: dict[str, Array] = {}  # two rows: the first and the other half of each id
+        self._asked: dict[str, str] = {}
 
     def add(self, name: str, contained: Array) -> None:
         """Note what an index object contains, if anything."""
         if len(contained):
-            pairs: Array = contained.view("<u8").reshape(-1, _ID.size // 8)
-            self._contained = {**self._contained, name: pairs}
+            halves = np.frombuffer(contained.tobytes(), "<u8").reshape(-1, 2).T
+            self._contained = {**self._contained, name: np.ascontiguousarray(halves)}
+            self._asked = {}  # after that: who looked before notes his answer in the old one
 
     def into(self, name: str) -> str:
         """The merged object that contains that one and is in none itself; empty: there is none."""
-        found = ""
-        for _ in self._contained:
-            object_id = object_id_of(found or name)
-            container = next(
-                (
-                    each
-                    for each, pairs in self._contained.items()
-                    if each != found and _holds(pairs, object_id)
-                ),
-                "",
-            )
-            if not container:
-                break
-            found = container
+        asked, contained = self._asked, self._contained
+        found = asked.get(name)
+        if found is None:
+            found = asked[name] = _outermost(contained, name)
         return found
 
 
-def _holds(pairs: Array, object_id: bytes) -> bool:
-    """Numbers are compared many times faster than 16 bytes are, and half an id mostly tells."""
-    first, second = _ID.unpack(object_id)
-    rows = np.flatnonzero(pairs[:, 0] == first)
-    return bool(len(rows)) and bool((pairs[rows, 1] == second).any())
+def _outermost(contained: dict[str, Array], name: str) -> str:
+    found = ""
+    for _ in contained:
+        container = _container(contained, found or name)
+        if not container:
+            break
+        found = container
+    return found
+
+
+def _container(contained: dict[str, Array], name: str) -> str:
+    first, second = np.frombuffer(object_id_of(name), "<u8")
+    for each, (firsts, seconds) in contained.items():
+        if each != name:
+            (same,) = (firsts == first).nonzero()
+            if len(same) and (seconds[same] == second).any():
+                return each
+    return ""

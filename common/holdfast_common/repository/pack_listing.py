@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol, runtime_checkable
 
@@ -96,10 +96,10 @@ class PackListing:
         asked[digest] = length
         return length
 
-    def holds(self, name: str, packs: Array) -> bool:
+    def holds(self, name: str, packs: Callable[[], Array]) -> bool:
         """Whether all of these packs (`PACK_ROW`s) are there; remembered by the index object's name."""
         with self._lock:
-            if name not in self._whole and _holds(self._table, _rows_table(packs)):
+            if name not in self._whole and _holds(self._table, _rows_table(packs())):
                 self._whole.add(name)
             return name in self._whole
 
@@ -124,9 +124,9 @@ class PresentPacks:
         length = self.added.get(digest)
         return self.listing.length_of(digest) if length is None else length
 
-    def hold(self, name: str, packs: Array) -> bool:
-        """Whether all packs of an index object (`PACK_ROW`s) are there."""
-        if self.besides and any(row.tobytes() in self.besides for row in packs["digest"]):
+    def hold(self, name: str, packs: Callable[[], Array]) -> bool:
+        """Whether all packs of an index object (`PACK_ROW`s, read when they must be) are there."""
+        if self.besides and any(row.tobytes() in self.besides for row in packs()["digest"]):
             return False
         return self.listing.holds(name, packs)
 

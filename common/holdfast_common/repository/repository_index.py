@@ -86,7 +86,7 @@ class RepositoryIndex:
         self._segments: list[OpenSegment] = []
         self._mapped: tuple[CachedSegment, ...] = ()
         self._tables: tuple[MemoryTable, ...] = ()
-        self._waiting: list[MemoryTable] = []  # while many are loaded, to be joined at once
+        self._waiting: list[OpenSegment] = []  # proven, and not asked for anything yet
         self._cold = ColdDigests(store, keys)
         self._loaded: set[str] = set()  # names that were looked at
         self._used: dict[str, OpenSegment] = {}  # by the names of objects that were right
@@ -119,7 +119,6 @@ class RepositoryIndex:
             except (FormatError, IntegrityError) as error:
                 self._refuse(info.name, error)
             self._loaded.add(info.name)
-        self._join_waiting()
         if self._cache is not None and new:
             self._cache.keep_only(set(self._used), self._keys)
 
@@ -131,11 +130,11 @@ class RepositoryIndex:
         """Raises: FormatError, IntegrityError, ObjectMissing, RepositoryFailed."""
         if self._cache is None:
             data = self._store.get(info.name, length_max=METADATA_BYTES_MAX)
-            self._load(data, info.name, writers)
+            self.load(data, info.name, writers)
             return
         segment = cached_segment(self._cache, self._store, info, keys=self._keys)
         if isinstance(segment, bytes):
-            self._load(segment, info.name, writers)
+            self.load(segment, info.name, writers)
             return
         head = segment.head
         check_role(head.object, head.supersedes, head.writers, writers)
@@ -143,11 +142,6 @@ class RepositoryIndex:
 
     def load(self, data: bytes, name: str, writers: WriterList) -> OpenedObject:
         """Check and add one index object. Raises: FormatError, IntegrityError."""
-        found = self._load(data, name, writers)
-        self._join_waiting()
-        return found
-
-    def _load(self, data: bytes, name: str, writers: WriterList) -> OpenedObject:
         found = self._keys.open(ObjectKind.INDEX, data)
         check_name(found, name)
         segment = decoded_segment(found.body)
@@ -166,7 +160,7 @@ class RepositoryIndex:
             segment = self._used.get(name)
             if segment is None or listed.get(name) != segment.stored_length:
                 return False
-            if not present.hold(name, segment.pack_rows()):
+            if not present.hold(name, segment.pack_rows):
                 return False
         return True
 
@@ -210,7 +204,6 @@ class RepositoryIndex:
             if body:
                 self._recovered[len(self._segments)] = body
                 self._add(decoded_segment(body), name="", stored_length=0)
-                self._join_waiting()
         return found or bool(body)
 
     def superseded(self) -> dict[str, str]:
@@ -246,7 +239,7 @@ class RepositoryIndex:
     ) -> list[Matches]:
         """As `find_many`, as rows of tables. ``filtered``: frames of less than four blocks may be missed."""
         batch, mapped = IdBatch.of(chunk_ids), self._mapped
-        results = [search(table, batch) for table in self._tables]
+        results = [search(table, batch) for table in self._in_memory()]
         results += [self._search_mapped(table, batch, filtered=True) for table in mapped]
         found = [matches for matches in results if matches is not None]
         if not filtered and mapped:
@@ -268,7 +261,9 @@ class RepositoryIndex:
 
     def by_pack(self, wanted: Collection[bytes]) -> dict[bytes, list[ChunkLocation]]:
         """What is indexed of these packs, those that are; each in its own order. All tables are gone through."""
-        packs, rows = rows_in_packs(self.segments(), [*self._tables, *self._mapped], set(wanted))
+        packs, rows = rows_in_packs(
+            self.segments(), [*self._in_memory(), *self._mapped], set(wanted)
+        )
         found: dict[bytes, list[ChunkLocation]] = {digest: [] for digest in packs}
         for chunk_id, row in rows:
             location = self._location(chunk_id, row)
@@ -302,7 +297,7 @@ class RepositoryIndex:
     @property
     def chunk_count(self) -> int:
         """Entries, duplicates included."""
-        tables: list[ChunkTable] = [*self._tables, *self._mapped]
+        tables: list[ChunkTable] = [*self._in_memory(), *self._mapped]
         return sum(len(table.prefixes) for table in tables)
 
     def _location(self, chunk_id: bytes, row: tuple[int, ...]) -> ChunkLocation:
@@ -335,17 +330,23 @@ class RepositoryIndex:
         self._segments[number : number + 1] = [segment]
         if segment.mapped is not None:
             self._mapped = (*self._mapped, segment.mapped)
+        elif segment.is_proven:
+            self._waiting.append(segment)
         else:
-            self._waiting.append(segment.memory_table())
+            self._tables = with_table(self._tables, segment.memory_table())
         if name:
             self._used[name] = segment
             self._merged.add(name, segment.supersedes)
 
-    def _join_waiting(self) -> None:
-        with self._lock:
-            waiting, self._waiting = self._waiting, []
-            if waiting:
-                self._tables = with_table(self._tables, joined_tables(waiting))
+    def _in_memory(self) -> tuple[MemoryTable, ...]:
+        """The tables of small segments. Their rows are read now: a small change asks for none at all."""
+        if self._waiting:
+            with self._lock:
+                if self._waiting:
+                    joined = joined_tables([segment.memory_table() for segment in self._waiting])
+                    self._tables = with_table(self._tables, joined)
+                    self._waiting = []  # last: who finds it empty finds the tables
+        return self._tables
 
     def _search_mapped(
         self, table: CachedSegment, batch: IdBatch, *, filtered: bool
@@ -382,7 +383,6 @@ class RepositoryIndex:
                     number=segment.number,
                     stored_length=segment.stored_length,
                 )
-                self._join_waiting()
             again = self._segments[damaged.number]
             if again.mapped is damaged:
                 return None  # it could not be made again

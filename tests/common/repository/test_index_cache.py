@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks.index_at_scale import measured
-from holdfast_common.repository.index_cache import IndexCache
+from holdfast_common.repository.index import Array
+from holdfast_common.repository.index_cache import CachedSegment, IndexCache
 from holdfast_common.repository.index_segment import SMALL_CHUNKS
 from holdfast_common.repository.manifest import ManifestFacts
 from holdfast_common.repository.repository_index import RepositoryIndex
@@ -232,3 +233,29 @@ def test_batches_find_what_single_questions_find(world: IndexWorld) -> None:
     by_filter = np.unique(np.concatenate([each.asked for each in rows]))
     worth = [at for at, each in enumerate(asked) if each in found and found[each][0].blocks >= 4]
     assert set(worth) <= set(by_filter.tolist())
+
+
+def test_rows_of_small_segments_are_read_when_somebody_asks_for_a_chunk(
+    world: IndexWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An incremental of small frames asks for none: its cost must not grow with the number of segments."""
+    for number in range(20):
+        world.put(pack([number], name=str(number)))
+    world.opened()
+    rows: list[int] = []
+    read = CachedSegment.rows_at
+
+    def counted(self: CachedSegment, positions: Array) -> tuple[Array, Array]:
+        rows.append(len(positions))
+        return read(self, positions)
+
+    monkeypatch.setattr(CachedSegment, "rows_at", counted)
+    index = world.opened()
+    assert rows == []
+    world.put(pack([20], name="20"))
+    assert index.find(chunk_id(7)) is not None
+    assert rows == [1] * 20
+    index.refresh(world.writers)
+    assert index.find(chunk_id(20)) is not None
+    assert index.find(chunk_id(3)) is not None
+    assert rows == [1] * 21
