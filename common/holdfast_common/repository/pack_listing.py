@@ -8,6 +8,7 @@ that stayed are looked at in turn, some prefixes each time.
 
 from __future__ import annotations
 
+import operator
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -28,6 +29,7 @@ LISTED_IN_TURN: Final = (
 
 ASKED_MAX: Final = 4096
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
+FEW_PACKS: Final = 64  # of one index object: looked up one by one, so that nothing of all is made
 
 
 @runtime_checkable
@@ -59,7 +61,7 @@ class PackListing:
         self._lock = threading.Lock()
         self._parts: dict[str, _Part] = {}
         self._turn = 0
-        self._table = _table([])
+        self._joined: MemoryTable | None = None  # all of them, made when many are looked up at once
         self._asked: dict[bytes, int | None] = {}  # lately: neighbours on a disk lie in few packs
         self._whole: set[str] = set()  # index objects whose packs were all there, and stayed
 
@@ -80,16 +82,17 @@ class PackListing:
                 found = parts.get(prefix)
                 if found is not part and (found is None or not _holds(found.table, part.table)):
                     self._whole = set()
-            self._parts = parts
-            self._table = _joined([part.table for part in parts.values()])
-            self._asked = {}  # after the table: see `length_of`
+            self._parts, self._joined = parts, None
+            self._asked = {}  # after the parts: see `length_of`
 
     def length_of(self, digest: bytes) -> int | None:
         """The length of a pack; None: it is not there."""
-        asked = self._asked  # taken before the table, so an old answer never gets among newer ones
+        asked = self._asked  # taken before the parts, so an old answer never gets among newer ones
         if digest in asked:
             return asked[digest]
-        found = search(self._table, IdBatch.of(digest))
+        parts = self._parts
+        part = parts.get(f"{PACKS}{digest[:1].hex()}/") or parts.get(PACKS)
+        found = None if part is None else search(part.table, IdBatch.of(digest))
         length = None if found is None else int(found.rows[0])
         if len(asked) >= ASKED_MAX:
             asked.clear()
@@ -99,9 +102,18 @@ class PackListing:
     def holds(self, name: str, packs: Callable[[], Array]) -> bool:
         """Whether all of these packs (`PACK_ROW`s) are there; remembered by the index object's name."""
         with self._lock:
-            if name not in self._whole and _holds(self._table, _rows_table(packs())):
+            if name not in self._whole and self._has(packs()):
                 self._whole.add(name)
             return name in self._whole
+
+    def _has(self, packs: Array) -> bool:
+        if len(packs) <= FEW_PACKS:
+            lengths = packs["length"].tolist()
+            digests = [row.tobytes() for row in packs["digest"]]
+            return all(map(operator.eq, map(self.length_of, digests), lengths))
+        if self._joined is None:
+            self._joined = _joined([part.table for part in self._parts.values()])
+        return _holds(self._joined, _rows_table(packs))
 
     def _in_turn(self, stamps: Collection[str]) -> set[str]:
         ordered = sorted(stamps)
