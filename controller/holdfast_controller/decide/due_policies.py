@@ -29,6 +29,11 @@ class DuePolicy:
     skipped: str = ""
 
 
+def looked_at(policy: Policy) -> tuple[int, str]:
+    """The order in which policies are looked at: of two that are due at once the more important one begins first."""
+    return -policy.priority, policy.name
+
+
 def calendar_text(policy: Policy) -> str:
     """What makes it due: another text is another calendar, which knows nothing of the moments of this one."""
     return f"{policy.calendar.expression} {policy.time_zone}"

@@ -23,6 +23,7 @@ from holdfast_controller.decide.due_policies import (
     PolicyHistory,
     calendar_text,
     due_policy,
+    looked_at,
 )
 from holdfast_controller.decide.level import FULL
 from holdfast_controller.decide.load_limits import LoadKey, LoadKind, LoadLimits, in_order
@@ -143,7 +144,7 @@ class Plan:
             _PolicyState(
                 each, LoadKey(LoadKind.WINDOW, each.policy_id, each.policy.name), each.history
             )
-            for each in sorted(policies, key=lambda each: each.policy.name)
+            for each in sorted(policies, key=lambda each: looked_at(each.policy))
         ]
         self._jobs: dict[JobId, _Job] = {}
         self._events: list[tuple[datetime, int, str]] = []  # ends of jobs, then looks at policies
@@ -173,7 +174,6 @@ class Plan:
     def _look_at_all(self) -> Iterator[PlanDecision]:
         for state in self._policies:
             yield from self._look(state)
-        yield from self._begin()
 
     def _look_again(self, state: _PolicyState, number: int) -> None:
         """At the next moment at which something of the policy changes: it is due, or its window opens or closes."""
@@ -194,10 +194,12 @@ class Plan:
             yield from self._stop(state)
         else:
             self._queue.open(state.gate)
+        yield from self._begin()
         due = due_policy(policy, state.history, self._now)
         if due is None:
             return
         yield from self._run(state, due)
+        yield from self._begin()
         state.history = PolicyHistory(
             created_at=state.history.created_at,
             changed_at=state.history.changed_at,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 from holdfast_common.errors import HoldfastError
-from holdfast_controller.decide.dispatch import Begun
+from holdfast_common.identity import JobId
+from holdfast_controller.decide.dispatch import Begun, Wait
 from holdfast_controller.decide.job_times import WAITED
 from holdfast_controller.runs.world import World
 
@@ -21,11 +23,23 @@ def note_dispatch(world: World, begun: Begun) -> None:
     try:
         if begun.way is not None:
             world.jobs.set_agent(begun.job_id, begun.way.agent_id)
-        for wait in begun.waits:
-            if wait.seconds >= SECONDS_MIN:
-                world.jobs.note(begun.job_id, f"{WAITED}{wait.load.text}", f"{wait.seconds:.1f} s")
     except HoldfastError as error:
-        log.warning(
-            "what a job waited for could not be written down",
-            extra={"job_id": begun.job_id, "error": error.line()},
-        )
+        _not_noted(begun.job_id, error)
+    note_waits(world, begun.job_id, begun.waits)
+
+
+def note_waits(world: World, job_id: JobId, waits: Sequence[Wait]) -> None:
+    """What a job waited for that begins now, or never will. Raises: nothing."""
+    try:
+        for wait in waits:
+            if wait.seconds >= SECONDS_MIN:
+                world.jobs.note(job_id, f"{WAITED}{wait.load.text}", f"{wait.seconds:.1f} s")
+    except HoldfastError as error:
+        _not_noted(job_id, error)
+
+
+def _not_noted(job_id: JobId, error: HoldfastError) -> None:
+    log.warning(
+        "what was decided for a job could not be written down",
+        extra={"job_id": job_id, "error": error.line()},
+    )

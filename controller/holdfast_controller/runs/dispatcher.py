@@ -33,11 +33,12 @@ class Dispatcher:
         self._threads: set[threading.Thread] = set()
         self._stuck = False
 
-    def add(self, job: WaitingJob) -> None:
-        """Have it carried out as soon as everything that it weighs on has room."""
+    def add(self, *jobs: WaitingJob) -> None:
+        """Have each carried out as soon as everything that it weighs on has room; of those of one call the first in order first."""
         with self._lock:
-            self._jobs[job.job_id] = job
-            self._queue.add(job, self._clock.now())
+            for job in jobs:
+                self._jobs[job.job_id] = job
+                self._queue.add(job, self._clock.now())
         self.begin()
 
     def take_back(self, job_id: JobId) -> bool:

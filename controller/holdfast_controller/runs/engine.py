@@ -16,7 +16,7 @@ from holdfast_controller.decide.job_state import JobEvent, JobState
 from holdfast_controller.decide.load_limits import LoadKey, LoadKind, in_order
 from holdfast_controller.runs.back_up_image import ImageBackup
 from holdfast_controller.runs.check_points import CheckPoints
-from holdfast_controller.runs.dispatch_notes import note_dispatch
+from holdfast_controller.runs.dispatch_notes import note_dispatch, note_waits
 from holdfast_controller.runs.dispatcher import Dispatcher
 from holdfast_controller.runs.finished_restores import unless_restored
 from holdfast_controller.runs.inventory_watch import InventoryWatch
@@ -251,8 +251,10 @@ class Engine:
         """End what has not begun as interrupted."""
         report = ErrorReport.of(why)
         for job_id in self.dispatcher.waiting_on(load):
+            waits = self.dispatcher.waits(job_id)
             if not self._taken_back(job_id):
                 continue
+            note_waits(self._world, job_id, waits)
             try:
                 self._world.jobs.set_result(job_id, error=report)
                 self._world.jobs.advance(job_id, JobEvent.END_INTERRUPTED, report.text())
@@ -326,6 +328,7 @@ class Engine:
             for row in rows:
                 if not row.ended:
                     attended.attend(row.job_id)
+        waiting = []
         for row, each in zip(rows, planned, strict=True):
             if row.ended:
                 continue  # it was refused
@@ -335,24 +338,30 @@ class Engine:
                 # the others go on, and the reconciler ends this one
                 attended.leave(row.job_id, ErrorReport.of(error))
                 continue
-            self._queue(row, each)
+            waiting.append(self._waiting(row, each))
+        self._queue(waiting)
         return Started(run_id=run_id, job_ids=tuple(row.job_id for row in rows), plan=tuple(plan))
 
-    def _queue(self, row: JobRow, planned: Planned) -> None:
+    def _waiting(self, row: JobRow, planned: Planned) -> WaitingJob:
         with self._lock:
-            if self._closed:
-                self._world.attended.leave(row.job_id, _STOPPING)
-                return
             self._works[row.job_id] = planned
-        self.dispatcher.add(
-            WaitingJob(
-                job_id=row.job_id,
-                priority=planned.priority,
-                last_good=planned.last_good,
-                loads=in_order((*planned.loads, vcenter_gate(row.vcenter_id))),
-                ways=planned.ways,
-            )
+        return WaitingJob(
+            job_id=row.job_id,
+            priority=planned.priority,
+            last_good=planned.last_good,
+            loads=in_order((*planned.loads, vcenter_gate(row.vcenter_id))),
+            ways=planned.ways,
         )
+
+    def _queue(self, jobs: Sequence[WaitingJob]) -> None:
+        with self._lock:
+            closed = self._closed
+        if not closed:
+            self.dispatcher.add(*jobs)
+            return
+        for job in jobs:
+            self._works.pop(job.job_id, None)
+            self._world.attended.leave(job.job_id, _STOPPING)
 
     def _taken_back(self, job_id: JobId) -> bool:
         """Whether a job had not begun, and now never will."""

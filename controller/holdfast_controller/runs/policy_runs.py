@@ -78,7 +78,8 @@ class PolicyRuns:
             self._not_begun(stored, slot, error, now)
             return None
         self._told.pop(stored.policy_id, None)
-        log.info("a policy's run began", extra={"policy": stored.policy.name})
+        if started is not None:
+            log.info("a policy's run began", extra={"policy": stored.policy.name})
         return started
 
     def go_on(self, stored: StoredPolicy) -> Started | None:
@@ -110,11 +111,15 @@ class PolicyRuns:
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _begin(self, stored: StoredPolicy, due: DuePolicy, slot: PolicySlot) -> Started:
+    def _begin(self, stored: StoredPolicy, due: DuePolicy, slot: PolicySlot) -> Started | None:
+        """None: all its VMs are at work, which is written down; trying again would back them up twice."""
         policy = stored.policy
         chosen, told = self._selected(policy)
         if slot.missed:
             told.insert(0, f"it stands for {slot.missed} earlier moments that were missed")
+        if not chosen:
+            self._world.policy_slots.take(replace(slot, told="; ".join(told)))
+            return None
         wanted = []
         for known in chosen:
             level, why = self._level(policy, due, known)
@@ -138,7 +143,8 @@ class PolicyRuns:
     def _selected(self, policy: Policy) -> tuple[list[KnownVm], list[str]]:
         """The VMs that it names now, without those at work, and what is to be told of its selection.
 
-        Raises: NothingProtected when there is none; CapabilityAbsent and its kin when it cannot be said.
+        Empty when all of them are at work. Raises: NothingProtected when there is none at all; CapabilityAbsent and
+        its kin when it cannot be said.
         """
         told = self._engine.read_inventories((*policy.vms, *policy.exclude))
         inventory = self._world.vcenters.inventory
@@ -161,10 +167,6 @@ class PolicyRuns:
         for identity in [each for each in chosen if each in busy]:
             name = chosen.pop(identity).vm.name
             told.append(f"{name}: left out, it is at work in job {busy[identity]}")
-        if not chosen:
-            raise NothingProtected(
-                "every VM of the policy is at work in another job", policy=policy.name
-            )
         return list(chosen.values()), told
 
     def _busy(self) -> dict[tuple[str, str], str]:

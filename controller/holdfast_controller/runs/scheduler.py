@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Final
 
 from holdfast_common.errors import HoldfastError, Interrupted, WindowClosed
+from holdfast_controller.decide.due_policies import looked_at
 from holdfast_controller.decide.load_limits import LoadKey
 from holdfast_controller.decide.windows import current_opening, next_opening
 from holdfast_controller.runs.engine import Engine
@@ -50,7 +51,7 @@ class Scheduler:
         """Once. Each policy for itself: what is wrong with one holds no other up. Raises: StoreFailed, Locked."""
         policies = self._world.policies.policies()
         self._let_go_of_deleted(policies)
-        for stored in policies:
+        for stored in sorted(policies, key=lambda each: looked_at(each.policy)):
             try:
                 self._look_at(stored, now)
             except HoldfastError as error:

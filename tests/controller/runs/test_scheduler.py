@@ -238,6 +238,22 @@ def test_a_vm_at_work_is_left_out_by_its_name_and_job(night: Night) -> None:
     assert night.states(stored) == {"web": "done"}
 
 
+def test_a_policy_whose_vms_are_all_at_work_is_written_down_and_backs_none_up_twice(
+    night: Night,
+) -> None:
+    held = hold(night)
+    (other,) = night.holdfast.start("db").job_ids
+    held.wait()
+    stored = night.policy("db")
+    night.look()
+    slot = night.slot(stored)
+    assert (slot.run_id, slot.told) == ("", f"db: left out, it is at work in job {other}")
+    held.go_on.set()
+    wait_until(lambda: night.holdfast.world.jobs.job(other).ended, seconds=SECONDS, what="it ends")
+    night.look(minutes=1)
+    assert night.slot(stored) == slot
+
+
 def test_a_run_that_cannot_begin_is_tried_for_an_hour_and_then_written_down(night: Night) -> None:
     stored = night.policy("nobody*")
     before = night.slot(stored)
