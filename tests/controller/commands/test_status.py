@@ -201,7 +201,7 @@ def test_broken_promises_stand_first_and_vms_in_no_policy_are_counted_and_named(
 ) -> None:
     late = operator_pb2.VmStatus(
         name="db",
-        last_good_at=OLD,
+        last_good_at=utc_text(SystemClock().now() - timedelta(hours=72)),
         policies=["gold", "silver"],
         promised_seconds=26 * 3600,
         late_seconds=46 * 3600,

@@ -60,7 +60,7 @@ class Gathered:
             self._now += 1
             self.most = max(self.most, self._now)
             self._until = min(self._until, time.monotonic() + self._seconds)
-        while self._now < VMS and time.monotonic() < self._until:
+        while self.most < VMS and time.monotonic() < self._until:
             threading.Event().wait(0.01)
         with self._lock:
             self._now -= 1
