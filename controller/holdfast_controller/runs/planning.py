@@ -64,7 +64,7 @@ def plan_of(world: World, *, days: float, now: datetime) -> PlanOfDays:
             PlannedPolicy(
                 policy_id=stored.policy_id,
                 policy=stored.policy,
-                history=history_of(world, stored),
+                history=history_of(world, stored, now),
                 vms=tuple(_key(known) for known in vms),
                 problem=problem,
             )

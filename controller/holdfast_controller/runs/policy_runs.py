@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -35,18 +35,34 @@ log = logging.getLogger(__name__)
 
 # What keeps a run from beginning (a mount that is away, a vCenter that starts again) may pass; so long it is tried.
 TRIES_SECONDS: Final = 3600.0
+TRY_SECONDS: Final = 60.0
 GO_ON_CODES: Final = frozenset({"interrupted", "paused"})  # of jobs that somebody else stopped
 
 
-def history_of(world: World, stored: StoredPolicy) -> PolicyHistory:
-    """As `due_policy` wants it."""
-    last = world.policy_slots.last(stored.policy_id)
+def history_of(world: World, stored: StoredPolicy, now: datetime) -> PolicyHistory:
+    """As `due_policy` wants it. A moment that lies ahead was taken by a clock that was wrong: it holds nothing up."""
+    last = world.policy_slots.last(stored.policy_id, until=now)
     return PolicyHistory(
         created_at=stored.created_at,
         changed_at=stored.changed_at,
         last_slot=None if last is None else last.slot,
         last_calendar="" if last is None else last.calendar,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failing:
+    """A due moment whose run could not begin: since when, when it was tried last, and why it could not."""
+
+    slot: datetime
+    since: datetime
+    tried_at: datetime
+    why: str
+
+    def pauses(self, slot: datetime, now: datetime) -> bool:
+        """Whether it is too early for another try: each one may read whole inventories."""
+        passed = now - self.tried_at
+        return self.slot == slot and timedelta(0) <= passed < timedelta(seconds=TRY_SECONDS)
 
 
 class PolicyRuns:
@@ -56,12 +72,13 @@ class PolicyRuns:
         self._world = world
         self._engine = engine
         self._judged: set[str] = set()  # ended runs of which nothing is left to go on with
-        self._told: dict[str, str] = {}  # by policy: why it could not begin, the last time
+        self._failing: dict[str, _Failing] = {}  # by policy
 
     def begin_due(self, stored: StoredPolicy, now: datetime) -> Started | None:
         """The run that is due now, begun; None: none is, or it could not begin yet, which is tried again."""
-        due = due_policy(stored.policy, history_of(self._world, stored), now)
-        if due is None:
+        due = due_policy(stored.policy, history_of(self._world, stored, now), now)
+        failing = self._failing.get(stored.policy_id)
+        if due is None or (failing is not None and failing.pauses(due.due.due_at, now)):
             return None
         slot = PolicySlot(
             policy_id=stored.policy_id,
@@ -77,7 +94,7 @@ class PolicyRuns:
         except HoldfastError as error:
             self._not_begun(stored, slot, error, now)
             return None
-        self._told.pop(stored.policy_id, None)
+        self._failing.pop(stored.policy_id, None)
         if started is not None:
             log.info("a policy's run began", extra={"policy": stored.policy.name})
         return started
@@ -89,12 +106,12 @@ class PolicyRuns:
             return None
         if not self._world.runs.run(RunId(slot.run_id)).finished_at:
             return None
-        self._judged.add(slot.run_id)
         stopped = [
             job for job in self._world.jobs.jobs_of_run(RunId(slot.run_id)) if _was_stopped(job)
         ]
         found, told = self._known_again(stopped)
         if not found:
+            self._judged.add(slot.run_id)
             return None
         told.insert(0, f"goes on with what was stopped in run {slot.run_id}")
         requests = [
@@ -227,15 +244,19 @@ class PolicyRuns:
     def _not_begun(
         self, stored: StoredPolicy, slot: PolicySlot, error: HoldfastError, now: datetime
     ) -> None:
-        if self._told.get(stored.policy_id) != error.line():
-            self._told[stored.policy_id] = error.line()
+        failing = self._failing.get(stored.policy_id)
+        if failing is None or failing.slot != slot.slot:
+            failing = _Failing(slot=slot.slot, since=now, tried_at=now, why="")
+        if failing.why != error.line():
             log.warning(
                 "a policy's run cannot begin",
                 extra={"policy": stored.policy.name, "error": error.line()},
             )
-        if now - slot.slot >= timedelta(seconds=TRIES_SECONDS):
+        if now - failing.since >= timedelta(seconds=TRIES_SECONDS):
             self._world.policy_slots.take(replace(slot, told=error.line()))
-            self._told.pop(stored.policy_id, None)
+            self._failing.pop(stored.policy_id, None)
+        else:
+            self._failing[stored.policy_id] = replace(failing, tried_at=now, why=error.line())
 
 
 def _was_stopped(job: JobRow) -> bool:

@@ -84,9 +84,15 @@ class PolicySlotTable:
                 (run_id, slot.policy_id, utc_text(slot.slot)),
             )
 
-    def last(self, policy_id: str) -> PolicySlot | None:
-        """The newest; None: there was none."""
-        found = self.latest(policy_id, limit=1)
+    def last(self, policy_id: str, *, until: datetime | None = None) -> PolicySlot | None:
+        """The newest, of those not after ``until`` when that is given; None: there was none."""
+        if until is None:
+            found = self.latest(policy_id, limit=1)
+        else:
+            found = self._select(
+                "WHERE policy_id = ? AND slot <= ? ORDER BY slot DESC LIMIT 1",
+                (policy_id, utc_text(until)),
+            )
         return found[0] if found else None
 
     def latest(self, policy_id: str, *, limit: int = 10) -> list[PolicySlot]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_common.errors import NotFound, Refused
+from holdfast_common.errors import NotFound, Refused, StoreFailed
 from holdfast_common.identity import JobId, RunId
 from holdfast_common.job_spec import JobSpec
 from holdfast_controller.decide.job_state import JobState
@@ -260,12 +260,60 @@ def test_a_run_that_cannot_begin_is_tried_for_an_hour_and_then_written_down(nigh
     night.look()
     night.look(seconds=TRIES_SECONDS - 10)
     assert night.slot(stored) == before
-    night.look(seconds=10)
+    night.look(seconds=70)
     slot = night.slot(stored)
     assert slot.run_id == ""
     assert "selects no VM" in slot.told
     night.look(minutes=1)
     assert night.slot(stored) == slot
+
+
+def test_the_hour_begins_with_the_first_try_however_long_ago_it_was_due(night: Night) -> None:
+    stored = night.policy("nobody*", start="0 20 * * *")
+    before = night.slot(stored)
+    night.look()  # due two hours ago; the window has just opened
+    night.look(seconds=TRIES_SECONDS - 10)
+    assert night.slot(stored) == before
+    night.look(seconds=70)
+    assert "selects no VM" in night.slot(stored).told
+
+
+def test_a_clock_that_was_years_ahead_for_a_while_stops_no_policy(night: Night) -> None:
+    stored = night.policy("web")
+    right = night.now
+    night.look(days=800)
+    night.jobs(stored)
+    night.now = right
+    night.look()
+    last = night.holdfast.world.policy_slots.last(stored.policy_id, until=night.now)
+    assert last is not None
+    assert last.slot == right.replace(second=0, microsecond=0)
+    assert last.run_id
+
+
+def test_what_was_stopped_is_gone_on_with_though_it_could_not_be_at_first(
+    night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = night.policy("web")
+    held = hold(night)
+    night.look()
+    held.wait()
+    holdfast = night.holdfast
+    pause(holdfast.world, holdfast.engine, actor="anna", reason="")
+    first = night.slot(stored)
+    night.jobs(stored)
+    holdfast.agent.before = lambda _: None
+    resume(holdfast.world, holdfast.engine, actor="anna")
+
+    def failing(*_: object, **__: object) -> None:
+        raise StoreFailed("the disk is full")
+
+    with monkeypatch.context() as full:
+        full.setattr(holdfast.engine, "start_backups", failing)
+        night.look(minutes=1)
+    night.look(minutes=1)
+    assert night.slot(stored).run_id != first.run_id
+    assert night.states(stored) == {"web": "done"}
 
 
 def test_one_policy_that_cannot_begin_holds_no_other_up(night: Night) -> None:
@@ -404,6 +452,7 @@ def test_status_warns_of_a_pause_and_of_a_policy_that_did_nothing(night: Night) 
     world = night.holdfast.world
     assert schedule_warnings(world) == []
     night.policy("nobody*")
+    night.look()
     night.look(seconds=TRIES_SECONDS)
     pause(world, night.holdfast.engine, actor="anna", reason="firmware")
     first, second = schedule_warnings(world)
