@@ -103,13 +103,28 @@ class SelfBackup:
         keys = world.keeper.keys()
         with DirectoryStore.open(folder, files=watched_files(folder)) as store:
             self._look_for_others(store)
-            is_due = world.clock.monotonic_seconds() >= self._next_at
+            is_due = world.clock.monotonic_seconds() >= self._next_at or self._is_gone(store)
             sealed_in = world.settings.get(names.SELF_BACKUP_KEY_EPOCH)
             if world.settings.get(names.TAKEN_OVER):
                 return
             if is_due or sealed_in != str(keys.secrets.current.epoch):
                 self._copy(store, keys)
                 self._drop_old(store, keys)
+
+    def _is_gone(self, store: ObjectStore) -> bool:
+        """Whether the last copy of this controller is in the repository no more; one that failed is tried again later."""
+        world = self._world
+        number = int(world.settings.get(names.SELF_BACKUP_NUMBER) or 0)
+        own = CopyPlace(controller_epoch=world.controller_epoch, number=number)
+        if not number or world.settings.get(names.SELF_BACKUP_PROBLEM):
+            return False
+        if own in stored_copies(store):
+            return False
+        log.error(
+            "the last copy of the controller is gone; another one is made",
+            extra={"object": own.name},
+        )
+        return True
 
     def _look_for_others(self, store: ObjectStore) -> None:
         """Whether somebody else works as the controller of this repository, by what only one who has its keys can put."""

@@ -343,6 +343,22 @@ def test_a_copy_that_fails_is_told_and_made_good_later(lost: OneController) -> N
     assert lost.verdict().problem == ""
 
 
+def test_a_copy_that_somebody_deleted_is_made_again_within_the_next_round(
+    lost: OneController,
+) -> None:
+    copies = lost.repository / "controller"
+    before = {path for path in copies.rglob("*") if path.is_file()}
+    assert before
+    for path in before:
+        path.unlink()
+    lost.backup.look()
+    assert {path for path in copies.rglob("*") if path.is_file()}
+    again = {path for path in copies.rglob("*") if path.is_file()}
+    lost.backup.look()
+    assert {path for path in copies.rglob("*") if path.is_file()} == again
+    assert lost.verdict().problem == ""
+
+
 def test_an_old_copy_is_told(lost: OneController) -> None:
     lost.settings.set(names.DATABASE_COPIED_AT, "2020-01-01T00:00:00.000000Z")
     assert "is old" in lost.verdict().problem
