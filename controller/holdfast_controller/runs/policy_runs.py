@@ -118,13 +118,23 @@ class PolicyRuns:
             (self._request(stored, job.level_asked, priority_first=True), known)
             for job, known in found
         ]
-        return self._engine.start_backups(
-            self._request(stored, ""),
-            requests,
-            told,
-            dry_run=False,
-            also=lambda run_id: self._world.policy_slots.go_on(slot, run_id),
-        )
+        try:
+            return self._engine.start_backups(
+                self._request(stored, ""),
+                requests,
+                told,
+                dry_run=False,
+                also=lambda run_id: self._world.policy_slots.go_on(slot, run_id),
+            )
+        except HoldfastError as error:
+            # the policy's next run must not wait for this one
+            if not error.retryable:
+                self._judged.add(slot.run_id)
+            log.warning(
+                "what was stopped of a policy's run is not gone on with",
+                extra={"policy": stored.policy.name, "error": error.line()},
+            )
+            return None
 
     # -- inside -----------------------------------------------------------------------------------
 

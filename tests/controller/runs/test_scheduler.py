@@ -316,6 +316,31 @@ def test_what_was_stopped_is_gone_on_with_though_it_could_not_be_at_first(
     assert night.states(stored) == {"web": "done"}
 
 
+def test_a_run_that_cannot_be_gone_on_with_does_not_hold_the_next_one_up(
+    night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = night.policy("web")
+    held = hold(night)
+    night.look()
+    held.wait()
+    holdfast = night.holdfast
+    pause(holdfast.world, holdfast.engine, actor="anna", reason="")
+    first = night.slot(stored)
+    night.jobs(stored)
+    holdfast.agent.before = lambda _: None
+    resume(holdfast.world, holdfast.engine, actor="anna")
+
+    def refusing(*_: object, **__: object) -> None:
+        raise Refused("no proxy agent is connected")
+
+    with monkeypatch.context() as away:
+        away.setattr(holdfast.engine, "start_backups", refusing)
+        night.look(minutes=1)
+    night.look(days=1)
+    assert night.slot(stored).slot - first.slot == timedelta(days=1)
+    assert night.states(stored) == {"web": "done"}
+
+
 def test_one_policy_that_cannot_begin_holds_no_other_up(night: Night) -> None:
     night.policy("nobody*", name="a-first")
     stored = night.policy("web", name="b-second")
