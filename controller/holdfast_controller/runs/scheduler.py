@@ -59,6 +59,12 @@ class Scheduler:
                     "a policy could not be looked at",
                     extra={"policy": stored.policy.name, "error": error.line()},
                 )
+            except Exception:
+                # A bug that one policy meets must not keep those after it from ever running.
+                log.exception(
+                    "a policy could not be looked at because of a bug",
+                    extra={"policy": stored.policy.name},
+                )
 
     def _look_at(self, stored: StoredPolicy, now: datetime) -> None:
         is_open = self._keep_window(stored, now)
@@ -90,5 +96,7 @@ class Scheduler:
         kept = {window_gate(stored.policy_id) for stored in policies}
         for gate in [gate for gate in self._gates if gate not in kept]:
             name = self._gates.pop(gate)
-            self._engine.stop_waiting(gate, Interrupted("the policy was deleted", policy=name))
+            self._engine.stop_waiting(
+                gate, Interrupted("the policy was deleted, or cannot be read", policy=name)
+            )
             self._engine.dispatcher.open(gate)

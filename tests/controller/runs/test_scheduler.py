@@ -348,6 +348,23 @@ def test_one_policy_that_cannot_begin_holds_no_other_up(night: Night) -> None:
     assert night.states(stored) == {"web": "done"}
 
 
+def test_a_bug_that_one_policy_meets_holds_no_other_up(
+    night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night.policy("web", name="a-first")
+    stored = night.policy("db", name="b-second")
+    real = night.scheduler.runs.begin_due
+
+    def broken(each: StoredPolicy, now: datetime) -> object:
+        if each.policy.name == "a-first":
+            raise ZeroDivisionError
+        return real(each, now)
+
+    monkeypatch.setattr(night.scheduler.runs, "begin_due", broken)
+    night.look()
+    assert night.states(stored) == {"db": "done"}
+
+
 def test_a_vm_is_read_whole_after_so_many_days(night: Night) -> None:
     # the points are made by the real clock, some two days before the test's
     stored = night.policy("web", level=LevelRule(full_days=5))
