@@ -9,7 +9,7 @@ LONG_WORKERS ?= 3  # they wait more than they work
 SECONDS ?= 600
 SEED ?= 1
 
-.PHONY: setup setup-tests demo test test-long coverage soak check proto bench bench-index bench-plan referee format lock
+.PHONY: setup setup-tests demo test test-long coverage soak check proto bench bench-index bench-plan bench-controller referee format lock
 
 setup: $(STAMP)
 
@@ -45,9 +45,9 @@ coverage: setup-tests
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-# Random kills, crashes with failing calls, and damages: each for as long as SECONDS, from SEED on.
+# Random kills, crashes with failing calls, damages, and seeds of the simulation: each for as long as SECONDS, from SEED on.
 soak: setup-tests
-	HOLDFAST_SOAK_SECONDS=$(SECONDS) HOLDFAST_SOAK_SEED=$(SEED) $(BIN)/python -m pytest -q -s tests/together/soak.py tests/together/soak_crash_states.py tests/common/repository/damage_soak.py
+	HOLDFAST_SOAK_SECONDS=$(SECONDS) HOLDFAST_SOAK_SEED=$(SEED) $(BIN)/python -m pytest -q -s tests/together/soak.py tests/together/soak_crash_states.py tests/common/repository/damage_soak.py tests/simulation/soak.py
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -84,3 +84,7 @@ lock: setup
 # A plan of a week over 10,000 VMs: seconds on one core, and memory.
 bench-plan: setup-tests
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.plan_at_scale
+
+# A thousand agents on one controller: memory, heartbeats, transitions, and all back after a crash. Five minutes.
+bench-controller: setup-tests
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.controller_load

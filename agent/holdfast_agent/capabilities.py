@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from holdfast_agent.configuration import AgentConfiguration
 from holdfast_common.identity import DatastoreId, RepositoryId
 from holdfast_common.job_spec import TransportKind
+from holdfast_common.own_host import mac_addresses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +23,7 @@ class DatastoreReach:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
-    """Everything of one moment. ``vm_bios_uuid`` is empty when this host is no VM of ours."""
+    """Everything of one moment. ``vm_bios_uuid`` is empty when this host is no VM of ours, or nobody said which."""
 
     transports: tuple[TransportKind, ...]
     datastores: tuple[DatastoreReach, ...]
@@ -32,6 +33,7 @@ class Reach:
     vm_bios_uuid: str
     host_name: str
     version: str
+    mac_addresses: tuple[str, ...] = ()
 
 
 def reach_of(configuration: AgentConfiguration) -> Reach:
@@ -60,6 +62,7 @@ def reach_of(configuration: AgentConfiguration) -> Reach:
         vm_bios_uuid=configuration.hot_add.vm_bios_uuid,
         host_name=host_name(),
         version=program_version(),
+        mac_addresses=mac_addresses(),
     )
 
 

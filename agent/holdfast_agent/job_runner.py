@@ -132,6 +132,10 @@ class JobRunner:
         """Stop it at a block boundary; a result follows. An unknown attempt is left alone."""
         self._tell(attempt, lambda job: job.stop(Cancelled("the job was cancelled")))
 
+    def limit(self, attempt: Attempt, rates: Mapping[int, int]) -> None:
+        """Read these disks no faster than that (bytes per second by device key), and all others as fast as it goes."""
+        self._tell(attempt, lambda job: job.limit(rates))
+
     def abort(self, attempt: Attempt) -> None:
         """The controller gave the attempt up while it could not be heard."""
         error = LeaseExpired("the controller gave this attempt up")

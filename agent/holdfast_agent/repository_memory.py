@@ -1,7 +1,7 @@
 """What this agent keeps of repositories between its jobs: nothing in it is secret, nothing is needed.
 
 Below the state folder lies the local index, whose entries are enciphered with a key that only a job has;
-the listings of packs are in memory.
+the listings of packs are in memory, and so are small files of the local index, as they are on the disk.
 """
 
 from __future__ import annotations

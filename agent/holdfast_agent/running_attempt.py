@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_agent.configuration import AgentConfiguration
+from holdfast_agent.pacing import DiskPaces
 from holdfast_agent.pipelines.context import Grant
 from holdfast_agent.repository_memory import RepositoryMemory
 from holdfast_common.clock import Clock
@@ -134,6 +135,7 @@ class RunningAttempt:
         self._warnings: list[Warned] = []
         self._progress_sequence = 0
         self._progress_due_at = 0.0
+        self._paces = DiskPaces(surroundings.clock)
 
     # What the pipeline asks.
 
@@ -183,6 +185,10 @@ class RunningAttempt:
             return
         with self._changed:
             self._wait_for_lease()
+
+    def pace(self, device_key: int, length: int) -> int:
+        """How many bytes of a disk may be read now, at most ``length``. Raises: as `check`."""
+        return self._paces.wait(device_key, length, check=self.check)
 
     def report(self, *, done_bytes: int, total_bytes: int, device_key: int, phase: str) -> None:
         """Progress; at most one a second is sent."""
@@ -255,6 +261,10 @@ class RunningAttempt:
             if self._stop is None:
                 self._stop = ErrorReport.of(error)
             self._changed.notify_all()
+
+    def limit(self, rates: Mapping[int, int]) -> None:
+        """Read these disks no faster than that from now on (bytes per second by device key)."""
+        self._paces.limit(rates)
 
     def renew_lease(self, ends_at: float) -> None:
         """The lease is good until this moment of the monotonic clock, be it earlier than before."""

@@ -59,7 +59,9 @@ class AgentTiming:
     """All waits of the session, in seconds. Tests bring shorter ones."""
 
     reconnect_min: float = 1.0
-    reconnect_max: float = 30.0
+    reconnect_max: float = (
+        15.0  # all agents are back within half a minute, however long it was down
+    )
     welcome: float = 20.0
     silence_heartbeats: float = 2.5  # without an answer to any of so many, the stream is dead
     result_again: float = 60.0
@@ -88,8 +90,11 @@ class AgentSession:
         timing: AgentTiming | None = None,
         keepalive: Keepalive = KEEPALIVE,
         pulses: Pulses | None = None,
+        answered: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
+        """``answered`` is told, on the session's thread, how long the answer to each heartbeat took."""
         self._dialled = dialled
+        self._answered = answered
         self._pulses = pulses or Pulses(clock)
         self._calls = calls
         self._clock = clock
@@ -143,7 +148,13 @@ class AgentSession:
             dialled.address, dialled.identity.credentials, keepalive=self._keepalive
         ) as channel:
             stub = session_pb2_grpc.AgentsStub(channel)
-            talk = _Talk(runner=runner, posted=self._queue, clock=self._clock, timing=self._timing)
+            talk = _Talk(
+                runner=runner,
+                posted=self._queue,
+                clock=self._clock,
+                timing=self._timing,
+                answered=self._answered,
+            )
             hello = hello_message(
                 boot_id=self._boot_id,
                 role=dialled.identity.role,
@@ -206,6 +217,9 @@ class AgentSession:
                 runner.acknowledged(attempt_from_message(message.result_ack.attempt))
             case "cancel_job":
                 runner.cancel(attempt_from_message(message.cancel_job.attempt))
+            case "job_rate":
+                rates = {each.device_key: each.bytes_per_second for each in message.job_rate.disks}
+                runner.limit(attempt_from_message(message.job_rate.attempt), rates)
             case "goodbye":
                 error = error_from_message(message.goodbye.error).to_error()
                 log.warning("the controller said goodbye", extra={"error": error.line()})
@@ -221,9 +235,16 @@ class _Talk:
     """One stream: what goes up it, in order, and when it has to end."""
 
     def __init__(
-        self, *, runner: JobRunner, posted: queue.Queue[Posted], clock: Clock, timing: AgentTiming
+        self,
+        *,
+        runner: JobRunner,
+        posted: queue.Queue[Posted],
+        clock: Clock,
+        timing: AgentTiming,
+        answered: Callable[[float], None],
     ) -> None:
         self._runner = runner
+        self._answered = answered
         self._posted = posted
         self._clock = clock
         self._timing = timing
@@ -266,6 +287,7 @@ class _Talk:
             return
         for number in [number for number in list(self._sent_at) if number <= ack.number]:
             del self._sent_at[number]
+        self._answered(self._heard_at - sent_at)
         self.lease_base = sent_at
         ends_at: dict[Attempt, float] = {
             attempt_from_message(lease.attempt): sent_at + lease.valid_ms / 1000

@@ -14,6 +14,7 @@ from holdfast_agent.running_attempt import (
     ResultReady,
     StateChanged,
 )
+from holdfast_common.clock import SystemClock
 from holdfast_common.job_spec import Attempt
 from holdfast_common.units import KIB
 from holdfast_common.wire import job_pb2, session_pb2
@@ -24,7 +25,8 @@ from holdfast_common.wire_codec.values import (
     progress_to_message,
 )
 
-FEATURES: Final = frozenset({"image-1"})  # whole disks: back up, restore, verify, check, list
+# whole disks: back up, restore, verify, check, list; and reading no faster than it is told
+FEATURES: Final = frozenset({"image-1", "rate-1"})
 REQUIRED_FEATURES: Final = frozenset({"image-1"})
 RESULT_PART_BYTES: Final = 512 * KIB  # messages stay below 1 MiB
 
@@ -68,6 +70,8 @@ def hello_message(
             repair_folders=reach.repair_folders,
             host_name=reach.host_name,
             version=reach.version,
+            mac_addresses=reach.mac_addresses,
+            unix_ms=int(SystemClock().now().timestamp() * 1000),
         ),
     )
     return session_pb2.FromAgent(hello=hello)

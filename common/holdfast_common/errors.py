@@ -115,6 +115,13 @@ class Refused(HoldfastError):
     exit_status = 15
 
 
+class NoProxy(Refused):
+    """No proxy that is connected can do it; one may come back, or reach it again."""
+
+    code = "no_proxy"
+    retryable = True
+
+
 class Immutable(HoldfastError):
     """The object may not be changed or deleted."""
 

@@ -82,7 +82,8 @@ class DiskResult:
     """What happened to one disk; sizes in bytes.
 
     ``compared_bytes``, ``differing`` (at most 100): of a read-back, or of a backup's audit of change
-    tracking: what it called unchanged and was not.
+    tracking: what it called unchanged and was not. ``seen_bytes``: of the disk's content what a backup learned from
+    the disk itself, and not from change tracking; told in its point's record only.
     """
 
     device_key: int
@@ -96,6 +97,7 @@ class DiskResult:
     differing: tuple[Extent, ...] = ()
     duration_seconds: float = 0.0
     level_reason: str = ""
+    seen_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -117,7 +117,10 @@ class Blob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskToBackUp:
-    """One disk of a backup. ``chain`` is for the record; what is opened is the ticket."""
+    """One disk of a backup. ``chain`` is for the record; what is opened is the ticket.
+
+    ``lane``: disks of one lane are copied one after another, those of different ones may be side by side.
+    """
 
     device_key: int
     backing_uuid: str
@@ -131,6 +134,7 @@ class DiskToBackUp:
     areas: AreaSource
     areas_reason: str
     ticket: DiskTicket
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

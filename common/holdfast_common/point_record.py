@@ -22,6 +22,8 @@ class DiskRecord:
 
     ``allocated_bytes``: what the disk holds at this point, whatever the level; None: an older record.
     ``audited_bytes``: of what change tracking called unchanged, read again; ``untold_bytes``: found changed.
+    ``seen_bytes``: learned from the disk itself: with all of it the disk is proven, whatever tracking says;
+    None: an older record.
     """
 
     device_key: int
@@ -41,6 +43,7 @@ class DiskRecord:
     level_reason: str = ""
     audited_bytes: int = 0
     untold_bytes: int = 0
+    seen_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from holdfast_common.errors import ConfigurationError
-from holdfast_common.units import GIB
+from holdfast_common.units import GIB, KIB, MIB
 
 PORT_MAX: Final = 65535
 _ADDRESSES: Final = (
@@ -45,6 +45,8 @@ class DatastoreFloor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 Limit = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
+Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=60_000)]
+Rate = Annotated[int, msgspec.Meta(ge=64 * KIB, le=1 << 40)]
 Limits = dict[str, Annotated[int, msgspec.Meta(ge=1, le=100_000)]]
 
 
@@ -53,6 +55,8 @@ class StreamLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     ``each_…``: of everything of a kind; ``datastores``, ``hosts``, ``clusters``, ``proxies``: of one by its name, instead.
     A host has buffers for some 50 NFC connections, and other programs use them too.
+    ``latency_…``: of reads from a datastore, as its hosts measure it; 0: it brakes nothing. Past ``start`` no backup's
+    stream begins there, past ``slow`` those at work are slowed, to a rate between both ``slowed_…``.
     """
 
     restores: Count = 4
@@ -62,14 +66,25 @@ class StreamLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     each_cluster: Limit = 0
     each_proxy: Limit = 4
     nfc_each_host: Annotated[int, msgspec.Meta(ge=1, le=52)] = 26
+    latency_start_milliseconds: Milliseconds = 0
+    latency_slow_milliseconds: Milliseconds = 0
+    latency_look_seconds: Seconds = 20.0
+    slowed_bytes_per_second_max: Rate = 64 * MIB
+    slowed_bytes_per_second_min: Rate = 4 * MIB
     datastores: Limits = {}
     hosts: Limits = {}
     clusters: Limits = {}
     proxies: Limits = {}
 
+    def __post_init__(self) -> None:
+        if self.slowed_bytes_per_second_min > self.slowed_bytes_per_second_max:
+            raise ValueError("slowed_bytes_per_second_min is above slowed_bytes_per_second_max")
+        if 0 < self.latency_slow_milliseconds < self.latency_start_milliseconds:
+            raise ValueError("latency_slow_milliseconds is below latency_start_milliseconds")
+
 
 EventName = Literal[
-    "failure", "missing_success", "debt", "suspect", "repository_full", "digest"
+    "failure", "missing_success", "debt", "suspect", "repository_full", "keeping", "digest"
 ]  # as `decide.notices` names them
 
 
@@ -85,6 +100,7 @@ class NotificationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
         "debt",
         "suspect",
         "repository_full",
+        "keeping",
         "digest",
     )
     repeat_hours: Annotated[int, msgspec.Meta(ge=1, le=720)] = 24  # while it lasts
@@ -92,6 +108,48 @@ class NotificationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
     # the repository counts as full below the larger of these
     repository_free_share_min: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.05
     repository_free_bytes_min: Annotated[int, msgspec.Meta(ge=0)] = 10 * GIB
+
+
+class KeepingTimes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When one of the tasks begins and may work. ``start``: a calendar, "": never. ``window`` "": always."""
+
+    start: str = "0 8 * * *"
+    window: str = "mon-sun 08:00-20:00"
+
+
+class PruneKeeping(KeepingTimes, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[keeping.prune]``: 0: no limit but the window's end; what is left waits for the next."""
+
+    start: str = "30 8 * * *"
+    seconds_max: Annotated[int, msgspec.Meta(ge=0, le=7 * 86400)] = 0
+    moved_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = (
+        0  # copied out of packs that are half dead
+    )
+    grace_hours: Annotated[float, msgspec.Meta(ge=0, le=720)] = 24.0  # from found dead to deleted
+
+
+class CheckKeeping(KeepingTimes, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[keeping.check]``: so much a time that all data is read within these days."""
+
+    start: str = "0 12 * * *"
+    read_days: Annotated[int, msgspec.Meta(ge=1, le=3650)] = 30
+
+
+class ScrubKeeping(KeepingTimes, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[keeping.scrub]``: the same."""
+
+    start: str = "0 10 * * sun"
+    read_days: Annotated[int, msgspec.Meta(ge=1, le=3650)] = 90
+
+
+class KeepingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[keeping]``: what the controller does to its repository by itself, and when; see `decide.keeping`."""
+
+    time_zone: str = "UTC"
+    forget: KeepingTimes = KeepingTimes()
+    prune: PruneKeeping = PruneKeeping()
+    scrub: ScrubKeeping = ScrubKeeping()
+    check: CheckKeeping = CheckKeeping()
 
 
 class ControllerConfiguration(
@@ -112,10 +170,13 @@ class ControllerConfiguration(
     job_lease_seconds: Seconds = 45.0
     # of what change tracking calls unchanged: read again and compared by every incremental
     audit_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
+    # the uuid of the VM that the controller runs in, where it cannot tell itself (in a container)
+    own_vm_uuid: str = ""
     self_backup_seconds: Seconds = 3600.0  # between copies of this controller in the repository
     datastores: DatastoreFloor = DatastoreFloor()
     notifications: NotificationSettings = NotificationSettings()
     limits: StreamLimits = StreamLimits()
+    keeping: KeepingSettings = KeepingSettings()
 
 
 def read_configuration(path: Path) -> ControllerConfiguration:

@@ -42,6 +42,7 @@ class DiskFacts:
     ``chain`` is base first; ``change_id`` is of the last link. ``adapter`` is lsilogic, lsisas,
     pvscsi, buslogic, ide, sata, nvme or "". ``raw_mapping``: "", physical or virtual.
     ``unprotected_reason``: why a snapshot does not freeze it; empty for a disk that can be saved.
+    ``excluded_by``: why whoever asked for the backup does not want it; empty: it is wanted.
     """
 
     device_key: int
@@ -62,6 +63,12 @@ class DiskFacts:
     adapter: str
     bus_sharing: str
     unprotected_reason: str
+    excluded_by: str = ""
+
+    @property
+    def left_out_reason(self) -> str:
+        """Why a backup does not have it; empty: it does."""
+        return self.excluded_by or self.unprotected_reason
 
     @property
     def tip(self) -> ChainLink | None:
@@ -85,7 +92,8 @@ class SnapshotNode:
 class VmFacts:
     """One VM. ``folder``, ``host``, ``pool`` are morefs; ``place`` is the folder's path.
 
-    ``configuration_version`` is another one after every change of its configuration or snapshots.
+    ``configuration_version`` is another one after every change of its configuration or snapshots. ``guest_…``: what
+    VMware Tools tell of the guest.
     """
 
     moref: str
@@ -121,16 +129,26 @@ class VmFacts:
     current_snapshot_moref: str
     disks: tuple[DiskFacts, ...]
     configuration_version: str = ""
+    mac_addresses: tuple[str, ...] = ()
+    guest_addresses: tuple[str, ...] = ()
+    guest_host_name: str = ""
 
     @property
-    def protected_disks(self) -> tuple[DiskFacts, ...]:
-        """The disks that a snapshot freezes."""
+    def frozen_disks(self) -> tuple[DiskFacts, ...]:
+        """The disks that a snapshot freezes, whoever wants them."""
         return tuple(disk for disk in self.disks if not disk.unprotected_reason)
 
     @property
+    def protected_disks(self) -> tuple[DiskFacts, ...]:
+        """The disks that an image backup saves: those that a snapshot freezes and that are wanted."""
+        return tuple(disk for disk in self.disks if not disk.left_out_reason)
+
+    @property
     def unprotected_disks(self) -> tuple[DiskFacts, ...]:
-        """The disks that no image backup can save."""
-        return tuple(disk for disk in self.disks if disk.unprotected_reason)
+        """The disks that are wanted and that no image backup can save."""
+        return tuple(
+            disk for disk in self.disks if disk.unprotected_reason and not disk.excluded_by
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,9 +262,14 @@ class SnapshotFacts:
     warnings: tuple[str, ...] = ()
 
     @property
-    def protected_disks(self) -> tuple[DiskFacts, ...]:
-        """The disks that the snapshot froze."""
+    def frozen_disks(self) -> tuple[DiskFacts, ...]:
+        """The disks that the snapshot froze, whoever wants them."""
         return tuple(disk for disk in self.disks if not disk.unprotected_reason)
+
+    @property
+    def protected_disks(self) -> tuple[DiskFacts, ...]:
+        """The disks that are read: those that the snapshot froze and that are wanted."""
+        return tuple(disk for disk in self.disks if not disk.left_out_reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

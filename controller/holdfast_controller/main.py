@@ -31,6 +31,7 @@ INTERRUPTED_STATUS = 130
         "check",
         "controller",
         "doctor",
+        "qualify",
         "init",
         "inventory",
         "job",

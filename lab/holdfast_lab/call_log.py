@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,13 @@ class Counter:
     opened: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
+
+    def add(self, stream: DataStream) -> None:
+        """What a transfer has moved."""
+        if stream.direction == "read":
+            self.bytes_read += stream.bytes_moved
+        else:
+            self.bytes_written += stream.bytes_moved
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,6 +73,7 @@ class CallLog:
         self.counters = StreamCounters()
         self.kept: deque[dict[str, object]] = deque(maxlen=EVENTS_KEPT_MAX)
         self._lock = threading.Lock()
+        self._open: list[DataStream] = []
         self._number = 0
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
@@ -124,6 +132,7 @@ class CallLog:
         }
         number = self.event("stream_open", **facts)
         with self._lock:
+            self._open.append(stream)
             for counter in self._counters(stream):
                 counter.open_now += 1
                 counter.opened += 1
@@ -133,12 +142,10 @@ class CallLog:
             yield stream
         finally:
             with self._lock:
+                self._open = [each for each in self._open if each is not stream]
                 for counter in self._counters(stream):
                     counter.open_now -= 1
-                    if direction == "read":
-                        counter.bytes_read += stream.bytes_moved
-                    else:
-                        counter.bytes_written += stream.bytes_moved
+                    counter.add(stream)
             seconds = round(monotonic_seconds() - started, 6)
             self.event(
                 "stream_close", opened=number, bytes=stream.bytes_moved, seconds=seconds, **facts
@@ -154,14 +161,17 @@ class CallLog:
             ]
 
     def counted(self) -> dict[str, dict[str, dict[str, int]]]:
-        """The counters as plain values."""
+        """The counters as plain values; streams that are open count with what they have moved so far."""
         with self._lock:
-            return {
-                "hosts": {name: _plain(each) for name, each in self.counters.hosts.items()},
-                "datastores": {
-                    name: _plain(each) for name, each in self.counters.datastores.items()
-                },
-            }
+            hosts = {name: replace(each) for name, each in self.counters.hosts.items()}
+            datastores = {name: replace(each) for name, each in self.counters.datastores.items()}
+            for stream in self._open:
+                hosts[stream.host].add(stream)
+                datastores[stream.datastore].add(stream)
+        return {
+            "hosts": {name: _plain(each) for name, each in hosts.items()},
+            "datastores": {name: _plain(each) for name, each in datastores.items()},
+        }
 
     def close(self) -> None:
         """Close the file; later events stay in memory only."""

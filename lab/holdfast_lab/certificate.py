@@ -37,8 +37,8 @@ class ServerCertificate:
         return context
 
 
-def make_certificate(state: Path) -> ServerCertificate:
-    """Write ``certificate.pem`` and ``certificate.key`` into ``state``, replacing older ones."""
+def make_certificate(state: Path, *, days: int = DAYS_VALID) -> ServerCertificate:
+    """Write ``certificate.pem`` and ``certificate.key`` into ``state``, replacing older ones; valid for ``days``."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "lab vSphere")])
     now = utc_now()
@@ -52,7 +52,7 @@ def make_certificate(state: Path) -> ServerCertificate:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=DAYS_VALID))
+        .not_valid_after(now + timedelta(days=days))
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(identifier, critical=False)

@@ -182,12 +182,21 @@ def add_datastore(name: str, kind: str, capacity: str, state: Path, *, as_json: 
 @click.argument("name")
 @click.option("--capacity", help="The new size, such as 1G.")
 @click.option("--accessible/--inaccessible", default=None)
+@click.option("--read-latency", type=int, help="Milliseconds, as hosts measure them.")
+@click.option("--read-latency-each-stream", type=int, help="So much more for every open stream.")
 @state_option
 @json_option
 def set_datastore(
-    name: str, capacity: str | None, accessible: bool | None, state: Path, *, as_json: bool
+    *,
+    name: str,
+    capacity: str | None,
+    accessible: bool | None,
+    read_latency: int | None,
+    read_latency_each_stream: int | None,
+    state: Path,
+    as_json: bool,
 ) -> None:
-    """Change a datastore's size, or take it away from the hosts."""
+    """Change a datastore's size or how slow it is, or take it away from the hosts."""
     give(
         state,
         "datastore-set",
@@ -195,6 +204,8 @@ def set_datastore(
         name=name,
         capacity=capacity,
         accessible=accessible,
+        read_latency=read_latency,
+        read_latency_each_stream=read_latency_each_stream,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast_lab.certificate import make_certificate
+from holdfast_lab.certificate import DAYS_VALID, make_certificate
 from holdfast_lab.control import Control, control_command
 from holdfast_lab.datastores import Datastore
 from holdfast_lab.faults import LabError
@@ -135,7 +135,7 @@ def expire_sessions(control: Control) -> object:
 
 @control_command("user-add")
 def add_user(control: Control) -> object:
-    """An account with all rights, or only those in ``privileges``."""
+    """An account with all rights, or only those in ``privileges``; one that is there already gets them at once."""
     arguments = control.arguments
     privileges = arguments.optional("privileges", list)
     user = LabUser(
@@ -145,12 +145,15 @@ def add_user(control: Control) -> object:
     )
     with control.lab.lock:
         control.lab.users[user.name] = user
+        for session in control.lab.sessions.logged_in():
+            if session.user is not None and session.user.name == user.name:
+                session.user = user
     return None
 
 
 @control_command("settings")
 def settings(control: Control) -> object:
-    """Change ``session_idle_seconds``, ``lease_timeout_seconds``; gives what holds now."""
+    """Change ``session_idle_seconds``, ``lease_timeout_seconds``, ``clock_ahead_seconds``; gives what holds now."""
     lab = control.lab
     with lab.lock:
         lab.sessions.idle_seconds = float(
@@ -159,7 +162,11 @@ def settings(control: Control) -> object:
         lab.lease_timeout_seconds = float(
             control.arguments.number("lease_timeout_seconds", int(lab.lease_timeout_seconds))
         )
+        lab.clock_ahead_seconds = control.arguments.number(
+            "clock_ahead_seconds", lab.clock_ahead_seconds
+        )
         return {
+            "clock_ahead_seconds": lab.clock_ahead_seconds,
             "session_idle_seconds": lab.sessions.idle_seconds,
             "lease_timeout_seconds": lab.lease_timeout_seconds,
         }
@@ -167,8 +174,9 @@ def settings(control: Control) -> object:
 
 @control_command("certificate-change")
 def change_certificate(control: Control) -> object:
-    """Serve another certificate from the next connection on; its SHA-256."""
-    control.server.use_certificate(make_certificate(control.lab.state))
+    """Serve another certificate from the next connection on, valid for ``days``; its SHA-256."""
+    days = control.arguments.number("days", DAYS_VALID)
+    control.server.use_certificate(make_certificate(control.lab.state, days=days))
     if control.arguments.flag("cut", default=True):
         control.server.close_connections()
     return control.lab.certificate_sha256
@@ -186,11 +194,37 @@ def cut_connections(control: Control) -> object:
 
 @control_command("host-build")
 def set_host_build(control: Control) -> object:
-    """Let a host be of another build."""
+    """Let a host be of another ``build``, and of another ``version``."""
     with control.lab.lock:
         host = control.lab.by_name(Host, control.arguments.text("host"))
         host.build = control.arguments.text("build")
+        host.product_version = control.arguments.optional("version", str) or host.product_version
         control.lab.touch(host)
+    return None
+
+
+@control_command("host-connected")
+def set_host_connected(control: Control) -> object:
+    """Let a ``host`` be ``connected`` to its vCenter or not."""
+    with control.lab.lock:
+        host = control.lab.by_name(Host, control.arguments.text("host"))
+        host.connected = control.arguments.flag("connected", default=True)
+        control.lab.touch(host)
+    return None
+
+
+@control_command("datastore-mount")
+def mount_datastore(control: Control) -> object:
+    """Let only these ``hosts`` see a datastore; none named: all of them."""
+    lab = control.lab
+    wanted = control.arguments.optional("hosts", list)
+    with lab.lock:
+        datastore = lab.datastore(control.arguments.text("name"))
+        chosen = [lab.by_name(Host, str(each)) for each in wanted or ()]
+        datastore.mounts = chosen or list(lab.hosts())
+        lab.touch(datastore)
+        for host in lab.hosts():
+            lab.touch(host)
     return None
 
 
@@ -221,13 +255,20 @@ def add(control: Control) -> object:
 
 @control_command("datastore-set")
 def set_datastore(control: Control) -> object:
-    """Change a datastore's ``capacity`` or whether it is ``accessible``."""
+    """Change a datastore's ``capacity``, its latencies in milliseconds, or whether it is ``accessible``."""
+    arguments = control.arguments
     with control.lab.lock:
-        datastore = control.lab.datastore(control.arguments.text("name"))
-        capacity = control.arguments.optional("capacity", str)
+        datastore = control.lab.datastore(arguments.text("name"))
+        capacity = arguments.optional("capacity", str)
         if capacity is not None:
             datastore.capacity_bytes = parse_size(capacity)
-        datastore.accessible = control.arguments.flag("accessible", default=datastore.accessible)
+        datastore.accessible = arguments.flag("accessible", default=datastore.accessible)
+        datastore.read_latency_milliseconds = arguments.number(
+            "read_latency", datastore.read_latency_milliseconds
+        )
+        datastore.read_latency_each_stream_milliseconds = arguments.number(
+            "read_latency_each_stream", datastore.read_latency_each_stream_milliseconds
+        )
         control.lab.touch(datastore)
         return _datastore(datastore)
 
@@ -242,6 +283,7 @@ def _datastore(datastore: Datastore) -> dict[str, object]:
         "capacity_bytes": datastore.capacity_bytes,
         "free_bytes": datastore.free_bytes(),
         "accessible": datastore.accessible,
+        "read_latency": datastore.read_latency_now(),
         "files": sorted(
             path.relative_to(datastore.root).as_posix()
             for path in datastore.root.rglob("*")

@@ -217,6 +217,16 @@ def set_tracking(control: Control) -> object:
     return None
 
 
+@control_command("vm-hardware")
+def set_hardware(control: Control) -> object:
+    """Let a VM be of another hardware ``version``, as vmx-04; no client could set it back to an older one."""
+    machine = machine_of(control)
+    with control.lab.lock:
+        machine.settings.hardware_version = control.arguments.text("version")
+        control.lab.touch(machine)
+    return None
+
+
 @control_command("vm-host")
 def set_host(control: Control) -> object:
     """Move a VM to another host."""

@@ -62,6 +62,9 @@ class Datastore(ManagedEntity):
         self.root.mkdir(parents=True, exist_ok=True)
         self.uuid = str(uuid.uuid4())
         self.accessible = True
+        self.read_latency_milliseconds = 1
+        self.read_latency_each_stream_milliseconds = 0
+        self.read_latency_told = 0
         self._counted_seconds = -COUNT_SECONDS
         self._counted_bytes = 0
         self.mounts: list[Host] = []
@@ -94,6 +97,12 @@ class Datastore(ManagedEntity):
             for rule in self.lab.misbehaviour.rules
         )
         return 0 if full else max(0, self.capacity_bytes - self.used_bytes())
+
+    def read_latency_now(self) -> int:
+        """How long a read takes, in milliseconds: the longer the more streams are open."""
+        counted = self.lab.calls.counted()["datastores"].get(self.name, {})
+        streams = counted.get("open_now", 0)
+        return self.read_latency_milliseconds + streams * self.read_latency_each_stream_milliseconds
 
     def check_space(self, wanted_bytes: int) -> None:
         """Raises: SoapFault (NoDiskSpace) when ``wanted_bytes`` do not fit."""

@@ -40,6 +40,7 @@ class Host(ManagedEntity):
     def __init__(self, lab: Lab, moid: str, *, name: str, parent: ManagedEntity) -> None:
         super().__init__(lab, moid, name=name, parent=parent)
         self.hardware_uuid = str(uuid.uuid4())
+        self.product_version = HOST_VERSION
         self.build = HOST_BUILD
         self.connected = True
         self.maintenance = False
@@ -54,9 +55,9 @@ class Host(ManagedEntity):
         """Which ESXi this is."""
         return vim.AboutInfo(
             name="VMware ESXi",
-            fullName=f"VMware ESXi {HOST_VERSION} build-{self.build} (lab)",
+            fullName=f"VMware ESXi {self.product_version} build-{self.build} (lab)",
             vendor="VMware, Inc.",
-            version=HOST_VERSION,
+            version=self.product_version,
             build=self.build,
             osType="vmnix-x86",
             productLineId="embeddedEsx",

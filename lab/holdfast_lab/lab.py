@@ -66,6 +66,7 @@ class Lab:
         self.file_locks = FileLocks()
         self.host_devices = HostDevices(self)
         self.lease_timeout_seconds = LEASE_TIMEOUT_SECONDS
+        self.clock_ahead_seconds = 0
         self._numbers: dict[str, int] = {}
         self._number = 100
 

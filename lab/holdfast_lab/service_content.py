@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pyVmomi import vim, vmodl
@@ -12,6 +13,7 @@ from holdfast_lab.hosts import HOST_BUILD, HOST_VERSION
 from holdfast_lab.lab_clock import utc_now
 from holdfast_lab.lab_object import LabObject, ManagedEntity, wire_property
 from holdfast_lab.method_registry import Call, soap_method
+from holdfast_lab.performance import PerformanceManager
 from holdfast_lab.soap import API_VERSION
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ class ServiceInstance(LabObject):
 
     @wire_property("serverClock")
     def server_clock(self) -> object:
-        return utc_now()
+        return server_time(self.lab)
 
     @wire_property("capability")
     def capability(self) -> object:
@@ -79,6 +81,7 @@ class ServiceInstance(LabObject):
             fileManager=vim.FileManager(names.file_manager, None),
             virtualDiskManager=vim.VirtualDiskManager(names.virtual_disk_manager, None),
             ovfManager=vim.OvfManager(names.ovf_manager, None),
+            perfManager=vim.PerformanceManager(names.performance_manager, None),
         )
 
 
@@ -96,6 +99,7 @@ class ManagerNames:
         self.file_manager = "ha-nfc-file-manager" if host else "FileManager"
         self.virtual_disk_manager = "ha-vdiskmanager" if host else "virtualDiskManager"
         self.ovf_manager = "ha-ovf-manager" if host else "OvfManager"
+        self.performance_manager = "ha-perfmgr" if host else "PerfMgr"
 
 
 class SessionManager(LabObject):
@@ -191,6 +195,7 @@ def add_service_objects(lab: Lab, root_folder: ManagedEntity) -> ServiceInstance
         FileManager(lab, names.file_manager),
         VirtualDiskManager(lab, names.virtual_disk_manager),
         OvfManager(lab, names.ovf_manager),
+        PerformanceManager(lab, names.performance_manager),
     ):
         lab.add(made)
     return service
@@ -203,8 +208,12 @@ def retrieve_service_content(call: Call) -> object:
 
 @soap_method("CurrentTime")
 def current_time(call: Call) -> object:
-    del call
-    return utc_now()
+    return server_time(call.lab)
+
+
+def server_time(lab: Lab) -> datetime:
+    """The server's own clock, which may be wrong."""
+    return utc_now() + timedelta(seconds=lab.clock_ahead_seconds)
 
 
 @soap_method("Login")

@@ -177,7 +177,7 @@ def test_the_first_word_after_the_welcome_is_a_heartbeat(tmp_path: Path) -> None
     with scene(tmp_path) as made:
         stream = made.controller.next_stream()
         hello = stream.welcome()
-        assert (hello.role, list(hello.features)) == ("proxy", ["image-1"])
+        assert (hello.role, list(hello.features)) == ("proxy", ["image-1", "rate-1"])
         assert list(hello.capabilities.transports) == ["nfc"]
         assert stream.heard.get(timeout=20).heartbeat.number == 1
 

@@ -33,6 +33,7 @@ from holdfast_common.repository.derivation import Hasher
 from holdfast_common.repository.disk_writer import DiskWriter
 from holdfast_common.repository.frame_worker import FrameWorker, KnownChunks
 from holdfast_common.repository.map_editor import MapEditor
+from holdfast_common.repository.new_indexes import NewIndexes
 from holdfast_common.repository.pack_writer import CompletePack, PackWriter
 from holdfast_common.repository.window import Window, WindowBuffer
 from holdfast_common.repository.writer import PointWriter
@@ -58,7 +59,7 @@ PHASES: tuple[tuple[str, type, str], ...] = (
     ("map: take results", DiskWriter, "_apply_ready"),
     ("map: pages", MapEditor, "put"),
     ("map: last pages", MapEditor, "finish"),
-    ("index", PointWriter, "_flush_index"),
+    ("index", NewIndexes, "flush"),
     ("prepare the point", PointWriter, "prepare"),
     ("publish", PointWriter, "publish"),
 )

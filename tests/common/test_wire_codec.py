@@ -104,6 +104,7 @@ WORKS: list[Work] = [
                 areas=AreaSource.CHANGED,
                 areas_reason="",
                 ticket=TICKETS[0],
+                lane=2,
             ),
         ),
         keys=Secret(b"writer"),

@@ -9,11 +9,18 @@ from unittest import mock
 
 from pyVmomi import vim
 
-from holdfast_common.errors import AuthenticationFailed, CertificateMismatch, VsphereFailed
+from holdfast_common.errors import (
+    AuthenticationFailed,
+    CapabilityAbsent,
+    CertificateMismatch,
+    VsphereFailed,
+)
 from holdfast_common.job_spec import AreaSource
 from holdfast_common.logs import Secret
+from holdfast_controller.decide.privileges import NEEDED_RIGHTS, RightOn
 from holdfast_controller.facts import DiskDecision, VmFacts
 from holdfast_controller.vsphere import (
+    account_rights,
     change_tracking,
     changed_areas,
     datastore_files,
@@ -29,6 +36,7 @@ from holdfast_controller.vsphere import (
 )
 from holdfast_controller.vsphere.foreign import Reference, reference
 from holdfast_controller.vsphere.free_space import read_free_space
+from holdfast_controller.vsphere.read_latency import ReadLatencies
 from holdfast_controller.vsphere.session import Account, VsphereSession
 from referee.case_table import (
     Simulator,
@@ -70,6 +78,15 @@ def whole_inventory(simulator: Simulator) -> None:
     assert inventory.find_vm(simulator.session, instance_uuid=first.instance_uuid) == first
 
 
+@case("HasPrivilegeOnEntities")
+def rights_of_the_account(simulator: Simulator) -> None:
+    """The rights that an account needs, asked for each object; the simulator's account has all."""
+    vm = simulator.vm()
+    wanted = [right.privilege for right in NEEDED_RIGHTS if right.on is RightOn.VM]
+    found = account_rights.lacking(simulator.session, RightOn.VM, [vm.moref], wanted)
+    assert not found, f"{found}"
+
+
 @case("ContinueRetrievePropertiesEx")
 def pages(simulator: Simulator) -> None:
     """An inventory that is larger than one answer."""
@@ -92,6 +109,19 @@ def free_space(simulator: Simulator) -> None:
     assert {each.name for each in found} == set(vm.datastore_names)
     assert all(0 < each.free_bytes <= each.capacity_bytes for each in found)
     assert sum(each.redo_log_bytes for each in found) > 0, "the files of no disk were found"
+
+
+@case("QueryPerf")
+def read_latencies(simulator: Simulator) -> None:
+    """How long reads take, as the hosts measure it."""
+    hosts = [host.moref for host in inventory.read_inventory(simulator.session).hosts]
+    try:
+        found = ReadLatencies(simulator.session).read(hosts)
+    except CapabilityAbsent as error:
+        raise SimulatorsFault(str(error)) from error
+    assert all(milliseconds >= 0 for milliseconds in found.values())
+    if not found:
+        raise SimulatorsFault("its hosts have no samples of how long reads take")
 
 
 @case("CurrentTime")

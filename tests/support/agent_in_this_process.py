@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast_agent.configuration import AgentConfiguration
+from holdfast_agent.pacing import DiskPaces
 from holdfast_agent.pipelines.context import Grant
 from holdfast_agent.pipelines.pipeline_table import PIPELINES
 from holdfast_agent.repository_memory import RepositoryMemory
@@ -55,25 +57,48 @@ class AgentInThisProcess:
     after: Callable[[JobSpec, JobResult], JobResult] = unchanged
     specs: list[JobSpec] = field(default_factory=list)
     lost: bool = False
+    away: bool = False
     cancelled: list[Attempt] = field(default_factory=list)
+    limited: list[tuple[Attempt, Mapping[int, int]]] = field(default_factory=list)
+    leases_seconds: list[float] = field(default_factory=list)  # one for each of ``specs``
+    _contexts: dict[Attempt, _Context] = field(default_factory=dict)
     _stops: dict[Attempt, threading.Event] = field(default_factory=dict)
 
     def connected(self) -> list[ConnectedAgent]:
-        return [self.agent]
+        return [] if self.away else [self.agent]
 
     def start(
-        self, agent_id: AgentId, attempt: Attempt, spec: JobSpec, handler: AttemptHandler
+        self,
+        agent_id: AgentId,
+        attempt: Attempt,
+        spec: JobSpec,
+        handler: AttemptHandler,
+        *,
+        lease_seconds: float = 0.0,
     ) -> None:
+        self.leases_seconds.append(lease_seconds)
         assert agent_id == self.agent.agent_id
         self.specs.append(spec)
         stop = self._stops[attempt] = threading.Event()
-        context = _Context(self, attempt, handler, stop)
+        context = self._contexts[attempt] = _Context(self, attempt, handler, stop)
         thread = threading.Thread(target=self._work, args=(spec, context), daemon=True)
         thread.start()
 
     def cancel(self, attempt: Attempt) -> None:
         self._stops[attempt].set()
         self.cancelled.append(attempt)
+
+    def limit(self, attempt: Attempt, rates: Mapping[int, int]) -> bool:
+        self.limited.append((attempt, dict(rates)))
+        if attempt not in self._contexts:
+            return False
+        self._contexts[attempt].paces.limit(rates)
+        return True
+
+    def slow_down(self, rates: Mapping[int, int]) -> None:
+        """Every attempt that is here now reads these disks no faster than that."""
+        for attempt in list(self._contexts):
+            self.limit(attempt, rates)
 
     def is_revoked(self, agent_id: AgentId) -> bool:
         del agent_id
@@ -133,6 +158,7 @@ class _Context:
         self.handler = handler
         self.warnings: list[Warned] = []
         self.repositories = RepositoryMemory()
+        self.paces = DiskPaces(SystemClock())
         self._owner = owner
         self._attempt = attempt
         self._stop = stop
@@ -160,6 +186,9 @@ class _Context:
     def check(self) -> None:
         if self._stop.is_set():
             raise Cancelled("cancelled by the controller")
+
+    def pace(self, device_key: int, length: int) -> int:
+        return self.paces.wait(device_key, length, check=self.check)
 
     def report(self, *, done_bytes: int, total_bytes: int, device_key: int, phase: str) -> None:
         """Nobody looks."""
@@ -224,7 +253,7 @@ def agent_in_this_process(
             agent_id=agent_id,
             role="proxy",
             host_name=HOST_NAME,
-            version="0",
+            version=version("holdfast-controller"),
             transports=transports,
             datastores=tuple(mounted),
             writable_datastores=tuple(mounted),

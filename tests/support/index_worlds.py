@@ -107,6 +107,12 @@ class IndexWorld:
 
     def opened(self) -> RepositoryIndex:
         """The index as a new process opens it."""
+        if self.cache is not None:
+            self.cache = IndexCache(self.cache.folder)
+        return self.opened_again()
+
+    def opened_again(self) -> RepositoryIndex:
+        """The index as a process opens it that has opened it before."""
         index = RepositoryIndex(self.store, self.keys, cache=self.cache)
         index.refresh(self.writers)
         return index

@@ -211,6 +211,7 @@ class Installation:
             *arguments,
         )
         self.configure(**FAST)
+        self.configure(start="")  # tasks of keeping, which would come between at eight o'clock
         return done
 
     def configure(self, **values: float | int | str) -> None:

@@ -10,7 +10,7 @@ import json
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,12 @@ LEASE_SECONDS = 6  # a transfer lease whose id nobody knows ends by itself after
 SETTLE_SECONDS = 60.0
 FOREIGN_SNAPSHOT = "holdfast 01FOREIGN000000000000000000"
 FOREIGN_NONCE = "nonce=f0f0f0f0f0f0f0f0f0f0f0f0"
+# As another Holdfast, which backs up the same VM at this moment, would have made it.
+LIVE_SNAPSHOT = "holdfast 01LIVE0000000000000000000"
+LIVE_DESCRIPTION = (
+    "Made by Holdfast for a backup, removed at its end."
+    " run=01LIVE0000000000000000000 job=01LIVEJOB00000000000000000 nonce=a1a1a1a1a1a1a1a1a1a1a1a1"
+)
 FOREIGN_DISK = "[vmfs1] foreign.vmdk"
 SMALL = {"size": "4M", "content": "random", "content_bytes": 1 << 20}
 INVENTORY = {
@@ -85,6 +91,14 @@ class Job:
         return self.state in ENDED
 
 
+@dataclass(frozen=True)
+class Foreign:
+    """What is not ours: morefs of snapshots, and the key of a disk on the proxy."""
+
+    snapshots: tuple[str, ...]
+    disk_key: int
+
+
 @dataclass
 class KillRig:
     """The installation, the plan of its traced programs, and the test's own eyes."""
@@ -93,8 +107,9 @@ class KillRig:
     plan: TracePlan
     lab: LabClient
     judge: SoapJudge
-    foreign: Mapping[str, str]
+    foreign: Foreign
     counter: int = 0
+    foreign_calls: int = 0  # so far; each is also told among what is left
 
     # -- jobs ------------------------------------------------------------------------------------
 
@@ -225,7 +240,9 @@ class KillRig:
         found = self.unsettled()
         found += differences(before, self.look(), exchanged=exchanged, made=made)
         found += self._leases_left()
-        found += self._foreign_touched(since)
+        touched = self._foreign_touched(since)
+        self.foreign_calls += len(touched)
+        found += touched
         found += self._points_not_catalogued()
         return found
 
@@ -238,15 +255,15 @@ class KillRig:
 
     def _foreign_touched(self, since: int) -> list[str]:
         """No task of anybody may name what is not ours."""
-        snapshot = re.compile(rf"\b{re.escape(self.foreign['snapshot'])}\b")
-        key = f"key={self.foreign['disk_key']},"
+        snapshots = re.compile(rf"\b({'|'.join(map(re.escape, self.foreign.snapshots))})\b")
+        key = f"key={self.foreign.disk_key},"
         found = []
         for event in self.lab.call("calls", after=since, event="call"):
             if not str(event["method"]).endswith("_Task"):
                 continue
             told = json.dumps(event)
             of_proxy = event.get("vm") == "proxy" and "VirtualDisk" in told
-            if snapshot.search(told) or FOREIGN_DISK in told or (of_proxy and key in told):
+            if snapshots.search(told) or FOREIGN_DISK in told or (of_proxy and key in told):
                 found.append(f"a call touched what is not ours: {told}")
         return found
 
@@ -336,14 +353,15 @@ def kill_rig(folder: Path) -> Iterator[KillRig]:
         lab.call("settings", lease_timeout_seconds=LEASE_SECONDS)
         lab.call("user-add", name=JUDGE, password=facts["password"])
         judge = SoapJudge({**facts, "user": JUDGE})
-        foreign = {
-            "snapshot": judge.make_snapshot(
-                "web", name=FOREIGN_SNAPSHOT, description=f"somebody else's {FOREIGN_NONCE}"
+        foreign = Foreign(
+            snapshots=(
+                judge.make_snapshot(
+                    "web", name=FOREIGN_SNAPSHOT, description=f"somebody else's {FOREIGN_NONCE}"
+                ),
+                judge.make_snapshot("web", name=LIVE_SNAPSHOT, description=LIVE_DESCRIPTION),
             ),
-            "disk_key": str(
-                judge.attach_new_disk("proxy", file=FOREIGN_DISK, capacity_bytes=1 << 20)
-            ),
-        }
+            disk_key=judge.attach_new_disk("proxy", file=FOREIGN_DISK, capacity_bytes=1 << 20),
+        )
         installation.init()
         installation.configure(**FAST)
         installation.start_controller()

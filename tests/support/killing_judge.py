@@ -90,6 +90,10 @@ class SoapJudge:
         WaitForTask(task)
         return str(task.info.result._moId)
 
+    def remove_snapshot(self, moref: str) -> None:
+        snapshot = vim.vm.Snapshot(moref, self._service._stub)
+        WaitForTask(snapshot.RemoveSnapshot_Task(removeChildren=False, consolidate=True))
+
     def attach_new_disk(self, vm: str, *, file: str, capacity_bytes: int) -> int:
         """A disk of somebody else's, made and attached; its device key."""
         machine = self.machine(vm)

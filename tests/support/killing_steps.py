@@ -45,6 +45,7 @@ class CutOff:
     reached: bool
     state: str
     left: list[str]
+    foreign_calls: int
 
 
 class Starting:
@@ -102,6 +103,7 @@ def cut_off(
     """
     scenario.prepare(rig)
     before, since, last = rig.look(), rig.lab_events(), rig.last_run()
+    foreign_before = rig.foreign_calls
     rig.plan.arm(kill.step)
     starting = Starting(lambda: scenario.start(rig))
     reached = rig.wait_for_step(last, or_else=starting.refused)
@@ -121,7 +123,12 @@ def cut_off(
     if job is not None:
         scenario.after(rig, job)
     scenario.next_run(rig)
-    return CutOff(reached=reached, state="" if job is None else job.state, left=left)
+    return CutOff(
+        reached=reached,
+        state="" if job is None else job.state,
+        left=left,
+        foreign_calls=rig.foreign_calls - foreign_before,
+    )
 
 
 def _kill_again(rig: KillRig, first: Kill, again: Kill) -> None:

@@ -13,6 +13,7 @@ PROPERTY = "killed steps"
 @dataclass
 class KillTally:
     """``planned``: what a whole sweep kills, of which ``steps`` were tried. ``left``: something was wrong afterwards.
+    ``foreign_calls``: those in the lab's log about snapshots and a disk that are not ours.
 
     ``traced``: all steps of the traced jobs, the many that repeat included.
     """
@@ -22,12 +23,13 @@ class KillTally:
     steps: int = 0
     killed: int = 0
     left: int = 0
+    foreign_calls: int = 0
 
     def facts(self) -> dict[str, int]:
         return asdict(self)
 
     def text(self) -> str:
-        sums = f"steps {self.steps} killed {self.killed} left {self.left}"
+        sums = f"steps {self.steps} killed {self.killed} left {self.left}, foreign calls {self.foreign_calls}"
         if self.steps < self.planned:
             return f"{sums} (a choice by seed of {self.planned}; make test-long kills at all)"
         return (

@@ -79,6 +79,7 @@ class LocalJobContext:
     granted: list[bytes] = field(default_factory=list)
     warnings: list[tuple[str, str]] = field(default_factory=list)
     reports: list[tuple[int, int, int, str]] = field(default_factory=list)
+    paced: list[tuple[int, int]] = field(default_factory=list)
     fetched: list[int] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -100,6 +101,11 @@ class LocalJobContext:
             number, self.checks = self.checks, self.checks + 1
         if self.stop_with is not None and number >= self.stop_at_check:
             raise self.stop_with
+
+    def pace(self, device_key: int, length: int) -> int:
+        self.paced.append((device_key, length))
+        self.check()
+        return length
 
     def report(self, *, done_bytes: int, total_bytes: int, device_key: int, phase: str) -> None:
         self.reports.append((done_bytes, total_bytes, device_key, phase))

@@ -32,7 +32,7 @@ from holdfast_controller.configuration import ControllerConfiguration, StreamLim
 from holdfast_controller.ledger import JobLedger
 from holdfast_controller.runs import doctor
 from holdfast_controller.runs.agent_link import AgentLink
-from holdfast_controller.runs.doctor import CheckLine
+from holdfast_controller.runs.check_lines import CheckLine
 from holdfast_controller.runs.engine import Engine
 from holdfast_controller.runs.key_keeper import KeyKeeper
 from holdfast_controller.runs.lifecycle import Lifecycle
@@ -48,6 +48,7 @@ from holdfast_controller.store.database import Database
 from holdfast_controller.store.inventory import InventoryTable
 from holdfast_controller.store.job_figures import JobFigures
 from holdfast_controller.store.jobs import JobRow, JobTable
+from holdfast_controller.store.keeping import KeepingTable
 from holdfast_controller.store.ledger import LedgerTable
 from holdfast_controller.store.notices import NoticeTable
 from holdfast_controller.store.point_use import PointUse
@@ -80,6 +81,7 @@ class OneProcess:
     reconciler: Reconciler
     agent: AgentInThisProcess
     vcenter_id: str
+    database: Database
     never_left: list[AbstractContextManager[object]] = field(default_factory=list)
 
     @property
@@ -141,11 +143,12 @@ def one_process(
     reconciled: bool = True,
     backups_at_once_max: int = 2,
     limits: StreamLimits | None = None,
+    configuration: ControllerConfiguration | None = None,
 ) -> Iterator[OneProcess]:
-    """Set up, with the lab added as a vCenter; ended at the end of the block."""
+    """Set up, with the lab added as a vCenter; ended at the end of the block. ``configuration``: instead of limits."""
     folder.mkdir(parents=True, exist_ok=True)
     places = find_places({"HOLDFAST_HOME": str(folder / "home")})
-    configuration = ControllerConfiguration(
+    configuration = configuration or ControllerConfiguration(
         jobs_at_once_max=backups_at_once_max, attempts_max=1, limits=limits or StreamLimits()
     )
     made = initialise(places, folder / "repository", configuration, accepted=True)
@@ -167,7 +170,7 @@ def one_process(
     if reconciled:
         engine.reconciled()
     ready = OneProcess(
-        folder, lab, world, engine, Reconciler(world, orphans), agent, row.vcenter_id
+        folder, lab, world, engine, Reconciler(world, orphans), agent, row.vcenter_id, database
     )
     try:
         yield ready
@@ -214,6 +217,7 @@ def controller_world(
         point_use=PointUse(database),
         policies=PolicyTable(database, clock, audit),
         policy_slots=PolicySlotTable(database, clock),
+        keeping=KeepingTable(database, clock),
         vcenters=Vcenters(
             table=VcenterTable(database, clock, seal),
             inventory=InventoryTable(database),

@@ -58,4 +58,7 @@ def policies() -> st.SearchStrategy[Policy]:
         transport=st.sampled_from(("", "direct", "hotadd", "nfc")),
         priority=st.integers(0, 100),
         attempts_max=st.integers(1, 10),
+        lanes=st.integers(1, 8),
+        disks=st.just(()) | st.just(("disk:2000", 'disk:"Hard disk ?"')),
+        exclude_disks=st.just(()) | st.just(("disk:scratch*",)),
     )

@@ -27,6 +27,7 @@ from holdfast_controller.decide.plan import Act, PlanDecision
 from holdfast_controller.decide.windows import next_opening
 from holdfast_controller.runs import engine as engine_module
 from holdfast_controller.runs.back_up_image import ImageBackup
+from holdfast_controller.runs.dispatch_notes import LANES
 from holdfast_controller.runs.engine import Engine
 from holdfast_controller.runs.loads import BACKUPS
 from holdfast_controller.runs.scheduler import Scheduler
@@ -155,6 +156,9 @@ class VirtualNights:
             f"waited {float(event.detail.split()[0]):.0f} s for {event.event.removeprefix(WAITED)}"
             for event in self.world.jobs.events(job.job_id)
             if event.event.startswith(WAITED)
+        ]
+        waits += [
+            event.detail for event in self.world.jobs.events(job.job_id) if event.event == LANES
         ]
         self._decided(
             Act.BEGIN,

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,7 @@ def carried_out(rigs: Rigs, name: str, kill: Kill, tally: KillTally) -> list[str
     try:
         for _ in range(TRIES):
             done = cut_off(rigs.ready(), rigs.scenarios[name], kill)
+            tally.foreign_calls += done.foreign_calls
             if done.reached:
                 tally.killed += 1
                 tally.left += bool(done.left)
@@ -135,6 +137,20 @@ def test_a_few_steps_killed_leave_nothing(
     tally.planned = len(planned_kills(steps, known=frozenset()))
     chance = random.Random(f"{SEED} {name}")
     assert_nothing_is_left(rigs, name, some_kills(steps, chance=chance, count=2), tally)
+
+
+def test_a_call_about_what_is_not_ours_would_be_counted(rigs: Rigs) -> None:
+    rig = rigs.ready()
+    kept, before = rig.foreign, rig.foreign_calls
+    moref = rig.judge.make_snapshot("vault", name="holdfast 01CONTROL", description="nonce=0")
+    look, since = rig.look(), rig.lab_events()
+    rig.foreign = replace(kept, snapshots=(moref,))
+    try:
+        rig.judge.remove_snapshot(moref)
+        told = rig.left(look, since=since)
+    finally:
+        rig.foreign, rig.foreign_calls = kept, before
+    assert any("RemoveSnapshot_Task" in each for each in told), told
 
 
 @pytest.mark.long

@@ -225,3 +225,24 @@ def test_a_long_result_comes_in_parts_and_whole(controller: ControllerRig, tmp_p
         assert result.damages == damages
         assert (result.objects_checked, result.record, result.outcome) == (7, b"r", Outcome.DONE)
         patience(lambda: not agent.daemon.runner.results())
+
+
+def test_an_agent_at_work_reads_as_slowly_as_it_is_told(
+    controller: ControllerRig, tmp_path: Path
+) -> None:
+    granted: list[int] = []
+
+    def read(_spec: JobSpec, context: JobContext) -> JobResult:
+        while len(granted) < 3:
+            granted.append(context.pace(2000, 16 << 20))
+            while granted == [16 << 20] and context.pace(2000, 16 << 20) == 16 << 20:
+                context.check()
+        return JobResult(outcome=Outcome.DONE)
+
+    with agent_rig(controller, tmp_path / "agent", read) as agent:
+        handler, attempt = RecordingHandler(), new_attempt()
+        controller.sessions.start(agent.agent_id, attempt, check_spec(), handler)
+        patience(lambda: granted)
+        assert controller.sessions.limit(attempt, {2000: 8 << 20})
+        assert handler.has_finished.wait(30)
+        assert granted == [16 << 20, 2 << 20, 2 << 20]

@@ -482,3 +482,39 @@ def test_no_attempt_is_started_twice(controller: ControllerRig, enrolled: AgentR
                 controller.sessions.start(
                     enrolled.agent_id, again, check_spec(), RecordingHandler()
                 )
+
+
+def test_an_agent_that_can_go_slower_is_told_its_rates_and_again_after_a_reconnect(
+    controller: ControllerRig, enrolled: AgentRig
+) -> None:
+    attempt, handler = new_attempt(), RecordingHandler()
+    with driven(controller, enrolled) as driver:
+        welcome = driver.hello(features=["image-1", "rate-1", "unheard-of"])
+        assert list(welcome.features) == ["image-1", "rate-1"]
+        with started(controller, enrolled, attempt, handler):
+            assert driver.accept() == attempt
+        assert [agent.can_be_slowed for agent in controller.sessions.connected()] == [True]
+        assert controller.sessions.limit(attempt, {2000: 5_000_000_000, 2001: 7})
+        rate = driver.expect("job_rate").job_rate
+        assert attempt_from_message(rate.attempt) == attempt
+        assert {each.device_key: each.bytes_per_second for each in rate.disks} == {
+            2000: 5_000_000_000,
+            2001: 7,
+        }
+    with driven(controller, enrolled) as driver:
+        running = session_pb2.RunningJob(
+            attempt=attempt_to_message(attempt), state=session_pb2.AGENT_JOB_STATE_RUNNING
+        )
+        driver.hello(features=["image-1", "rate-1"], running=[running])
+        assert len(driver.expect("job_rate").job_rate.disks) == 2
+        assert controller.sessions.limit(attempt, {})
+        assert len(driver.expect("job_rate").job_rate.disks) == 0
+        assert not controller.sessions.limit(new_attempt(), {2000: 1})
+
+
+def test_an_older_agent_is_known_as_one_that_cannot_be_slowed(
+    controller: ControllerRig, enrolled: AgentRig
+) -> None:
+    with driven(controller, enrolled) as driver:
+        assert list(driver.hello().features) == ["image-1"]
+        assert [agent.can_be_slowed for agent in controller.sessions.connected()] == [False]

@@ -116,6 +116,24 @@ def test_a_job_pauses_when_its_lease_is_over_and_goes_on_when_it_is_told_to(
         assert (pipeline.runs, handler.losses) == (1, 0)
 
 
+def test_a_job_with_a_longer_lease_works_on_through_a_longer_silence(link: Link) -> None:
+    handler, pipeline = RecordingHandler(), link.pipeline
+    link.controller.sessions.start(
+        link.agent.agent_id, new_attempt(), check_spec(), handler, lease_seconds=120
+    )
+    patience(lambda: pipeline.turns > 3)
+    link.network.fall_silent()
+    usual = FAST.job_lease + FAST.lost_after_lease
+    assert not handler.was_lost.wait(usual + 1)
+    turns = pipeline.turns
+    patience(lambda: pipeline.turns > turns)
+    link.network.speak_again()
+    pipeline.gate.set()
+    assert handler.has_finished.wait(30)
+    assert handler.results[0].outcome is Outcome.DONE
+    assert (pipeline.runs, handler.losses) == (1, 0)
+
+
 def test_an_attempt_that_is_away_too_long_is_lost_once_and_commits_nothing(link: Link) -> None:
     handler = RecordingHandler()
     attempt = new_attempt()

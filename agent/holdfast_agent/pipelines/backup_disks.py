@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from holdfast_agent.pipelines.context import Grant, JobContext
 from holdfast_agent.pipelines.disk_copy import WantedParts, copy_disk
+from holdfast_agent.pipelines.lanes import in_lanes
 from holdfast_agent.pipelines.point_facts import disk_header, manifest_facts
 from holdfast_agent.pipelines.progress import Progress
 from holdfast_agent.pipelines.repository_access import (
@@ -21,6 +22,7 @@ from holdfast_agent.pipelines.repository_access import (
     same_disk,
 )
 from holdfast_agent.pipelines.tracking_audit import (
+    AUDIT_UNIT_BYTES,
     TRACKING_LIED,
     Audited,
     audit_sample,
@@ -106,11 +108,15 @@ def back_up_disks(spec: JobSpec, context: JobContext) -> JobResult:
             ) as writer,
             _kept_for_the_next_attempt(writer),
         ):
-            results = [_back_up_disk(plan, work.audit, writer, context, progress) for plan in plans]
+            results = in_lanes(
+                [(plan.disk.lane, plan) for plan in plans],
+                lambda plan, lane: _back_up_disk(plan, work.audit, writer, lane, progress),
+                context,
+            )
             for blob in work.blobs:
                 writer.add_blob(blob.kind, blob.data)
             facts = manifest_facts(work, run_id=spec.run_id, results=results)
-            prepared = writer.prepare(facts)
+            prepared = writer.prepare(facts, order=[disk.device_key for disk in work.disks])
             context.check()
             grant = context.request_commit(prepared.manifest_digest)
             point_id = writer.publish(prepared, _grant_bytes(grant))
@@ -176,7 +182,14 @@ def _back_up_disk(
             only_changes=plan.only_changes,
             tell_zeros=plan.previous is not None,
         )
-        copied = copy_disk(source, target, wanted, progress=progress, check=context.check)
+        copied = copy_disk(
+            source,
+            target,
+            wanted,
+            progress=progress,
+            check=context.check,
+            pace=lambda length: context.pace(disk.device_key, length),
+        )
         summary = target.finish()
     return DiskResult(
         device_key=disk.device_key,
@@ -189,6 +202,10 @@ def _back_up_disk(
         differing=audited.differing[:DIFFERING_MAX],
         duration_seconds=clock.monotonic_seconds() - started,
         level_reason=plan.disk.areas_reason,
+        seen_bytes=min(
+            plan.areas.total_bytes + (audited.compared_bytes if plan.only_changes else 0),
+            disk.capacity_bytes,
+        ),
     )
 
 
@@ -210,7 +227,7 @@ def _audited(
     )
 
     def check() -> None:
-        context.check()
+        context.pace(plan.disk.device_key, AUDIT_UNIT_BYTES)
         writer.renew_lease()
 
     return audit_tracking(source, writer.previous_blocks(plan.previous), sample, check=check)

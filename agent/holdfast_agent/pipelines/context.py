@@ -60,6 +60,13 @@ class JobContext(Protocol):
         """Call at every block boundary. Raises: Cancelled, LeaseExpired, Interrupted."""
         ...
 
+    def pace(self, device_key: int, length: int) -> int:
+        """How many bytes of a disk may be read now, whole MiB or ``length``; waits while it shall go slower.
+
+        Raises: as `check`.
+        """
+        ...
+
     def report(self, *, done_bytes: int, total_bytes: int, device_key: int, phase: str) -> None:
         """Progress; cheap, may be called for every block."""
         ...

@@ -48,15 +48,17 @@ def copy_disk(
     *,
     progress: Progress,
     check: Callable[[], None],
+    pace: Callable[[int], int],
 ) -> Copied:
     """All wanted parts into the repository; when it returns, the source is read no more.
 
-    Raises: what the source, the writer and ``check`` raise.
+    ``pace``: how many of so many bytes may be read now, whole MiB unless all; it waits, and checks meanwhile.
+    Raises: what the source, the writer, ``check`` and ``pace`` raise.
     """
     if not isinstance(source, RandomDisk):
-        return _copied_in_order(source, target, wanted, progress=progress, check=check)
+        return _copied_in_order(source, target, wanted, progress=progress, check=check, pace=pace)
     try:
-        copied = _copied_by_workers(source, target, wanted, progress=progress, check=check)
+        copied = _copied_by_workers(source, target, wanted, progress=progress, pace=pace)
     finally:
         target.wait()  # only then may the source be closed
     return copied
@@ -68,7 +70,7 @@ def _copied_by_workers(
     wanted: WantedParts,
     *,
     progress: Progress,
-    check: Callable[[], None],
+    pace: Callable[[int], int],
 ) -> Copied:
     read_bytes = zero_bytes = end = 0
     for part, is_allocated in source.parts(wanted.areas):
@@ -78,10 +80,11 @@ def _copied_by_workers(
         if not is_allocated:
             zero_bytes += _zero(target, part.offset, end, wanted, progress)
             continue
-        for offset in range(part.offset, end, _READ_STEP_BYTES):
-            check()
-            length = min(_READ_STEP_BYTES, end - offset)
+        offset = part.offset
+        while offset < end:
+            length = pace(min(_READ_STEP_BYTES, end - offset))
             target.read(offset, length, source.read_into)
+            offset += length
             read_bytes += length
             progress.add(length)
     if not wanted.only_changes and end < wanted.capacity_bytes:
@@ -106,6 +109,7 @@ def _copied_in_order(
     *,
     progress: Progress,
     check: Callable[[], None],
+    pace: Callable[[int], int],
 ) -> Copied:
     zero_bytes = 0
     with source.stream(wanted.areas, check=check) as stream:
@@ -116,6 +120,7 @@ def _copied_in_order(
             if block.data is None:
                 zero_bytes += _zero(target, block.offset, block.end, wanted, progress)
             else:
+                pace(block.length)  # it is in memory already: what is slowed is the next one
                 target.write(block.offset, block.data)
                 progress.add(block.length)
     return Copied(read_bytes=stream.read_bytes, zero_bytes=zero_bytes)

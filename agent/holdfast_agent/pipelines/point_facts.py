@@ -42,6 +42,7 @@ def manifest_facts(
             "level_reason": result.level_reason,
             "audited_bytes": result.compared_bytes,
             "untold_bytes": total_length(result.differing),
+            "seen_bytes": result.seen_bytes,
         }
         for result in results
     }

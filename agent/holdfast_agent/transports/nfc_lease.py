@@ -108,6 +108,8 @@ class LeaseDownload:
 
     def close(self) -> None:
         """End the connection; a second time does nothing."""
+        # an answer that ends with its connection holds the socket by itself, whatever becomes of the connection
+        self._response.close()
         self._connection.close()
 
     def _failed(self, message: str, error: Exception) -> SourceFailed:

@@ -23,6 +23,7 @@ from holdfast_common.repository.directory_stamps import directory_stamps
 from holdfast_common.repository.durable_names import DurableNames, make_directory, withdraw
 from holdfast_common.repository.file_system import SYSTEM_FILES, FileSystem, FreeSpace
 from holdfast_common.repository.file_upload import TEMPORARY_DIRECTORY, FileUpload
+from holdfast_common.repository.held_object import HeldObject
 from holdfast_common.repository.object_store import ObjectInfo, checked_name, checked_prefix
 from holdfast_common.repository.randomness import SYSTEM_RANDOMNESS, Randomness
 from holdfast_common.repository.storage_errors import STORAGE_FULL, translated
@@ -170,11 +171,22 @@ class DirectoryStore:
         """Fill ``buffer``. Raises: ObjectMissing, IntegrityError, RepositoryFailed."""
         descriptor = self._open_object(name)
         try:
+            self.read_descriptor(descriptor, offset, buffer, name=name)
+        finally:
+            self.files.close(descriptor)
+
+    def read_descriptor(
+        self, descriptor: int, offset: int, buffer: memoryview, *, name: str
+    ) -> None:
+        """Fill ``buffer`` from an object that is open. Raises: IntegrityError, RepositoryFailed."""
+        try:
             _read_fully(self.files, descriptor, offset, buffer, name=name)
         except OSError as error:
             raise translated(error, name=name) from error
-        finally:
-            self.files.close(descriptor)
+
+    def hold(self, name: str) -> HeldObject:
+        """An object that stays open for many small reads. Raises: ObjectMissing, RepositoryFailed."""
+        return HeldObject(self, name, self._open_object(name))
 
     def head(self, name: str) -> ObjectInfo | None:
         """The object's length, or None. Raises: RepositoryFailed."""

@@ -26,7 +26,7 @@ from holdfast_common.repository.layout import (
     ObjectKind,
     map_name,
 )
-from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.object_store import ObjectStore, RangeStore
 from holdfast_common.repository.sealed_object import SEGMENT_BYTES, SealedRanges, body_length
 from holdfast_common.units import MIB
 
@@ -225,20 +225,28 @@ class PageStore:
             self._objects.move_to_end(object_id)
             return self._objects[object_id]
         name = map_name(self._keys.lineage_tag, object_id)
-        info = self._store.head(name)
         # The length is nobody's promise: a wrong one makes the last segment fail to open.
-        length = info.length if info is not None else 0
+        length = self._length_of(object_id, name)
         ranges = SealedRanges(
-            self._store,
+            self._source(object_id, name),
             name,
             expected=self._keys.expected(ObjectKind.MAP, object_id),
-            body=body_length(length, kind=ObjectKind.MAP) if info is not None else 0,
+            body=body_length(length, kind=ObjectKind.MAP) if length is not None else 0,
             class_key=self._keys.class_key,
         )
         self._objects[object_id] = ranges
         if len(self._objects) > OBJECT_CACHE_MAX:
             self._objects.popitem(last=False)
         return ranges
+
+    def _source(self, _object_id: bytes, _name: str) -> RangeStore:
+        """What an object of maps is read from. Raises: ObjectMissing, RepositoryFailed."""
+        return self._store
+
+    def _length_of(self, object_id: bytes, name: str) -> int | None:
+        """The length of an object of maps; None: it is gone. Raises: RepositoryFailed."""
+        info = self._store.head(name)
+        return info.length if info is not None else None
 
 
 class DiskMap:

@@ -26,13 +26,13 @@ from holdfast_common.repository.index import (
     check_rows,
     section_table,
 )
-from holdfast_common.repository.index_cache import (
+from holdfast_common.repository.index_cache import IndexCache
+from holdfast_common.repository.index_cache_file import (
     CHECKED_ORIGIN,
     CHECKED_PACK,
     ENTRY_WORDS,
     SMALL_BYTES,
     CachedSegment,
-    IndexCache,
     RowCipher,
     SegmentHead,
     checked_rows,

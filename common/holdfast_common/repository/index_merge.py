@@ -36,13 +36,13 @@ from holdfast_common.repository.index import (
     packed_filter,
     section_start,
 )
-from holdfast_common.repository.index_cache import SegmentHead
 from holdfast_common.repository.index_cache_builder import (
     SegmentBody,
     check_name,
     check_role,
     segment_head,
 )
+from holdfast_common.repository.index_cache_file import SegmentHead
 from holdfast_common.repository.index_table import TAIL_WORDS
 from holdfast_common.repository.key_sets import ReaderKeys
 from holdfast_common.repository.layout import BLOCK_DIGEST_BYTES, ID_BYTES, ObjectKind, index_name

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from holdfast_common.repository.index import Array, IndexSegment
-from holdfast_common.repository.index_cache import CachedSegment
+from holdfast_common.repository.index_cache_file import CachedSegment
 from holdfast_common.repository.index_table import ChunkTable, MemoryTable, memory_table
 from holdfast_common.repository.key_sets import SegmentKeyRequest
 

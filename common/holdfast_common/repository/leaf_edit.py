@@ -88,22 +88,46 @@ def _spliced(page: bytes, changes: dict[int, tuple[bytes | None, int]]) -> bytes
         return None
     frames_at = LEAF_HEAD.size + run_count * LEAF_RUN.size
     runs = bytearray(page[LEAF_HEAD.size : frames_at])
-    frames = [page[at : at + CHUNK_ID_BYTES] for at in range(frames_at, len(page), CHUNK_ID_BYTES)]
+    frames = _Frames(page[frames_at:])
     for first, last, wanted in _groups(changes, frames):
         _replace(runs, first, last, wanted)
     # frames are counted in the order in which runs name them, and those that none names are left out
     column = bytes(runs[2 :: LEAF_RUN.size])
     order = bytes(dict.fromkeys(column))
-    if len(order) != len(frames) or order != _ALL_BYTES[: len(order)]:
+    if len(order) * CHUNK_ID_BYTES != len(frames.ids) or order != _ALL_BYTES[: len(order)]:
         table = bytes.maketrans(order, _ALL_BYTES[: len(order)])
         runs[2 :: LEAF_RUN.size] = column.translate(table)
-        frames = [frames[old] for old in order]
-    head = LEAF_HEAD.pack(0, 0, len(column), len(frames), 0, number)
-    return b"".join((head, runs, *frames))
+        frames.reorder(order)
+    head = LEAF_HEAD.pack(0, 0, len(column), len(order), 0, number)
+    return b"".join((head, runs, frames.ids))
+
+
+class _Frames:
+    """Ids of frames in one piece: of a hundred of them one comes and one goes."""
+
+    __slots__ = ("ids",)
+
+    def __init__(self, ids: bytes) -> None:
+        self.ids = ids
+
+    def number_of(self, chunk_id: bytes) -> int:
+        """Where it stands; at the end when it is a new one."""
+        at = self.ids.find(chunk_id)
+        while at > 0 and at % CHUNK_ID_BYTES:  # across two others
+            at = self.ids.find(chunk_id, at + 1)
+        if at < 0:
+            at = len(self.ids)
+            self.ids += chunk_id
+        return at // CHUNK_ID_BYTES
+
+    def reorder(self, order: bytes) -> None:
+        """Those of these numbers, in that order."""
+        rows = np.frombuffer(self.ids, f"V{CHUNK_ID_BYTES}")
+        self.ids = rows[np.frombuffer(order, np.uint8)].tobytes()
 
 
 def _groups(
-    changes: dict[int, tuple[bytes | None, int]], frames: list[bytes]
+    changes: dict[int, tuple[bytes | None, int]], frames: _Frames
 ) -> Iterator[tuple[int, int, list[_Run]]]:
     """Changed blocks that lie side by side: the first, the last, and runs for them. New frames are added."""
     group: list[_Run] = []
@@ -117,9 +141,7 @@ def _groups(
         end = block + 1
         chunk_id, place = changes[block]
         if chunk_id is not None:
-            if chunk_id not in frames:
-                frames.append(chunk_id)
-            group.append((block, 0, frames.index(chunk_id), place))
+            group.append((block, 0, frames.number_of(chunk_id), place))
     yield first, end - 1, group
 
 

@@ -64,6 +64,7 @@ def _disk_record(disk: DiskSummary, counts: dict[str, Json]) -> DiskRecord:
         level_reason=str(counts.get("level_reason", "")),
         audited_bytes=_count(counts, "audited_bytes"),
         untold_bytes=_count(counts, "untold_bytes"),
+        seen_bytes=_count(counts, "seen_bytes") if "seen_bytes" in counts else None,
     )
 
 

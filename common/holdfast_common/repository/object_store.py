@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from holdfast_common.errors import FormatError, ObjectExists
 
@@ -50,7 +50,32 @@ class Upload(Protocol):
         ...
 
 
-class ObjectStore(Protocol):
+class RangeStore(Protocol):
+    """What reading takes."""
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer``. Raises: ObjectMissing, IntegrityError (it ends earlier), RepositoryFailed."""
+        ...
+
+
+class OpenObject(RangeStore, Protocol):
+    """One object that stays open. Safe for several threads; whoever got it closes it."""
+
+    def close(self) -> None:
+        """Let go of it. Twice is harmless."""
+        ...
+
+
+@runtime_checkable
+class HoldingStore(Protocol):
+    """A store in which opening an object costs more than reading a page of it."""
+
+    def hold(self, name: str) -> OpenObject:
+        """An object that stays open for many small reads. Raises: ObjectMissing, RepositoryFailed."""
+        ...
+
+
+class ObjectStore(RangeStore, Protocol):
     """Objects by name. Safe for use by several threads."""
 
     def put(self, name: str, data: bytes | bytearray | memoryview) -> None:
@@ -67,10 +92,6 @@ class ObjectStore(Protocol):
 
     def get(self, name: str, *, length_max: int) -> bytes:
         """All bytes. Raises: ObjectMissing, IntegrityError (longer than the limit), RepositoryFailed."""
-        ...
-
-    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
-        """Fill ``buffer``. Raises: ObjectMissing, IntegrityError (it ends earlier), RepositoryFailed."""
         ...
 
     def head(self, name: str) -> ObjectInfo | None:
@@ -121,7 +142,7 @@ def put_or_confirm(store: ObjectStore, name: str, data: bytes | bytearray | memo
         store.confirm([name])
 
 
-def get_range(store: ObjectStore, name: str, *, offset: int, length: int) -> bytes:
+def get_range(store: RangeStore, name: str, *, offset: int, length: int) -> bytes:
     """Exactly ``length`` bytes from ``offset``. Raises: as `ObjectStore.read_into`."""
     buffer = bytearray(length)
     store.read_into(name, offset, memoryview(buffer))

@@ -12,7 +12,7 @@ import operator
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
@@ -121,26 +121,53 @@ class PackListing:
         return {ordered[(first + step) % len(ordered)] for step in range(LISTED_IN_TURN) if ordered}
 
 
-@dataclass(frozen=True, slots=True)
 class PresentPacks:
     """The packs that one attempt may build on. Safe for several threads."""
 
-    listing: PackListing
-    besides: frozenset[bytes] = frozenset()  # known to be damaged, or about to be deleted
-    added: dict[bytes, int] = field(default_factory=dict)  # by this attempt
+    def __init__(
+        self,
+        listing: PackListing,
+        besides: frozenset[bytes] = frozenset(),
+        *,
+        unread: ObjectStore | None = None,
+    ) -> None:
+        """``besides``: known to be damaged, or about to be deleted.
+
+        ``unread``: the listing is refreshed from there when it is first asked. When all that an attempt
+        stores is new, nobody asks.
+        """
+        self.added: dict[bytes, int] = {}  # by this attempt
+        self._listing = listing
+        self._besides = besides
+        self._unread = unread
+        self._lock = threading.Lock()
 
     def get(self, digest: bytes) -> int | None:
-        """The length of a pack; None: it is not there, or must not be built on."""
-        if digest in self.besides:
+        """The length of a pack; None: it is not there, or must not be built on. Raises: RepositoryFailed."""
+        if digest in self._besides:
             return None
         length = self.added.get(digest)
-        return self.listing.length_of(digest) if length is None else length
+        if length is None:
+            self._read()
+            length = self._listing.length_of(digest)
+        return length
 
     def hold(self, name: str, packs: Callable[[], Array]) -> bool:
-        """Whether all packs of an index object (`PACK_ROW`s, read when they must be) are there."""
-        if self.besides and any(row.tobytes() in self.besides for row in packs()["digest"]):
+        """Whether all packs of an index object (`PACK_ROW`s, read when they must be) are there.
+
+        Raises: RepositoryFailed.
+        """
+        if self._besides and any(row.tobytes() in self._besides for row in packs()["digest"]):
             return False
-        return self.listing.holds(name, packs)
+        self._read()
+        return self._listing.holds(name, packs)
+
+    def _read(self) -> None:
+        if self._unread is not None:
+            with self._lock:
+                if self._unread is not None:
+                    self._listing.refresh(self._unread)
+                    self._unread = None
 
 
 def _digest_in(name: str) -> bytes:

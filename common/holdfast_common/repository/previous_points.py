@@ -6,6 +6,8 @@ announced; what it stood on may be dead then. From the announcement on it cannot
 
 from __future__ import annotations
 
+import threading
+
 from holdfast_common.errors import PreviousLost, UsageError
 from holdfast_common.identity import PointId
 from holdfast_common.repository.disk_map import DiskMap
@@ -17,19 +19,28 @@ from holdfast_common.repository.reference_check import SinglePages
 
 
 class PreviousPoints:
-    """Looks each point up once. Made after the writer's lease was acquired. One thread at a time."""
+    """Looks each point up once. Made after the writer's lease was acquired. Thread-safe; each map is one thread's."""
 
     def __init__(self, store: ObjectStore, keys: ReaderKeys) -> None:
         self._store = store
         self._keys = keys
         self._counted: set[PointId] = set()
+        self._pages: list[SinglePages] = []
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Let go of the maps' objects. Twice is harmless; maps can be read after it, at a higher cost."""
+        for pages in self._pages:
+            pages.close()
 
     def map_of(self, previous: PointDisk | None, *, capacity_bytes: int) -> DiskMap:
         """The map of the disk to build on; an empty one when there is none.
 
         Raises: UsageError when it has another size or lineage; PreviousLost, RepositoryFailed.
         """
-        pages = SinglePages(self._store, self._keys)
+        used = previous.used if previous is not None else None
+        pages = SinglePages(self._store, self._keys, used.maps if used is not None else {})
+        self._pages.append(pages)
         if previous is None:
             return DiskMap(pages, None, capacity_bytes=capacity_bytes)
         if (
@@ -41,8 +52,9 @@ class PreviousPoints:
                 capacity_bytes=capacity_bytes,
                 previous_capacity_bytes=previous.header.capacity_bytes,
             )
-        if previous.point_id not in self._counted:
-            if find_job_point(self._store, self._keys, previous.point_id) is None:
-                raise PreviousLost("the point to build on is gone", point=previous.point_id)
-            self._counted.add(previous.point_id)
+        with self._lock:
+            if previous.point_id not in self._counted:
+                if find_job_point(self._store, self._keys, previous.point_id) is None:
+                    raise PreviousLost("the point to build on is gone", point=previous.point_id)
+                self._counted.add(previous.point_id)
         return DiskMap(pages, previous.summary.root, capacity_bytes=capacity_bytes)

@@ -26,7 +26,12 @@ from holdfast_common.repository.manifest import (
     PointDisk,
     UsedObjects,
 )
-from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.object_store import (
+    HoldingStore,
+    ObjectStore,
+    OpenObject,
+    RangeStore,
+)
 from holdfast_common.repository.pack_listing import PackListing, PresentPacks
 from holdfast_common.repository.repository_index import RepositoryIndex
 from holdfast_common.repository.sealed_object import SEGMENT_BYTES, SealedRanges, body_length
@@ -34,6 +39,7 @@ from holdfast_common.repository.stored_objects import stored_objects
 from holdfast_common.units import KIB
 
 SMALL_BYTES: Final = 128 * KIB
+HELD_OBJECTS_MAX: Final = 128  # twice as many as a map lies in
 SINGLE_PAGES_MAX: Final = 16  # of one segment; about what reading and opening all of it costs
 
 
@@ -72,9 +78,29 @@ class SinglePages(PreviousPages):
     again and again, all is read at once.
     """
 
-    def __init__(self, store: ObjectStore, keys: ReaderKeys) -> None:
+    def __init__(self, store: ObjectStore, keys: ReaderKeys, lengths: Mapping[bytes, int]) -> None:
+        """``lengths``: of the objects, as far as they are known."""
         super().__init__(store, keys)
+        self._lengths = lengths
         self._asked: Counter[tuple[bytes, int]] = Counter()
+        self._holding = store if isinstance(store, HoldingStore) else None
+        self._held: list[OpenObject] = []
+
+    def close(self) -> None:
+        """Let go of the objects. What is read after that opens them again for each page."""
+        held, self._held, self._holding = self._held, [], None
+        for each in held:
+            each.close()
+
+    def _source(self, object_id: bytes, name: str) -> RangeStore:
+        if self._holding is None or len(self._held) >= HELD_OBJECTS_MAX:
+            return super()._source(object_id, name)
+        held = self._holding.hold(name)
+        self._held.append(held)
+        return held
+
+    def _length_of(self, object_id: bytes, name: str) -> int | None:
+        return self._lengths.get(object_id) or super()._length_of(object_id, name)
 
     def _read(self, reference: PageReference) -> bytes:
         key = reference.object_id, reference.offset // SEGMENT_BYTES

@@ -25,12 +25,9 @@ from holdfast_common.errors import (
 from holdfast_common.repository.chunk_location import ChunkLocation
 from holdfast_common.repository.cold_digests import ColdDigests
 from holdfast_common.repository.index import IndexSegment, decoded_segment
-from holdfast_common.repository.index_cache import CachedSegment, DamagedCache, IndexCache
-from holdfast_common.repository.index_cache_builder import (
-    cached_segment,
-    check_name,
-    check_role,
-)
+from holdfast_common.repository.index_cache import IndexCache
+from holdfast_common.repository.index_cache_builder import cached_segment, check_name, check_role
+from holdfast_common.repository.index_cache_file import CachedSegment, DamagedCache
 from holdfast_common.repository.index_segment import IndexedPack, OpenSegment, rows_in_packs
 from holdfast_common.repository.index_table import (
     ChunkTable,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from blake3 import blake3
@@ -24,12 +24,16 @@ def scrub(store: ObjectStore) -> list[DamagedObject]:
 
     Raises: RepositoryFailed when packs cannot be listed.
     """
-    damaged = []
-    for digest, length in stored_packs(store).items():
+    return [found for _, found in scrub_packs(store, stored_packs(store).items()) if found]
+
+
+def scrub_packs(
+    store: ObjectStore, packs: Iterable[tuple[bytes, int]]
+) -> Iterator[tuple[bytes, DamagedObject | None]]:
+    """The same of some packs, digests with lengths, one by one; None: the pack is what its name says."""
+    for digest, length in packs:
         reason = _scrubbed(store, digest, length)
-        if reason:
-            damaged.append(DamagedObject(name=pack_name(digest), reason=reason))
-    return damaged
+        yield digest, DamagedObject(name=pack_name(digest), reason=reason) if reason else None
 
 
 def _scrubbed(store: ObjectStore, digest: bytes, length: int) -> str:

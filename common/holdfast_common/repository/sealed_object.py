@@ -30,7 +30,7 @@ from holdfast_common.repository.layout import (
     TAG_BYTES,
     ObjectKind,
 )
-from holdfast_common.repository.object_store import ObjectStore, get_range
+from holdfast_common.repository.object_store import ObjectStore, RangeStore, get_range
 from holdfast_common.units import MIB
 
 # magic 8 | format u16 | algorithm u8 | kind u8 | key epoch u32 | repository 16 | domain 16 | object 16
@@ -289,7 +289,7 @@ class SealedRanges:
 
     def __init__(
         self,
-        store: ObjectStore,
+        store: RangeStore,
         name: str,
         *,
         expected: Expected,

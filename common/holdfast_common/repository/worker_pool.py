@@ -72,13 +72,15 @@ class WorkerPool:
         self._buffers.put(buffer)
 
     def submit(self, task: Task) -> None:
-        """Run ``task`` on some worker; also after a failure. Raises: what a worker raised."""
-        self.check()
+        """Run ``task`` on some worker; also after a failure, and when this raises: who counts tasks waits for it.
+
+        Raises: what a worker raised.
+        """
         if self._finisher is None:
             task(self._workers[0])
-            self.check()
-            return
-        self._tasks.put(task)
+        else:
+            self._tasks.put(task)
+        self.check()
 
     @property
     def has_failed(self) -> bool:

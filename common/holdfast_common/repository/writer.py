@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -22,10 +22,9 @@ from holdfast_common.identity import JobId, PointId
 from holdfast_common.repository.disk_writer import DiskWriter
 from holdfast_common.repository.fence import tombstoned_packs
 from holdfast_common.repository.frame_worker import FrameWorker, KnownChunks
-from holdfast_common.repository.index import IndexBuilder
 from holdfast_common.repository.index_cache import IndexCache
 from holdfast_common.repository.key_sets import WriterKeys
-from holdfast_common.repository.layout import ObjectKind, index_name, manifest_name
+from holdfast_common.repository.layout import ObjectKind, manifest_name
 from holdfast_common.repository.lease import acquire_writer_lease
 from holdfast_common.repository.manifest import (
     MANIFEST_BYTES_MAX,
@@ -34,10 +33,10 @@ from holdfast_common.repository.manifest import (
     DiskSummary,
     Manifest,
     ManifestFacts,
-    ObjectReference,
     PointDisk,
 )
 from holdfast_common.repository.map_object import MapObject
+from holdfast_common.repository.new_indexes import NewIndexes
 from holdfast_common.repository.object_store import ObjectStore
 from holdfast_common.repository.pack_listing import PackListing, PresentPacks
 from holdfast_common.repository.pack_writer import CompletePack, PackWriter
@@ -49,16 +48,12 @@ from holdfast_common.repository.reference_check import (
     check_references,
 )
 from holdfast_common.repository.repository_index import RepositoryIndex
-from holdfast_common.repository.sealed_object import ObjectHeader
 from holdfast_common.repository.trusted_chunks import TrustedChunks
 from holdfast_common.repository.worker_pool import WorkerPool
 from holdfast_common.repository.writers import ROLE_WRITE, WriterList, load_writers
 
 log = logging.getLogger(__name__)
 
-INDEX_CHUNKS_MAX = (
-    16_384  # one index object per 16 GiB of new data: some 5 MiB while it is collected
-)
 COMPRESSION_LEVEL = 3
 
 
@@ -120,9 +115,6 @@ class PointWriter:
         self._packs: dict[bytes, int] = {}  # digest and length
         self._previous: list[PointDisk] = []
         self._previous_points = PreviousPoints(store, keys.reader)
-        self._builder = IndexBuilder()
-        self._pending_ids: list[bytes] = []
-        self._indexes: list[ObjectReference] = []
         self._map: MapObject | None = None
         self._ended = False
         self._published = b""
@@ -145,14 +137,24 @@ class PointWriter:
         self._index.refresh(writers)
         self._damaged_packs = frozenset(damaged_packs)
         self._listing = listing if listing is not None else PackListing()
-        self._listing.refresh(store)
-        present, doomed = self._listing, tombstoned_packs(self._lease.fences)
+        packs = PresentPacks(
+            self._listing,
+            self._damaged_packs | tombstoned_packs(self._lease.fences),
+            unread=store,
+        )
         if problem := self._lease.fences.newest_problem:
             # any pack may be dead: everything is stored anew that the previous point does not have
             log.warning("nothing stored is taken for known", extra={"reason": problem})
-            present = PackListing()
-        packs = PresentPacks(present, self._damaged_packs | doomed)
+            packs = PresentPacks(PackListing())
         self._known = KnownChunks(self._index, trusted, packs)
+        self._new_indexes = NewIndexes(
+            store,
+            self._index,
+            self._known,
+            writer=self._public_key,
+            writers=self._checked_writers,
+            sealed=self._sealed,
+        )
         self._level = compression_level
         self._pool = WorkerPool(self._new_worker, threads=workers, committed=self._pack_committed)
 
@@ -204,6 +206,7 @@ class PointWriter:
         """Add an opaque blob (.vmx, OVF, NVRAM) under its kind. Raises: as `DiskWriter.write`."""
         if any(blob.kind == kind for blob in self._blobs):
             raise UsageError("a point has one blob of each kind", kind=kind)
+        self._pool.check()
         done = threading.Event()
         chunks: list[tuple[bytes, int]] = []
 
@@ -223,18 +226,23 @@ class PointWriter:
         """
         self._lease.renew_when_due()
 
-    def prepare(self, facts: ManifestFacts) -> PreparedPoint:
+    def prepare(self, facts: ManifestFacts, *, order: Sequence[int] = ()) -> PreparedPoint:
         """Make everything durable and check all that the point refers to; only the manifest is missing.
+
+        ``order``: device keys, in which the point names its disks; empty: as they were finished.
 
         Raises: PreviousLost (what it stands on is gone), IntegrityError, LeaseExpired, RepositoryFull,
         RepositoryFailed.
         """
         if self._open_disks:
             raise UsageError("a disk was begun and not finished", disks=self._open_disks)
+        positions = {key: position for position, key in enumerate(order)}
+        self._disks.sort(key=lambda disk: positions.get(disk.header.device_key, len(positions)))
         self._lease.renew_when_due()
         self._pool.close()
-        self._flush_index()
+        self._new_indexes.flush()
         pages = self._map.finish() if self._map is not None else None
+        self._previous_points.close()
         checked = check_references(
             self._store,
             self._keys.reader,
@@ -244,7 +252,7 @@ class PointWriter:
                 disks=self._disks,
                 blobs=self._blobs,
                 packs=self._packs,
-                indexes=self._indexes,
+                indexes=self._new_indexes.stored,
                 map=pages,
                 previous=self._previous,
                 known_indexes=frozenset(self._known.used_indexes),
@@ -263,7 +271,7 @@ class PointWriter:
             disks=checked.disks,
             blobs=tuple(self._blobs),
             packs=tuple(self._packs),
-            indexes=tuple(self._indexes),
+            indexes=tuple(self._new_indexes.stored),
             maps=(pages,) if pages is not None else (),
             used=checked.used,
         )
@@ -318,6 +326,7 @@ class PointWriter:
         self._pool.abort()
         if self._map is not None:
             self._map.abort()
+        self._previous_points.close()
         self._lease.release_quietly()
 
     def suspend(self) -> None:
@@ -329,7 +338,7 @@ class PointWriter:
             return
         try:
             self._pool.close()
-            self._flush_index()
+            self._new_indexes.flush()
         finally:
             self.abandon()
 
@@ -370,28 +379,7 @@ class PointWriter:
             self._packs[contents.digest] = self._known.packs.added[contents.digest] = (
                 contents.length
             )
-            self._builder.add(contents)
-            self._pending_ids += [blob.chunk_id for blob in contents.blobs]
-            full = self._builder.chunk_count >= INDEX_CHUNKS_MAX
-        if full:
-            self._flush_index()
-
-    def _flush_index(self) -> None:
-        """Store what is collected; all its packs are durable. One thread at a time."""
-        with self._lock:
-            builder, self._builder = self._builder, IndexBuilder()
-            ids, self._pending_ids = self._pending_ids, []
-        if not builder.chunk_count:
-            return
-        data = self._sealed(ObjectKind.INDEX, builder.encode(writer=self._public_key))
-        object_id = ObjectHeader.decode(data).object_id
-        name = index_name(object_id)
-        self._store.put(name, data)
-        found = self._index.load(data, name, self._checked_writers())
-        self._known.forget(ids)
-        self._indexes.append(
-            ObjectReference(object_id=object_id, digest=found.digest, length=len(data))
-        )
+        self._new_indexes.add(contents)
 
     def _sealed(self, kind: ObjectKind, body: bytes) -> bytes:
         return self._keys.reader.seal(

@@ -7,6 +7,7 @@ certificate has; so agents may reach the controller under any address.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -25,6 +26,7 @@ SESSION_MESSAGE_BYTES_MAX: Final = (
 )  # ours stay below 1 MiB, but for a StartJob with NVRAM and .vmx
 OPERATOR_MESSAGE_BYTES_MAX: Final = 64 * MIB  # a list of ten thousand VMs
 OPERATOR_READY_SECONDS: Final = 5.0
+HANDSHAKE_BEGINS_SECONDS: Final = 0.2  # takes 0.1 ms, unless the machine is very busy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,21 +69,49 @@ def message_limit(bytes_max: int) -> Options:
 def server_credentials(
     current: Callable[[], Credentials], *, client_certificates: bool
 ) -> grpc.ServerCredentials:
-    """TLS of a listener. ``current`` is asked at every handshake, so a renewed certificate serves.
+    """TLS of one port: another needs its own. ``current`` is asked at every handshake: a renewed one serves.
 
     With ``client_certificates`` a client without one of our authority's is not let in at all.
     """
-
-    def configuration() -> grpc.ServerCertificateConfiguration:
-        credentials = current()
-        return grpc.ssl_server_certificate_configuration(
-            [(credentials.key_pem, credentials.certificate_pem)],
-            root_certificates=credentials.authority_pem if client_certificates else None,
-        )
-
+    shown = _ShownCertificate(current, client_certificates=client_certificates)
     return grpc.dynamic_ssl_server_credentials(
-        configuration(), configuration, require_client_authentication=client_certificates
+        shown.first(),
+        shown.changed,  # type: ignore[arg-type]  # the stub does not know that None means: the same as before
+        require_client_authentication=client_certificates,
     )
+
+
+class _ShownCertificate:
+    """What gRPC asks at every handshake of a port, one handshake at a time.
+
+    gRPC frees the configuration before while other handshakes may be about to begin with it, which crashes the
+    process. So it gets a new one only when there is a new certificate, and then those others first get time.
+    """
+
+    def __init__(self, current: Callable[[], Credentials], *, client_certificates: bool) -> None:
+        self._current = current
+        self._client_certificates = client_certificates
+        self._shown = current()
+
+    def first(self) -> grpc.ServerCertificateConfiguration:
+        """What is shown from the beginning."""
+        return self._configuration()
+
+    def changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """What is shown from now on; None: the same as before."""
+        found = self._current()
+        if found == self._shown:
+            return None
+        threading.Event().wait(HANDSHAKE_BEGINS_SECONDS)  # no other can begin meanwhile
+        self._shown = found
+        return self._configuration()
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        shown = self._shown
+        return grpc.ssl_server_certificate_configuration(
+            [(shown.key_pem, shown.certificate_pem)],
+            root_certificates=shown.authority_pem if self._client_certificates else None,
+        )
 
 
 def channel_credentials(credentials: Credentials) -> grpc.ChannelCredentials:

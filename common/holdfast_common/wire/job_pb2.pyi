@@ -245,6 +245,7 @@ class DiskToBackUp(_message.Message):
     AREAS_FIELD_NUMBER: _builtins.int
     AREAS_REASON_FIELD_NUMBER: _builtins.int
     TICKET_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
     device_key: _builtins.int
     backing_uuid: _builtins.str
     label: _builtins.str
@@ -258,6 +259,8 @@ class DiskToBackUp(_message.Message):
     areas: Global___AreaSource.ValueType
     areas_reason: _builtins.str
     """why everything is read, when it is"""
+    lane: _builtins.int
+    """disks of one lane go one after another, of different lanes side by side"""
     @_builtins.property
     def chain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """"[datastore] path" of each link, base first; for the record"""
@@ -279,10 +282,11 @@ class DiskToBackUp(_message.Message):
         areas: Global___AreaSource.ValueType = ...,
         areas_reason: _builtins.str = ...,
         ticket: Global___DiskTicket | None = ...,
+        lane: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ticket", b"ticket"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "areas", b"areas", "areas_reason", b"areas_reason", "backing_uuid", b"backing_uuid", "capacity_bytes", b"capacity_bytes", "chain", b"chain", "change_id", b"change_id", "device_key", b"device_key", "label", b"label", "sector_bytes", b"sector_bytes", "storage_policy", b"storage_policy", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "areas", b"areas", "areas_reason", b"areas_reason", "backing_uuid", b"backing_uuid", "capacity_bytes", b"capacity_bytes", "chain", b"chain", "change_id", b"change_id", "device_key", b"device_key", "label", b"label", "lane", b"lane", "sector_bytes", b"sector_bytes", "storage_policy", b"storage_policy", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

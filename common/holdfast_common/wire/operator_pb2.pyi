@@ -49,6 +49,7 @@ class Status(_message.Message):
     UNCOVERED_FIELD_NUMBER: _builtins.int
     LATE_FIELD_NUMBER: _builtins.int
     POLICIES_FIELD_NUMBER: _builtins.int
+    KEEPING_FIELD_NUMBER: _builtins.int
     repository_id: _builtins.str
     repository_problem: _builtins.str
     """"" = fine"""
@@ -70,6 +71,8 @@ class Status(_message.Message):
     def vcenters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Vcenter]: ...
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def keeping(self) -> Global___Keeping: ...
     def __init__(
         self,
         *,
@@ -84,14 +87,107 @@ class Status(_message.Message):
         uncovered: _builtins.int = ...,
         late: _builtins.int = ...,
         policies: _builtins.int = ...,
+        keeping: Global___Keeping | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["keeping", b"keeping"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "debts", b"debts", "late", b"late", "policies", b"policies", "repository_id", b"repository_id", "repository_problem", b"repository_problem", "running", b"running", "uncovered", b"uncovered", "vcenters", b"vcenters", "vms", b"vms", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "debts", b"debts", "keeping", b"keeping", "late", b"late", "policies", b"policies", "repository_id", b"repository_id", "repository_problem", b"repository_problem", "running", b"running", "uncovered", b"uncovered", "vcenters", b"vcenters", "vms", b"vms", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Status: _TypeAlias = Status  # noqa: Y015
+
+@_typing.final
+class Keeping(_message.Message):
+    """What the controller does to its repository by itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASKS_FIELD_NUMBER: _builtins.int
+    UNCOVERED_VMS_FIELD_NUMBER: _builtins.int
+    UNCOVERED_POINTS_FIELD_NUMBER: _builtins.int
+    LOOKED_AT_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    UNPROVEN_BYTES_FIELD_NUMBER: _builtins.int
+    OLDEST_PROOF_AT_FIELD_NUMBER: _builtins.int
+    SCRUBBED_AT_FIELD_NUMBER: _builtins.int
+    uncovered_vms: _builtins.int
+    """VMs with points that no policy covers which is switched on: all of these stay"""
+    uncovered_points: _builtins.int
+    looked_at: _builtins.str
+    """when the next ones were looked at; "" = never"""
+    stored_bytes: _builtins.int
+    """of all packs"""
+    unproven_bytes: _builtins.int
+    """of those that were never read back and found true"""
+    oldest_proof_at: _builtins.str
+    """of the others: when the one was of which that is longest ago; "" = none was"""
+    scrubbed_at: _builtins.str
+    """when the last scrub of all packs began that came to its end; "" = none did"""
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeepingTask]: ...
+    def __init__(
+        self,
+        *,
+        tasks: _abc.Iterable[Global___KeepingTask] | None = ...,
+        uncovered_vms: _builtins.int = ...,
+        uncovered_points: _builtins.int = ...,
+        looked_at: _builtins.str = ...,
+        stored_bytes: _builtins.int = ...,
+        unproven_bytes: _builtins.int = ...,
+        oldest_proof_at: _builtins.str = ...,
+        scrubbed_at: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["looked_at", b"looked_at", "oldest_proof_at", b"oldest_proof_at", "scrubbed_at", b"scrubbed_at", "stored_bytes", b"stored_bytes", "tasks", b"tasks", "uncovered_points", b"uncovered_points", "uncovered_vms", b"uncovered_vms", "unproven_bytes", b"unproven_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Keeping: _TypeAlias = Keeping  # noqa: Y015
+
+@_typing.final
+class KeepingTask(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    LAST_AT_FIELD_NUMBER: _builtins.int
+    LAST_RUN_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    WELL_FIELD_NUMBER: _builtins.int
+    NEXT_AT_FIELD_NUMBER: _builtins.int
+    HELD_UP_FIELD_NUMBER: _builtins.int
+    task: _builtins.str
+    """forget, prune, scrub, check"""
+    last_at: _builtins.str
+    """its newest due moment; "" = none was made use of yet"""
+    last_run: _builtins.str
+    """that it began; "" = none was begun"""
+    result: _builtins.str
+    """how that ended, or why none was begun"""
+    well: _builtins.bool
+    next_at: _builtins.str
+    """when it begins if nothing holds it up; "" = never: it is switched off"""
+    held_up: _builtins.str
+    """what does now; "" = nothing"""
+    def __init__(
+        self,
+        *,
+        task: _builtins.str = ...,
+        last_at: _builtins.str = ...,
+        last_run: _builtins.str = ...,
+        result: _builtins.str = ...,
+        well: _builtins.bool = ...,
+        next_at: _builtins.str = ...,
+        held_up: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_up", b"held_up", "last_at", b"last_at", "last_run", b"last_run", "next_at", b"next_at", "result", b"result", "task", b"task", "well", b"well"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeepingTask: _TypeAlias = KeepingTask  # noqa: Y015
 
 @_typing.final
 class VmStatus(_message.Message):
@@ -108,6 +204,7 @@ class VmStatus(_message.Message):
     PROMISED_SECONDS_FIELD_NUMBER: _builtins.int
     LATE_SECONDS_FIELD_NUMBER: _builtins.int
     BROKEN_BY_FIELD_NUMBER: _builtins.int
+    READ_BACK_AT_FIELD_NUMBER: _builtins.int
     vcenter: _builtins.str
     name: _builtins.str
     instance_uuid: _builtins.str
@@ -121,6 +218,8 @@ class VmStatus(_message.Message):
     """how long a promise has been broken; 0 = none is"""
     broken_by: _builtins.str
     """whose promise that is"""
+    read_back_at: _builtins.str
+    """when its newest point was taken of which all data was read back and found true; "" = none"""
     @_builtins.property
     def unprotected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """disks that no backup holds, with the reason"""
@@ -143,10 +242,11 @@ class VmStatus(_message.Message):
         promised_seconds: _builtins.int = ...,
         late_seconds: _builtins.int = ...,
         broken_by: _builtins.str = ...,
+        read_back_at: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken_by", b"broken_by", "instance_uuid", b"instance_uuid", "last_good_at", b"last_good_at", "last_point_id", b"last_point_id", "last_result", b"last_result", "late_seconds", b"late_seconds", "name", b"name", "policies", b"policies", "promised_seconds", b"promised_seconds", "unprotected", b"unprotected", "vcenter", b"vcenter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken_by", b"broken_by", "instance_uuid", b"instance_uuid", "last_good_at", b"last_good_at", "last_point_id", b"last_point_id", "last_result", b"last_result", "late_seconds", b"late_seconds", "name", b"name", "policies", b"policies", "promised_seconds", b"promised_seconds", "read_back_at", b"read_back_at", "unprotected", b"unprotected", "vcenter", b"vcenter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -367,11 +467,14 @@ class CheckLine(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     ADVICE_FIELD_NUMBER: _builtins.int
+    CHECK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     state: _builtins.str
     """ok, warning, failed"""
     detail: _builtins.str
     advice: _builtins.str
+    check: _builtins.str
+    """what was looked at; of a right "right" and its name"""
     def __init__(
         self,
         *,
@@ -379,10 +482,11 @@ class CheckLine(_message.Message):
         state: _builtins.str = ...,
         detail: _builtins.str = ...,
         advice: _builtins.str = ...,
+        check: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "detail", b"detail", "name", b"name", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "check", b"check", "detail", b"detail", "name", b"name", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -791,7 +895,7 @@ class StartBackupRequest(_message.Message):
     method: _builtins.str
     """image"""
     level: _builtins.str
-    """full, incremental"""
+    """full, differential, incremental"""
     consistency: _builtins.str
     """crash, filesystem, cold"""
     transport: _builtins.str
@@ -1018,6 +1122,7 @@ class PlanSummary(_message.Message):
     BACKUPS_FIELD_NUMBER: _builtins.int
     MISSES_FIELD_NUMBER: _builtins.int
     UNCOVERED_FIELD_NUMBER: _builtins.int
+    TOLD_FIELD_NUMBER: _builtins.int
     policies: _builtins.int
     vms: _builtins.int
     guessed: _builtins.int
@@ -1030,6 +1135,10 @@ class PlanSummary(_message.Message):
     def uncovered(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """VMs that no policy selects"""
 
+    @_builtins.property
+    def told(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """VMs that the backup itself stands on, and how they are handled"""
+
     def __init__(
         self,
         *,
@@ -1040,14 +1149,153 @@ class PlanSummary(_message.Message):
         backups: _builtins.int = ...,
         misses: _builtins.int = ...,
         uncovered: _abc.Iterable[_builtins.str] | None = ...,
+        told: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backups", b"backups", "guessed", b"guessed", "misses", b"misses", "policies", b"policies", "runs", b"runs", "uncovered", b"uncovered", "vms", b"vms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backups", b"backups", "guessed", b"guessed", "misses", b"misses", "policies", b"policies", "runs", b"runs", "told", b"told", "uncovered", b"uncovered", "vms", b"vms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlanSummary: _TypeAlias = PlanSummary  # noqa: Y015
+
+@_typing.final
+class QualifyRequest(_message.Message):
+    """What a vSphere does with a VM that nobody needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VM_FIELD_NUMBER: _builtins.int
+    VCENTER_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    vm: _builtins.str
+    vcenter: _builtins.str
+    dry_run: _builtins.bool
+    def __init__(
+        self,
+        *,
+        vm: _builtins.str = ...,
+        vcenter: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "vcenter", b"vcenter", "vm", b"vm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QualifyRequest: _TypeAlias = QualifyRequest  # noqa: Y015
+
+@_typing.final
+class QualifyPage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """what is done next; "" = the report"""
+    @_builtins.property
+    def plan(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """with the first page only: all that is done with the VM"""
+
+    @_builtins.property
+    def report(self) -> Global___QualifyReport: ...
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        plan: _abc.Iterable[_builtins.str] | None = ...,
+        report: Global___QualifyReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "report", b"report", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QualifyPage: _TypeAlias = QualifyPage  # noqa: Y015
+
+@_typing.final
+class QualifyReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VM_FIELD_NUMBER: _builtins.int
+    VCENTER_FIELD_NUMBER: _builtins.int
+    PRODUCT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    BUILD_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    DATASTORES_FIELD_NUMBER: _builtins.int
+    TAKEN_AT_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    vm: _builtins.str
+    vcenter: _builtins.str
+    product: _builtins.str
+    version: _builtins.str
+    build: _builtins.str
+    taken_at: _builtins.str
+    @_builtins.property
+    def hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """version and build of the VM's host"""
+
+    @_builtins.property
+    def datastores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """name and kind of those that the VM lies on"""
+
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]: ...
+    def __init__(
+        self,
+        *,
+        vm: _builtins.str = ...,
+        vcenter: _builtins.str = ...,
+        product: _builtins.str = ...,
+        version: _builtins.str = ...,
+        build: _builtins.str = ...,
+        hosts: _abc.Iterable[_builtins.str] | None = ...,
+        datastores: _abc.Iterable[_builtins.str] | None = ...,
+        taken_at: _builtins.str = ...,
+        findings: _abc.Iterable[Global___Finding] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "datastores", b"datastores", "findings", b"findings", "hosts", b"hosts", "product", b"product", "taken_at", b"taken_at", "vcenter", b"vcenter", "version", b"version", "vm", b"vm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QualifyReport: _TypeAlias = QualifyReport  # noqa: Y015
+
+@_typing.final
+class Finding(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BEHAVIOUR_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """for programs"""
+    behaviour: _builtins.str
+    """for people"""
+    verdict: _builtins.str
+    """holds, handled, broken, not seen"""
+    detail: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        behaviour: _builtins.str = ...,
+        verdict: _builtins.str = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["behaviour", b"behaviour", "detail", b"detail", "name", b"name", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Finding: _TypeAlias = Finding  # noqa: Y015
 
 @_typing.final
 class ExplainRequest(_message.Message):
@@ -1883,14 +2131,25 @@ class PointDetail(_message.Message):
     HELD_AT_FIELD_NUMBER: _builtins.int
     HOLD_REASON_FIELD_NUMBER: _builtins.int
     HOLDS_PROBLEM_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    IS_PROVEN_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
     record: _builtins.str
     """the catalogue record, JSON"""
     held_at: _builtins.str
     hold_reason: _builtins.str
     holds_problem: _builtins.str
     """why it is not known whether it is held; "" = it is"""
+    confidence: _builtins.float
+    """0 to 1; absent: not known"""
+    is_proven: _builtins.bool
+    """every byte of its disks was read for it"""
     @_builtins.property
     def point(self) -> Global___Point: ...
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """disks that the VM had and the point lacks, and why"""
+
     def __init__(
         self,
         *,
@@ -1899,12 +2158,17 @@ class PointDetail(_message.Message):
         held_at: _builtins.str = ...,
         hold_reason: _builtins.str = ...,
         holds_problem: _builtins.str = ...,
+        confidence: _builtins.float | None = ...,
+        is_proven: _builtins.bool = ...,
+        left_out: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["point", b"point"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "confidence", b"confidence", "point", b"point"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_at", b"held_at", "hold_reason", b"hold_reason", "holds_problem", b"holds_problem", "point", b"point", "record", b"record"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "confidence", b"confidence", "held_at", b"held_at", "hold_reason", b"hold_reason", "holds_problem", b"holds_problem", "is_proven", b"is_proven", "left_out", b"left_out", "point", b"point", "record", b"record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
+    _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence) -> _WhichOneofReturnType__confidence | None: ...
 
 Global___PointDetail: _TypeAlias = PointDetail  # noqa: Y015
 
@@ -2208,6 +2472,7 @@ class ForgetRequest(_message.Message):
     RULE_FIELD_NUMBER: _builtins.int
     ACCEPT_CLOCK_FIELD_NUMBER: _builtins.int
     ONLY_FIELD_NUMBER: _builtins.int
+    BY_POLICIES_FIELD_NUMBER: _builtins.int
     vm: _builtins.str
     """"" = all"""
     keep_last: _builtins.int
@@ -2215,6 +2480,8 @@ class ForgetRequest(_message.Message):
     dry_run: _builtins.bool
     accept_clock: _builtins.bool
     """the rule counts although the clock is in doubt"""
+    by_policies: _builtins.bool
+    """by the rules of policies, as the controller itself does it; then there is no other rule"""
     @_builtins.property
     def point_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -2240,10 +2507,11 @@ class ForgetRequest(_message.Message):
         rule: Global___RetentionRule | None = ...,
         accept_clock: _builtins.bool = ...,
         only: _abc.Iterable[_builtins.str] | None = ...,
+        by_policies: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_clock", b"accept_clock", "dry_run", b"dry_run", "give_up", b"give_up", "keep_last", b"keep_last", "only", b"only", "point_ids", b"point_ids", "rule", b"rule", "vm", b"vm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_clock", b"accept_clock", "by_policies", b"by_policies", "dry_run", b"dry_run", "give_up", b"give_up", "keep_last", b"keep_last", "only", b"only", "point_ids", b"point_ids", "rule", b"rule", "vm", b"vm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -174,6 +174,11 @@ class OperatorsStub:
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.Empty.SerializeToString,
                 response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.DoctorReport.FromString,
                 _registered_method=True)
+        self.Qualify = channel.unary_stream(
+                '/holdfast.v1.Operators/Qualify',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.QualifyRequest.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.QualifyPage.FromString,
+                _registered_method=True)
         self.TestNotification = channel.unary_unary(
                 '/holdfast.v1.Operators/TestNotification',
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.Empty.SerializeToString,
@@ -427,6 +432,12 @@ class OperatorsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Qualify(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def TestNotification(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -665,6 +676,11 @@ def add_OperatorsServicer_to_server(servicer, server):
                     servicer.RunDoctor,
                     request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.Empty.FromString,
                     response_serializer=holdfast__common_dot_wire_dot_operator__pb2.DoctorReport.SerializeToString,
+            ),
+            'Qualify': grpc.unary_stream_rpc_method_handler(
+                    servicer.Qualify,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.QualifyRequest.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.QualifyPage.SerializeToString,
             ),
             'TestNotification': grpc.unary_unary_rpc_method_handler(
                     servicer.TestNotification,
@@ -1503,6 +1519,33 @@ class Operators:
             '/holdfast.v1.Operators/RunDoctor',
             holdfast__common_dot_wire_dot_operator__pb2.Empty.SerializeToString,
             holdfast__common_dot_wire_dot_operator__pb2.DoctorReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Qualify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/holdfast.v1.Operators/Qualify',
+            holdfast__common_dot_wire_dot_operator__pb2.QualifyRequest.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.QualifyPage.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,7 @@ class OperatorsStub:
     ListPoints: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PointQuery, _operator_pb2.PointList]
     ShowPoint: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PointName, _operator_pb2.PointDetail]
     RunDoctor: _grpc.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.DoctorReport]
+    Qualify: _grpc.UnaryStreamMultiCallable[_operator_pb2.QualifyRequest, _operator_pb2.QualifyPage]
     TestNotification: _grpc.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.NotificationTest]
     ConfirmRecoverySheet: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RecoverySheetProof, _operator_pb2.Empty]
     ListKeys: _grpc.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.KeyList]
@@ -107,6 +108,7 @@ class OperatorsAsyncStub(OperatorsStub):
     ListPoints: _aio.UnaryUnaryMultiCallable[_operator_pb2.PointQuery, _operator_pb2.PointList]  # type: ignore[assignment]
     ShowPoint: _aio.UnaryUnaryMultiCallable[_operator_pb2.PointName, _operator_pb2.PointDetail]  # type: ignore[assignment]
     RunDoctor: _aio.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.DoctorReport]  # type: ignore[assignment]
+    Qualify: _aio.UnaryStreamMultiCallable[_operator_pb2.QualifyRequest, _operator_pb2.QualifyPage]  # type: ignore[assignment]
     TestNotification: _aio.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.NotificationTest]  # type: ignore[assignment]
     ConfirmRecoverySheet: _aio.UnaryUnaryMultiCallable[_operator_pb2.RecoverySheetProof, _operator_pb2.Empty]  # type: ignore[assignment]
     ListKeys: _aio.UnaryUnaryMultiCallable[_operator_pb2.Empty, _operator_pb2.KeyList]  # type: ignore[assignment]
@@ -320,6 +322,13 @@ class OperatorsServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_pb2.Empty,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.DoctorReport, _abc.Awaitable[_operator_pb2.DoctorReport]]: ...
+
+    @_abc_1.abstractmethod
+    def Qualify(
+        self,
+        request: _operator_pb2.QualifyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_operator_pb2.QualifyPage], _abc.AsyncIterator[_operator_pb2.QualifyPage]]: ...
 
     @_abc_1.abstractmethod
     def TestNotification(

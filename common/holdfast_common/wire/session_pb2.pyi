@@ -114,6 +114,7 @@ class ToAgent(_message.Message):
     RESULT_ACK_FIELD_NUMBER: _builtins.int
     CANCEL_JOB_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
+    JOB_RATE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -130,6 +131,8 @@ class ToAgent(_message.Message):
     def cancel_job(self) -> Global___CancelJob: ...
     @_builtins.property
     def goodbye(self) -> Global___Goodbye: ...
+    @_builtins.property
+    def job_rate(self) -> Global___JobRate: ...
     def __init__(
         self,
         *,
@@ -141,12 +144,13 @@ class ToAgent(_message.Message):
         result_ack: Global___ResultAck | None = ...,
         cancel_job: Global___CancelJob | None = ...,
         goodbye: Global___Goodbye | None = ...,
+        job_rate: Global___JobRate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_job", b"cancel_job", "commit_grant", b"commit_grant", "commit_refusal", b"commit_refusal", "goodbye", b"goodbye", "heartbeat_ack", b"heartbeat_ack", "message", b"message", "result_ack", b"result_ack", "start_job", b"start_job", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_job", b"cancel_job", "commit_grant", b"commit_grant", "commit_refusal", b"commit_refusal", "goodbye", b"goodbye", "heartbeat_ack", b"heartbeat_ack", "job_rate", b"job_rate", "message", b"message", "result_ack", b"result_ack", "start_job", b"start_job", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_job", b"cancel_job", "commit_grant", b"commit_grant", "commit_refusal", b"commit_refusal", "goodbye", b"goodbye", "heartbeat_ack", b"heartbeat_ack", "message", b"message", "result_ack", b"result_ack", "start_job", b"start_job", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_job", b"cancel_job", "commit_grant", b"commit_grant", "commit_refusal", b"commit_refusal", "goodbye", b"goodbye", "heartbeat_ack", b"heartbeat_ack", "job_rate", b"job_rate", "message", b"message", "result_ack", b"result_ack", "start_job", b"start_job", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "heartbeat_ack", "start_job", "commit_grant", "commit_refusal", "result_ack", "cancel_job", "goodbye"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "heartbeat_ack", "start_job", "commit_grant", "commit_refusal", "result_ack", "cancel_job", "goodbye", "job_rate"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -231,10 +235,14 @@ class Capabilities(_message.Message):
     HOST_NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     REPAIR_FOLDERS_FIELD_NUMBER: _builtins.int
+    MAC_ADDRESSES_FIELD_NUMBER: _builtins.int
+    UNIX_MS_FIELD_NUMBER: _builtins.int
     vm_bios_uuid: _builtins.str
     """of the proxy's own VM, for hot-add; "" = not a VM"""
     host_name: _builtins.str
     version: _builtins.str
+    unix_ms: _builtins.int
+    """this host's clock; 0 = not told"""
     @_builtins.property
     def transports(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -247,6 +255,10 @@ class Capabilities(_message.Message):
     def repair_folders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """where copies of repositories lie that a repair may read, or above them"""
 
+    @_builtins.property
+    def mac_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of this host's network cards: by them its own VM is recognised"""
+
     def __init__(
         self,
         *,
@@ -258,10 +270,12 @@ class Capabilities(_message.Message):
         host_name: _builtins.str = ...,
         version: _builtins.str = ...,
         repair_folders: _abc.Iterable[_builtins.str] | None = ...,
+        mac_addresses: _abc.Iterable[_builtins.str] | None = ...,
+        unix_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["datastores", b"datastores", "host_name", b"host_name", "repair_folders", b"repair_folders", "repository_ids", b"repository_ids", "restore_folders", b"restore_folders", "transports", b"transports", "version", b"version", "vm_bios_uuid", b"vm_bios_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datastores", b"datastores", "host_name", b"host_name", "mac_addresses", b"mac_addresses", "repair_folders", b"repair_folders", "repository_ids", b"repository_ids", "restore_folders", b"restore_folders", "transports", b"transports", "unix_ms", b"unix_ms", "version", b"version", "vm_bios_uuid", b"vm_bios_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -701,6 +715,56 @@ class CancelJob(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelJob: _TypeAlias = CancelJob  # noqa: Y015
+
+@_typing.final
+class JobRate(_message.Message):
+    """Only to agents whose features have "rate-1". Replaces what was said before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    DISKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def attempt(self) -> Global___Attempt: ...
+    @_builtins.property
+    def disks(self) -> _containers.RepeatedCompositeFieldContainer[Global___DiskRate]:
+        """one that is not here goes as fast as it can"""
+
+    def __init__(
+        self,
+        *,
+        attempt: Global___Attempt | None = ...,
+        disks: _abc.Iterable[Global___DiskRate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "disks", b"disks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobRate: _TypeAlias = JobRate  # noqa: Y015
+
+@_typing.final
+class DiskRate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_KEY_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    device_key: _builtins.int
+    bytes_per_second: _builtins.int
+    def __init__(
+        self,
+        *,
+        device_key: _builtins.int = ...,
+        bytes_per_second: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_second", b"bytes_per_second", "device_key", b"device_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiskRate: _TypeAlias = DiskRate  # noqa: Y015
 
 @_typing.final
 class Goodbye(_message.Message):

@@ -173,6 +173,7 @@ def _disk_to_back_up_to_message(disk: DiskToBackUp) -> job_pb2.DiskToBackUp:
         areas=_AREAS[disk.areas],
         areas_reason=disk.areas_reason,
         ticket=ticket_to_message(disk.ticket),
+        lane=disk.lane,
     )
 
 
@@ -193,6 +194,7 @@ def _disk_to_back_up_from_message(message: job_pb2.DiskToBackUp) -> DiskToBackUp
         areas=areas,
         areas_reason=message.areas_reason,
         ticket=ticket_from_message(message.ticket),
+        lane=message.lane,
     )
 
 

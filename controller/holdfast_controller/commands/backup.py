@@ -9,6 +9,7 @@ from holdfast_controller.commands.entry import Entry, json_option, pass_entry
 from holdfast_controller.commands.following import follow
 from holdfast_controller.commands.operator_client import operators
 from holdfast_controller.commands.output import Output, note
+from holdfast_controller.decide.level import LEVELS
 
 
 @click.command()
@@ -22,9 +23,7 @@ from holdfast_controller.commands.output import Output, note
     help="Not these, though they are named otherwise; may be given more than once.",
 )
 @click.option("--method", type=click.Choice(["image"]), default="image", show_default=True)
-@click.option(
-    "--level", type=click.Choice(["full", "incremental"]), default="incremental", show_default=True
-)
+@click.option("--level", type=click.Choice(LEVELS), default="incremental", show_default=True)
 @click.option(
     "--consistency",
     type=click.Choice(["filesystem", "crash", "cold"]),

@@ -37,10 +37,12 @@ def run(entry: Entry, *, ready_file: Path | None) -> None:
     # imported here: no other command waits for the daemon's code
     from holdfast_controller.service.daemon import run_daemon
     from holdfast_controller.service.listeners import BoundPorts, only_controller
+    from holdfast_controller.service.open_files import allow_many_open_files
 
     configuration = read_configuration(entry.places.controller_configuration)
     check_database(entry.places.database)
     log_to_stderr()
+    allow_many_open_files()
     faulthandler.enable()  # a watchdog's SIGABRT shows in the log what every thread waited for
     manager = ServiceManager.of_environment()
 

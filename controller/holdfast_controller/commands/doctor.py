@@ -7,7 +7,7 @@ import click
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.commands.checks import show_checks
 from holdfast_controller.commands.entry import Entry, json_option, pass_entry
-from holdfast_controller.commands.operator_client import operators
+from holdfast_controller.commands.operator_client import LOOK_TIMEOUT_SECONDS, operators
 from holdfast_controller.commands.output import Output
 
 
@@ -18,7 +18,9 @@ from holdfast_controller.commands.output import Output
 def doctor(context: click.Context, entry: Entry, *, output: Output) -> None:
     """Check every precondition; exits with 1 when one fails."""
     with operators(entry.places) as client:
-        reply = client.call(client.stub.RunDoctor, operator_pb2.Empty())
+        reply = client.call(
+            client.stub.RunDoctor, operator_pb2.Empty(), timeout_seconds=LOOK_TIMEOUT_SECONDS
+        )
     if output.as_json:
         output.document("checks", reply)
     context.exit(show_checks(list(reply.checks), output))

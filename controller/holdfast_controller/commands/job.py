@@ -34,10 +34,11 @@ def list_jobs(entry: Entry, *, vm: str, run_id: str, limit: int, output: Output)
         output.document("jobs", reply)
         return
     output.table(
-        ["JOB", "KIND", "VM", "STATE", "LEVEL", "TRANSPORT", "STARTED", "WARNINGS", "ERROR"],
+        ["JOB", "RUN", "KIND", "VM", "STATE", "LEVEL", "TRANSPORT", "STARTED", "WARNINGS", "ERROR"],
         [
             [
                 row.job_id,
+                row.run_id,
                 row.kind,
                 row.vm,
                 row.state,

@@ -22,7 +22,10 @@ from holdfast_common.wire_codec.values import ERROR_METADATA_KEY, error_from_mes
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 
-CALL_TIMEOUT_SECONDS = 120.0  # `vcenter test` and `doctor` ask many slow things
+CALL_TIMEOUT_SECONDS = 120.0
+LOOK_TIMEOUT_SECONDS = (
+    900.0  # `vcenter test` and `doctor` read whole inventories, and ask rights of every VM
+)
 
 
 class OperatorClient:

@@ -70,6 +70,8 @@ def _show_summary(summary: operator_pb2.PlanSummary, output: Output) -> None:
         f"{summary.runs} runs, {summary.backups} backups of {summary.vms} VMs"
         f" by {summary.policies} policies; {summary.misses} do not fit or are left out"
     )
+    for text in summary.told:
+        output.line(text)
     if summary.guessed:
         note(f"how long is a guess for {summary.guessed} VMs: their backups were never timed")
     if summary.uncovered:

@@ -16,6 +16,7 @@ from holdfast_controller.commands.repository_change import (
     give_up_option,
     show_repository_change,
 )
+from holdfast_controller.decide.confidence import confidence_text
 
 
 @click.group()
@@ -83,7 +84,10 @@ def show(entry: Entry, *, point_id: str, output: Output) -> None:
     record = json.loads(detail.record)
     if output.as_json:
         held = {name: getattr(detail, name) for name in ("held_at", "hold_reason", "holds_problem")}
-        output.document("point", {"point": plain(detail.point), **held, "record": record})
+        confidence = detail.confidence if detail.HasField("confidence") else None
+        proof = {"confidence": confidence, "is_proven": detail.is_proven}
+        also = {**held, **proof, "left_out": list(detail.left_out)}
+        output.document("point", {"point": plain(detail.point), **also, "record": record})
         return
     found = detail.point
     output.line(f"point        {found.point_id}")
@@ -93,6 +97,7 @@ def show(entry: Entry, *, point_id: str, output: Output) -> None:
     output.line(f"level        {found.level}{asked}")
     output.line(f"consistency  {found.consistency}")
     output.line(f"transport    {found.transport}")
+    output.line(f"confidence   {_confidence_text(detail)}")
     if detail.holds_problem:
         output.line(f"held         not known: {detail.holds_problem}")
     elif found.held:
@@ -106,6 +111,12 @@ def show(entry: Entry, *, point_id: str, output: Output) -> None:
             f"disk {disk.get('device_key')}    {size_text(int(disk.get('capacity_bytes', 0)))}"
             f"  {disk.get('label', '')}"
         )
+    for text in detail.left_out:
+        output.line(f"NOT in it    {text}")
+
+
+def _confidence_text(detail: operator_pb2.PointDetail) -> str:
+    return confidence_text(detail.confidence if detail.HasField("confidence") else None)
 
 
 @point.command()

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from holdfast_controller.decide.lanes import LANES_MAX
 from holdfast_controller.decide.policy import (
     ATTEMPTS_MAX,
     CONSISTENCIES,
@@ -58,6 +59,20 @@ OPTIONS: Final = (
         told="But not these; may be given more than once.",
     ),
     FieldOption(
+        flag="--disks",
+        field="disks",
+        metavar="SELECTOR",
+        multiple=True,
+        told="Only these disks of each VM, as disk:2000 (device key) or 'disk:Hard disk 2' (label); all if none is given.",
+    ),
+    FieldOption(
+        flag="--exclude-disks",
+        field="exclude_disks",
+        metavar="SELECTOR",
+        multiple=True,
+        told="But not these disks; may be given more than once.",
+    ),
+    FieldOption(
         flag="--start",
         field="start",
         metavar="CALENDAR",
@@ -81,6 +96,12 @@ OPTIONS: Final = (
         metavar="AGE",
         told="How old the last good point of each VM may be, as 26h or 2d: `holdfast status` tells those that are older.",
     ),
+    FieldOption(
+        flag="--resume-within",
+        field="resume_within",
+        metavar="TIME",
+        told="How long a snapshot waits for an agent that lost its connection and reads on, as 90s or 10m.",
+    ),
     FieldOption(flag="--description", field="description", metavar="TEXT", told="What it is for."),
     FieldOption(
         flag="--full-days",
@@ -93,6 +114,12 @@ OPTIONS: Final = (
         field="level.full",
         metavar="CALENDAR",
         told="When its run is a full one, as '0 22 * * sun'.",
+    ),
+    FieldOption(
+        flag="--differential",
+        field="level.differential",
+        metavar="CALENDAR",
+        told="When its run reads what changed since the last full one, as '0 22 * * wed'.",
     ),
     FieldOption(flag="--method", field="method", kind=click.Choice(METHODS), told="How."),
     FieldOption(
@@ -124,6 +151,12 @@ OPTIONS: Final = (
         field="attempts_max",
         kind=click.IntRange(1, ATTEMPTS_MAX),
         told="How often a backup is tried in one run.",
+    ),
+    FieldOption(
+        flag="--lanes",
+        field="lanes",
+        kind=click.IntRange(1, LANES_MAX),
+        told="How many streams a VM may have at once, if its disks are on datastores of their own.",
     ),
     _count("keep-last", "Keep the newest so many points of each VM."),
     _count("keep-hourly", "Keep the last point of each of the newest so many hours that have one."),

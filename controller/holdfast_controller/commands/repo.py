@@ -172,6 +172,11 @@ def prune(
     help="Only points of this VM, for the rule; its instance uuid if more than one has the name.",
 )
 @retention_options
+@click.option(
+    "--by-policies",
+    is_flag=True,
+    help="By the rules of policies, as the controller itself does it; --vm is of which VM.",
+)
 @click.option("--accept-clock", is_flag=True, help="You looked: this machine's clock is right.")
 @give_up_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and why.")
@@ -184,6 +189,7 @@ def forget(
     points: tuple[str, ...],
     vm: str | None,
     rule: operator_pb2.RetentionRule,
+    by_policies: bool,
     accept_clock: bool,
     give_up: bool,
     dry_run: bool,
@@ -192,23 +198,26 @@ def forget(
 ) -> None:
     """Forget restore points; `holdfast repo prune` frees their room afterwards.
 
-    Either those that are named, or those that no --keep-… option wants: each option counts for itself, and the newest
-    point of an hour, day, week, month or year stands for it. Points that are damaged or partial never do. What is held,
-    what a job reads and the last good point of a VM stays whatever the rule says, and everything does while the
-    clock is in doubt.
+    Those that are named, those that no policy keeps, or those that no --keep-… option wants: each option counts for
+    itself, and the newest point of an hour, day, week, month or year stands for it. Points that are damaged or partial
+    never do. What is held, what a job reads and the last good point of a VM stays whatever the rule says, and everything
+    does while the clock is in doubt. By policies, so does everything of a VM that no policy covers.
     """
-    if bool(points) != says_nothing(rule):
+    if sum((bool(points), not says_nothing(rule), by_policies)) != 1:
         raise UsageError(
-            "name restore points, or give --keep-last or another --keep option: one of both"
+            "name restore points, or give --keep-last or another --keep option, or --by-policies: one of them"
         )
     if vm is not None and (points or not vm):
-        raise UsageError("--vm tells of which VM the --keep options are: give both, and a VM")
+        raise UsageError(
+            "--vm tells of which VM the --keep options or --by-policies are: give both, and a VM"
+        )
     if give_up and not points:
         raise UsageError("--give-up is only for restore points that are named")
     request = operator_pb2.ForgetRequest(
         point_ids=points,
         vm=vm or "",
         rule=rule,
+        by_policies=by_policies,
         accept_clock=accept_clock,
         give_up=points if give_up else (),
     )

@@ -16,6 +16,7 @@ from holdfast_common.errors import (
 )
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.commands.entry import Entry, json_option, pass_entry
+from holdfast_controller.commands.keeping_shown import keeping_lines
 from holdfast_controller.commands.operator_client import operators
 from holdfast_controller.commands.output import Output
 from holdfast_controller.commands.policy_shown import names_text
@@ -135,13 +136,14 @@ def _show(found: operator_pb2.Status, now: datetime, output: Output) -> None:
     for job in found.running:
         percent = 100 * job.done_bytes // job.total_bytes if job.total_bytes else 0
         output.line(f"running  {job.vm}: {job.kind} {job.state} {percent} %  {job.job_id}")
-    for line in _policy_lines(found, now):
+    for line in (*keeping_lines(found.keeping, now), *_policy_lines(found, now)):
         output.line(line)
     rows = [
         [
             vm.name,
             vm.vcenter,
             _age_text(vm.last_good_at, now),
+            _age_text(vm.read_back_at, now),
             duration_text(vm.promised_seconds) if vm.promised_seconds else "",
             ", ".join(vm.policies) or "NONE",
             vm.last_result,
@@ -150,7 +152,17 @@ def _show(found: operator_pb2.Status, now: datetime, output: Output) -> None:
         for vm in found.vms
     ]
     output.table(
-        ["VM", "VCENTER", "LAST GOOD", "PROMISED", "POLICIES", "LAST RESULT", "NOT PROTECTED"], rows
+        [
+            "VM",
+            "VCENTER",
+            "LAST GOOD",
+            "READ BACK",
+            "PROMISED",
+            "POLICIES",
+            "LAST RESULT",
+            "NOT PROTECTED",
+        ],
+        rows,
     )
 
 
@@ -160,7 +172,7 @@ def _policy_lines(found: operator_pb2.Status, now: datetime) -> Iterator[str]:
     for vm in late[:LATE_SHOWN_MAX]:
         yield (
             f"LATE     {vm.name}: last good {_age_text(vm.last_good_at, now)},"
-            f" {duration_text(vm.late_seconds)} later than {vm.broken_by} promises"
+            f" {duration_text(vm.late_seconds)} later than {vm.broken_by} promises{_why_late(vm)}"
         )
     more = found.late - min(len(late), LATE_SHOWN_MAX)
     if more > 0:
@@ -169,6 +181,15 @@ def _policy_lines(found: operator_pb2.Status, now: datetime) -> Iterator[str]:
         names = [vm.name for vm in found.vms if not vm.policies]
         told = names_text(names, count=found.uncovered)
         yield f"in no policy: {found.uncovered} VMs: {told}"
+
+
+def _why_late(vm: operator_pb2.VmStatus) -> str:
+    """Where to look: a VM that is partial every time has new points, and none of them counts as good."""
+    if not vm.last_result and not vm.last_good_at:
+        return "; it was never backed up"
+    if vm.last_result in ("", "done"):
+        return ""
+    return f"; its last backup is {vm.last_result}: see `holdfast why {vm.name}`"
 
 
 def _age_text(text: str, now: datetime) -> str:

@@ -10,7 +10,7 @@ from holdfast_common.errors import Refused, UsageError
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.commands.checks import show_checks
 from holdfast_controller.commands.entry import Entry, json_option, pass_entry
-from holdfast_controller.commands.operator_client import operators
+from holdfast_controller.commands.operator_client import LOOK_TIMEOUT_SECONDS, operators
 from holdfast_controller.commands.output import Output, note
 
 
@@ -127,7 +127,11 @@ def list_vcenters(entry: Entry, *, output: Output) -> None:
 def test(context: click.Context, entry: Entry, *, name: str, output: Output) -> None:
     """Log in, and look at certificate, rights and clock."""
     with operators(entry.places) as client:
-        reply = client.call(client.stub.TestVcenter, operator_pb2.VcenterName(name=name))
+        reply = client.call(
+            client.stub.TestVcenter,
+            operator_pb2.VcenterName(name=name),
+            timeout_seconds=LOOK_TIMEOUT_SECONDS,
+        )
     if output.as_json:
         output.document("checks", reply)
     context.exit(show_checks(list(reply.checks), output))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from holdfast_controller.decide.disk_choice import ALL_DISKS, WantedDisks
 from holdfast_controller.decide.policy import Policy
 from holdfast_controller.decide.selection import SelectableVm, names_tags
 from holdfast_controller.decide.tag_knowledge import TagSource, check_choosing, check_excluding
@@ -45,9 +46,11 @@ class VmCover:
     ``policies``: those that select it, in the order given; none: nothing protects it by itself. ``promised``: how old
     its last good point may be, the least of what they promise; None: nothing is promised. ``late``: how long a
     promise has been broken, the longest; None: none is. ``broken``: by which policy that was promised.
+    ``disks``: which disks each of them saves; none: all save all.
     """
 
     policies: tuple[str, ...] = ()
+    disks: tuple[WantedDisks, ...] = ()
     promised: timedelta | None = None
     late: timedelta | None = None
     broken: str = ""
@@ -127,8 +130,10 @@ def _cover_of(
         over = now - (last_good or known.created_at) - each
         if over > timedelta(0) and (late is None or over > late):
             late, broken = over, known.policy.name
+    wanted = tuple(known.policy.wanted_disks for known, _ in selecting)
     return VmCover(
         policies=tuple(known.policy.name for known, _ in selecting),
+        disks=wanted if any(each != ALL_DISKS for each in wanted) else (),
         promised=promised,
         late=late,
         broken=broken,

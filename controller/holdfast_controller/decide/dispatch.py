@@ -3,20 +3,34 @@
 Jobs begin in their order as far as everything that they weigh on has room. One that finds no room waits there, and is asked
 again when there is some; so an end costs what it frees, not the length of the queue. A job that is behind may begin
 before one that waits for a busy host: nothing stands idle, and nobody is overtaken on the host itself.
+
+A job that needs several busy things would find each of them free only when another is not. After some such turns a place on
+each is kept free for it, for one job at a time: others that need only one of them could overtake it for ever.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from holdfast_common.identity import AgentId, JobId
-from holdfast_controller.decide.load_limits import LoadBook, LoadKey, LoadKind, LoadLimits, in_order
+from holdfast_controller.decide.load_limits import (
+    GATES,
+    LoadBook,
+    LoadKey,
+    LoadKind,
+    LoadLimits,
+    in_order,
+)
 
 Order = tuple[int, str, str]  # the smaller begins first
+TURNS_MAX: Final = (
+    3  # so often a job had its turn, and found something else full, before places are kept for it
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +46,7 @@ class WaitingJob:
     """``priority``: the higher goes first. ``last_good``: UTC ISO text of its VM's last good point; the oldest, or none, goes first.
 
     ``loads``: what it weighs on whoever does it. ``ways``: none, when it needs no proxy that could be chosen now.
+    ``lanes``: how many streams it may have at once; it begins with as many as there is room for, and with one at least.
     """
 
     job_id: JobId
@@ -39,6 +54,7 @@ class WaitingJob:
     last_good: str = ""
     loads: tuple[LoadKey, ...] = ()
     ways: tuple[Way, ...] = ()
+    lanes: int = 1
 
     @property
     def order(self) -> Order:
@@ -62,11 +78,28 @@ class Wait:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
-    """A job that begins now. ``way``: None, when it needs none. ``waits``: what it waited for until now, in order."""
+    """A job that begins now. ``way``: None, when it needs none. ``waits``: what it waited for until now, in order.
+
+    ``lanes`` of ``lanes_wanted``: how many streams it has; ``narrow``: what has no room for more.
+    """
 
     job_id: JobId
     way: Way | None
     waits: tuple[Wait, ...]
+    lanes: int = 1
+    lanes_wanted: int = 1
+    narrow: LoadKey | None = None
+
+    @property
+    def lanes_text(self) -> str:
+        """For people; empty where one stream is all that was wanted."""
+        if self.lanes_wanted == 1:
+            return ""
+        if self.narrow is None:
+            return f"in {self.lanes} lanes"
+        return (
+            f"in {self.lanes} of {self.lanes_wanted} lanes: {self.narrow.text} has no room for more"
+        )
 
 
 @dataclass(slots=True)
@@ -79,6 +112,7 @@ class _Entry:
     since: datetime | None = None
     waits: list[Wait] = field(default_factory=list)
     queued_at: set[LoadKey] = field(default_factory=set)  # in whose queues its name stands
+    turns: int = 0  # in vain
 
     def stop_waiting(self, now: datetime) -> None:
         """The wait that ends, written down as one for the first thing it waited for."""
@@ -92,16 +126,25 @@ class _Entry:
         self.since = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What a job that has begun weighs on, and with how many lanes."""
+
+    loads: tuple[LoadKey, ...]
+    lanes: int
+
+
 class DispatchQueue:
     """Jobs that wait and jobs that run. Not thread-safe: its owner has a lock."""
 
     def __init__(self, limits: LoadLimits) -> None:
         self.book = LoadBook(limits)
         self._waiting: dict[JobId, _Entry] = {}
-        self._running: dict[JobId, tuple[LoadKey, ...]] = {}
+        self._running: dict[JobId, _Running] = {}
         self._ready: list[tuple[Order, JobId]] = []
         self._parked: defaultdict[LoadKey, list[tuple[Order, JobId]]] = defaultdict(list)
         self._freed: set[LoadKey] = set()
+        self._kept_for: JobId | None = None
 
     def __len__(self) -> int:
         """How many wait."""
@@ -116,6 +159,8 @@ class DispatchQueue:
 
     def take_back(self, job_id: JobId) -> bool:
         """Whether it had not begun, and now never will."""
+        if job_id == self._kept_for:
+            self._keep_nothing()
         return self._waiting.pop(job_id, None) is not None
 
     def begin_next(self, now: datetime) -> Begun | None:
@@ -123,22 +168,33 @@ class DispatchQueue:
         while (found := self._next_candidate()) is not None:
             entry = self._waiting[found]
             entry.stop_waiting(now)
+            if found == self._kept_for:
+                self._keep_nothing()
             way, full = self._choose(entry.job)
             if full:
                 self._park(entry, full, now)
                 continue
             loads = in_order((*entry.job.loads, *(way.loads if way else ())))
-            self.book.take(loads)
-            self._running[found] = loads
+            wanted = entry.job.lanes
+            lanes, narrow = self.book.room_for_lanes(loads, wanted) if wanted > 1 else (1, None)
+            self.book.take(loads, lanes=lanes)
+            self._running[found] = _Running(loads, lanes)
             del self._waiting[found]
-            return Begun(job_id=found, way=way, waits=tuple(entry.waits))
+            return Begun(
+                job_id=found,
+                way=way,
+                waits=tuple(entry.waits),
+                lanes=lanes,
+                lanes_wanted=wanted,
+                narrow=narrow,
+            )
         return None
 
     def ended(self, job_id: JobId) -> None:
         """A job that had begun weighs on nothing any more."""
-        loads = self._running.pop(job_id)
-        self.book.give_back(loads)
-        self._freed.update(loads)
+        ended = self._running.pop(job_id)
+        self.book.give_back(ended.loads, lanes=ended.lanes)
+        self._freed.update(ended.loads)
 
     def open(self, gate: LoadKey) -> None:
         """What waits there may begin."""
@@ -178,9 +234,24 @@ class DispatchQueue:
         found = [entry.job for entry in self._waiting.values() if gate in entry.job.loads]
         return [job.job_id for job in sorted(found, key=lambda job: job.order)]
 
+    def waiting_only_for(self, agents: Set[str]) -> list[JobId]:
+        """Waiting jobs that no other agent could carry out."""
+        return [
+            job_id
+            for job_id, entry in self._waiting.items()
+            if entry.job.ways and all(way.agent_id in agents for way in entry.job.ways)
+        ]
+
     def running_on(self, load: LoadKey) -> list[JobId]:
         """Jobs that have begun and weigh on it."""
-        return sorted(job_id for job_id, loads in self._running.items() if load in loads)
+        return sorted(job_id for job_id, each in self._running.items() if load in each.loads)
+
+    def in_use(self, kind: LoadKind) -> set[LoadKey]:
+        """Everything of a kind that a job waits for, passes or weighs on."""
+        waiting = (entry.job.loads for entry in self._waiting.values())
+        running = (each.loads for each in self._running.values())
+        found = {load for loads in (*waiting, *running) for load in loads}
+        return {load for load in found if load.kind is kind}
 
     def running(self) -> list[JobId]:
         """Jobs that have begun."""
@@ -211,13 +282,40 @@ class DispatchQueue:
     def _park(self, entry: _Entry, full: tuple[LoadKey, ...], now: datetime) -> None:
         entry.parked_at = full
         entry.since = now
+        entry.turns += 1
+        if entry.turns > TURNS_MAX and self._kept_for is None and full[0].kind not in GATES:
+            self._kept_for = entry.job.job_id
+            self.book.keep(entry.job.loads)
         for load in full:
             if load not in entry.queued_at:
                 entry.queued_at.add(load)
                 heapq.heappush(self._parked[load], (entry.job.order, entry.job.job_id))
 
+    def _keep_nothing(self) -> None:
+        self._freed.update(self.book.kept)
+        self.book.keep(())
+        self._kept_for = None
+
+    def _kept_candidate(self) -> JobId | None:
+        """The job for which places are kept, when there is room where it waits. Behind a shut gate it keeps none."""
+        if self._kept_for is None:
+            return None
+        job_id, entry, kept = self._kept_for, self._waiting[self._kept_for], self.book.kept
+        self.book.keep(())
+        gates = (load for load in entry.job.loads if load.kind in GATES)
+        is_shut = self.book.first_full(gates) is not None
+        has_room = any(self.book.has_room(load) for load in entry.parked_at)
+        self.book.keep(kept)
+        if is_shut:
+            entry.turns = 0
+            self._keep_nothing()
+            return None
+        return job_id if has_room else None
+
     def _next_candidate(self) -> JobId | None:
         """The first in order of those that were never asked, and of those that wait where there is room now."""
+        if (kept := self._kept_candidate()) is not None:
+            return kept
         first: tuple[Order, JobId] | None = self._first_ready()
         where: LoadKey | None = None
         for load in list(self._freed):

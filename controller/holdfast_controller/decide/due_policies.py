@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from holdfast_controller.decide.calendar import DueRun, due_now
+from holdfast_controller.decide.calendar import DueRun, due_now, next_due
 from holdfast_controller.decide.policy import Policy
-from holdfast_controller.decide.windows import current_opening
+from holdfast_controller.decide.windows import current_opening, next_opening
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,3 +59,16 @@ def due_policy(policy: Policy, history: PolicyHistory, now: datetime) -> DuePoli
     if current_opening(policy.windows, now) is None:
         return None
     return DuePolicy(due=due, level=level)
+
+
+def may_go_on(policy: Policy, slot: datetime, now: datetime) -> bool:
+    """Whether what is left of the run of ``slot`` may be begun again now: not when the window is shut.
+
+    Nor in a later opening in which the policy is yet due: that run does it.
+    """
+    opening = current_opening(policy.windows, now)
+    if not policy.enabled or opening is None:
+        return False
+    if opening == next_opening(policy.windows, slot) or opening.closes_at is None:
+        return True
+    return next_due(policy.calendar, now) >= opening.closes_at

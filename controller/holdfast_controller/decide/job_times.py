@@ -12,6 +12,10 @@ from holdfast_controller.decide.job_state import ENDED, JobState
 WAITED: Final = (
     "waited for "  # begins an event's name; then the thing, and the seconds as its detail
 )
+SLOWED: Final = "slowed by "  # the same for what a running copy was slowed by
+LANE: Final = (
+    "lane "  # begins an event's name; then its number and disks, and the seconds as its detail
+)
 _STATES: Final = frozenset(str(state) for state in JobState)
 
 
@@ -34,10 +38,15 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobTimes:
-    """``states``: each state once, in the order of the first visit, all attempts together. ``waits``: as they came."""
+    """``states``: each state once, in the order of the first visit, all attempts together. ``waits``: as they came.
+
+    ``slowed``: by what its copy was slowed, the longest first. ``lanes``: how long each took, the longest first.
+    """
 
     states: tuple[Span, ...]
     waits: tuple[Span, ...]
+    slowed: tuple[Span, ...] = ()
+    lanes: tuple[Span, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -64,13 +73,18 @@ class JobTimes:
 def job_times(events: Sequence[TimedEvent], *, now: datetime) -> JobTimes:
     """``events`` in their order; ``now`` ends the state of a job that has not ended."""
     seconds: dict[str, float] = {}
-    waits = []
+    waits, slowed, lanes = [], [], []
     state, since = "", now
     for event in events:
         if event.event.startswith(WAITED):
             waits.append(
                 Span(what=event.event.removeprefix(WAITED), seconds=_seconds(event.detail))
             )
+        if event.event.startswith(SLOWED):
+            what = event.event.removeprefix(SLOWED)
+            slowed.append(Span(what=what, seconds=_seconds(event.detail)))
+        if event.event.startswith(LANE):
+            lanes.append(Span(what=event.event.removeprefix(LANE), seconds=_seconds(event.detail)))
         if event.event not in _STATES:
             continue
         if state:
@@ -81,7 +95,9 @@ def job_times(events: Sequence[TimedEvent], *, now: datetime) -> JobTimes:
     if state and state not in ENDED:
         seconds[state] += (now - since).total_seconds()
     spans = tuple(Span(what=what, seconds=spent) for what, spent in seconds.items())
-    return JobTimes(states=spans, waits=tuple(waits))
+    return JobTimes(
+        states=spans, waits=tuple(waits), slowed=together(slowed), lanes=together(lanes)
+    )
 
 
 def together(spans: Sequence[Span]) -> tuple[Span, ...]:

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from holdfast_common.job_spec import AreaSource
 from holdfast_controller.facts import DiskDecision, DiskFacts, HostFacts, SnapshotNode, VmFacts
 
 FULL = "full"
 INCREMENTAL = "incremental"
-BY_CHANGES = "changes since the previous point"  # the reason of a disk that is read by them
+DIFFERENTIAL = "differential"
+LEVELS: Final = (FULL, DIFFERENTIAL, INCREMENTAL)
+# The reasons of a disk that is read by its changes.
+_BY_CHANGES: Final[Mapping[str, str]] = {
+    INCREMENTAL: "changes since the previous point",
+    DIFFERENTIAL: "changes since the last full point",
+}
 
 # Host builds whose change tracking is known to lose changes (ESXi 6.0 before build 3247720: I/O
 # during consolidation, Broadcom 317933). A range is half open: [first, fixed).
@@ -34,7 +41,7 @@ class PreviousDisk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviousPoint:
-    """The newest committed point of a lineage, as far as it decides what is read next.
+    """The point of a lineage that the next one stands on, as far as it decides what is read.
 
     ``snapshot_tree``: `snapshot_tree_text` of then. ``host_build``: version and build of the host.
     """
@@ -46,7 +53,7 @@ class PreviousPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevelDecision:
-    """The level of a point: incremental as long as one disk is read by its changes."""
+    """The level of a point: full only when no disk is read by its changes."""
 
     level: str
     reason: str
@@ -62,10 +69,13 @@ def decide_level(
     previous: PreviousPoint | None,
     level_asked: str,
     full_needed: str = "",
+    is_doubted: bool = False,
 ) -> LevelDecision:
     """The level and the areas of each protected disk of our snapshot.
 
+    ``previous``: the newest point; of a differential the newest full one.
     ``full_needed``: why the lineage must be read whole next (a restore, a failed audit), or "".
+    ``is_doubted``: change tracking was caught, and is not believed what is allocated either.
     ``vmfs_datastores``: ids of the datastores where vSphere knows what is allocated.
     """
     general = _general_reason(snapshot_tree, host, previous, level_asked, full_needed)
@@ -75,7 +85,10 @@ def decide_level(
             disk,
             before.get(_identity(disk)),
             general,
-            knows_allocation=disk.tip is not None and disk.tip.datastore_id in vmfs_datastores,
+            by_changes=_BY_CHANGES.get(level_asked, ""),
+            knows_allocation=disk.tip is not None
+            and disk.tip.datastore_id in vmfs_datastores
+            and not is_doubted,
         )
         for disk in disks
         if not disk.unprotected_reason
@@ -83,10 +96,20 @@ def decide_level(
     changed = [each for each in decided if each.areas is AreaSource.CHANGED]
     reasons = [each.reason for each in decided if each.areas is not AreaSource.CHANGED]
     return LevelDecision(
-        level=INCREMENTAL if changed else FULL,
-        reason="; ".join(dict.fromkeys(reasons)) or BY_CHANGES,
+        level=level_asked if changed else FULL,
+        reason="; ".join(dict.fromkeys(reasons)) or _BY_CHANGES.get(level_asked, ""),
         disks=decided,
     )
+
+
+def nothing_below(level: str) -> str:
+    """Why a point of that level is a full one when there is none that it could stand on."""
+    return "there is no full point" if level == DIFFERENTIAL else "there is no previous point"
+
+
+def is_by_changes(reason: str) -> bool:
+    """Whether a disk with that reason was read by its changes."""
+    return reason in _BY_CHANGES.values()
 
 
 def snapshot_tree_text(nodes: Sequence[SnapshotNode], current_moref: str) -> str:
@@ -128,7 +151,7 @@ def _general_reason(
     if level_asked == FULL:
         return "a full was asked for"
     if previous is None:
-        return "there is no previous point"
+        return nothing_below(level_asked)
     if full_needed:
         return full_needed
     build = host_build_text(host)
@@ -142,7 +165,12 @@ def _general_reason(
 
 
 def _one_disk(
-    disk: DiskFacts, before: PreviousDisk | None, general: str, *, knows_allocation: bool
+    disk: DiskFacts,
+    before: PreviousDisk | None,
+    general: str,
+    *,
+    by_changes: str,
+    knows_allocation: bool,
 ) -> DiskDecision:
     reason = general or _difference(disk, before)
     if not reason and before is not None:
@@ -150,7 +178,7 @@ def _one_disk(
             device_key=disk.device_key,
             areas=AreaSource.CHANGED,
             since=before.change_id,
-            reason=BY_CHANGES,
+            reason=by_changes,
         )
     # Under snapshots that tracking may be younger than, what is "allocated" may be wrong, without a fault.
     alone = len(disk.chain) == 1

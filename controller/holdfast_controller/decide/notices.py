@@ -30,6 +30,7 @@ class NoticeKind(StrEnum):
     DEBT = "debt"
     SUSPECT = "suspect"
     REPOSITORY_FULL = "repository_full"
+    KEEPING = "keeping"
     DIGEST = "digest"
 
 
@@ -39,6 +40,7 @@ STANDING: Final = frozenset(
         NoticeKind.DEBT,
         NoticeKind.SUSPECT,
         NoticeKind.REPOSITORY_FULL,
+        NoticeKind.KEEPING,
     }
 )
 
@@ -128,6 +130,9 @@ _TITLES: Final[Mapping[NoticeKind, Callable[[int], str]]] = {
     NoticeKind.DEBT: _counted("something could not be undone", "things could not be undone"),
     NoticeKind.SUSPECT: _counted("change tracking lied", "VMs whose change tracking lied"),
     NoticeKind.REPOSITORY_FULL: _counted("the repository is nearly full", "full repositories"),
+    NoticeKind.KEEPING: _counted(
+        "the repository is not kept as it should be", "things keep the repository from being kept"
+    ),
     NoticeKind.DIGEST: _counted("a run has ended", "runs have ended"),
 }
 _ADVICE: Final[Mapping[NoticeKind, str]] = {
@@ -136,5 +141,6 @@ _ADVICE: Final[Mapping[NoticeKind, str]] = {
     NoticeKind.DEBT: "It is tried again by itself; `holdfast status` shows what is left.",
     NoticeKind.SUSPECT: "Earlier points of these VMs may lack something: `holdfast point list`. The next backup reads everything.",
     NoticeKind.REPOSITORY_FULL: "`holdfast repo forget` and `holdfast repo prune` make room.",
+    NoticeKind.KEEPING: "`holdfast status` tells what holds it up.",
     NoticeKind.DIGEST: "",
 }

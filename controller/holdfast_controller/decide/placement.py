@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from holdfast_common.errors import Refused, UsageError
+from holdfast_common.errors import NoProxy, UsageError
 from holdfast_common.identity import AgentId, DatastoreId, RepositoryId
 from holdfast_common.job_spec import TransportKind
 from holdfast_controller.decide.hot_add import (
@@ -22,6 +22,8 @@ from holdfast_controller.facts import DatastoreFacts, HostFacts, VmFacts
 
 PREFERENCE = (TransportKind.DIRECT, TransportKind.HOTADD, TransportKind.NFC)
 NFS_3 = "NFS"  # vSphere's name of it; version 4.1 is NFS41 and has other locks
+BY_ITSELF = "no other proxy can, so the VM's own proxy reads it over the network"
+ITS_OWN = "it runs in this very VM, whose disks it does not open itself"
 UPDATE_2, UPDATE_2B_BUILD = (8, 0, 2), 23305546  # ESXi 8.0 U2b
 
 
@@ -87,7 +89,7 @@ def place(
 ) -> Placement:
     """The best agent and transport for all disks of one VM.
 
-    Raises: Refused with the reason per transport and agent; UsageError for an unknown transport.
+    Raises: NoProxy with the reason per transport and agent; UsageError for an unknown transport.
     """
     return placements(
         agents=agents, reach=reach, wanted_transport=wanted_transport, wanted_agent=wanted_agent
@@ -113,38 +115,54 @@ def placements(
         if not wanted_agent or wanted_agent in (agent.agent_id, agent.host_name)
     ]
     if not agents:
-        raise Refused(
+        raise NoProxy(
             "no proxy agent is connected",
             advice="start `holdfast-agent run` on a proxy; see `holdfast agent list`",
         )
     if not candidates:
-        raise Refused(
+        raise NoProxy(
             "no such agent is connected", agent=wanted_agent, advice="see `holdfast agent list`"
         )
     refusals: list[str] = []
     for transport in transports:
-        found = []
+        found: list[Placement] = []
+        itself: list[AgentFacts] = []  # whose own VM it is: asked last
         for agent in candidates:
             problem = _problem(agent, transport, reach)
             if problem:
                 refusals.append(f"{transport} on {agent.host_name}: {problem}")
                 continue
+            if _is_itself(agent, reach):
+                itself.append(agent)
+                continue
             # those that were asked before it could not: why it is this one
             reason = _reason(transport, wanted_transport, refusals)
-            found.append(
-                Placement(
-                    agent_id=agent.agent_id,
-                    host_name=agent.host_name,
-                    transport=transport,
-                    reason=reason,
-                    proxy_instance_uuid=agent.vm.instance_uuid if agent.vm else "",
-                )
-            )
+            found.append(_placement(agent, transport, reason))
+        if not found:
+            reason = f"{_reason(transport, wanted_transport, refusals)}; {BY_ITSELF}"
+            found = [_placement(agent, transport, reason) for agent in itself]
         if found:
             return found
-    raise Refused(
+    raise NoProxy(
         "no agent can reach all disks: " + "; ".join(refusals),
         advice="run `holdfast doctor`, or map the datastore on a proxy",
+    )
+
+
+def _placement(agent: AgentFacts, transport: TransportKind, reason: str) -> Placement:
+    return Placement(
+        agent_id=agent.agent_id,
+        host_name=agent.host_name,
+        transport=transport,
+        reason=reason,
+        proxy_instance_uuid=agent.vm.instance_uuid if agent.vm else "",
+    )
+
+
+def _is_itself(agent: AgentFacts, reach: WantedReach) -> bool:
+    """Whether the disks are those of the VM that the agent runs in."""
+    return bool(reach.vm_instance_uuid) and (
+        agent.vm is not None and agent.vm.instance_uuid == reach.vm_instance_uuid
     )
 
 
@@ -202,7 +220,7 @@ def _problem(agent: AgentFacts, transport: TransportKind, reach: WantedReach) ->
     if transport not in agent.transports:
         return "it does not offer this transport"
     if transport is TransportKind.DIRECT:
-        return _direct_problem(agent, reach)
+        return ITS_OWN if _is_itself(agent, reach) else _direct_problem(agent, reach)
     if transport is TransportKind.HOTADD:
         return _hot_add_problem(agent.vm, reach)
     return ""

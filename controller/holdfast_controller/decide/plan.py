@@ -38,7 +38,7 @@ class PlannedVm:
     """A VM as a plan needs it. ``last_good``, ``last_full``: when its points were made; None: it has none.
 
     ``seconds``, ``full_seconds``: how long its backups are expected to take. ``problem``: why nothing can back it up
-    now; empty: something can.
+    now; empty: something can. ``storages``: how many lanes its disks could form.
     """
 
     key: VmKey
@@ -50,6 +50,7 @@ class PlannedVm:
     last_good: datetime | None = None
     last_full: datetime | None = None
     problem: str = ""
+    storages: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,6 +248,7 @@ class Plan:
                 last_good="" if vm.last_good is None else utc_text(vm.last_good),
                 loads=in_order((*vm.facts.loads, state.gate)),
                 ways=vm.facts.ways,
+                lanes=min(vm.facts.storages, state.facts.policy.lanes),
             ),
             self._now,
         )
@@ -318,4 +320,5 @@ class Plan:
 
 
 def _waited_text(begun: Begun) -> str:
-    return "; ".join(f"waited {wait.seconds:.0f} s for {wait.load.text}" for wait in begun.waits)
+    waits = [f"waited {wait.seconds:.0f} s for {wait.load.text}" for wait in begun.waits]
+    return "; ".join([*waits, begun.lanes_text] if begun.lanes_text else waits)

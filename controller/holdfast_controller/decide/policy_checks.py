@@ -17,6 +17,7 @@ from typing import Final
 from holdfast_common.errors import Fact
 from holdfast_controller.decide.calendar import due_after, next_due
 from holdfast_controller.decide.coverage import Selection
+from holdfast_controller.decide.disk_choice import names_disk
 from holdfast_controller.decide.policy import Policy
 from holdfast_controller.decide.selection import SelectableVm
 from holdfast_controller.decide.windows import is_open, longest_opening
@@ -58,8 +59,8 @@ class Finding:
 def check_due(policy: Policy, now: datetime) -> None:
     """Raises: UsageError when one of its calendars is never due in the years to come."""
     next_due(policy.calendar, now)
-    if policy.full_calendar is not None:
-        next_due(policy.full_calendar, now)
+    for calendar in policy.level_calendars.values():
+        next_due(calendar, now)
 
 
 def findings(
@@ -73,6 +74,7 @@ def findings(
     """What is odd about a policy. ``lengths``: of VMs by their place in ``vms``; those without a backup are left out."""
     return [
         *_unmatched(policy, selection),
+        *_disks(policy, [vms[number] for number in selection.chosen]),
         *_never_open(policy, now),
         *_too_short(policy, selection, vms, lengths, now),
     ]
@@ -112,6 +114,43 @@ def _unmatched(policy: Policy, selection: Selection) -> list[Finding]:
                 message="every VM that the policy selects is excluded",
                 advice=f"if it is meant for VMs to come, give `--allow {Oddity.UNMATCHED}`",
                 facts={"vms": len(selection.excluded)},
+            )
+        )
+    return found
+
+
+def _disks(policy: Policy, vms: Sequence[SelectableVm]) -> list[Finding]:
+    """What is odd about its choice of disks, with the VMs that it selects now."""
+    if not vms or not (policy.disks or policy.exclude_disks):
+        return []
+    found = []
+    for field in ("disks", "exclude_disks"):
+        for selector in getattr(policy, field):
+            if any(names_disk(selector, disk) for each in vms for disk in each.vm.disks):
+                continue
+            found.append(
+                Finding(
+                    oddity=Oddity.UNMATCHED,
+                    field=field,
+                    message="a selector names no disk of the VMs that the policy selects",
+                    advice="see `holdfast inventory show`;"
+                    f" if it is meant for disks to come, give `--allow {Oddity.UNMATCHED}`",
+                    facts={"selector": selector},
+                )
+            )
+    wanted = policy.wanted_disks
+    bare = [
+        each.vm.name for each in vms if each.vm.disks and not wanted.of_vm(each.vm).protected_disks
+    ]
+    if bare:
+        found.append(
+            Finding(
+                oddity=Oddity.UNMATCHED,
+                field="disks" if policy.disks else "exclude_disks",
+                message="the policy leaves no disk of a VM: its backups will fail",
+                advice="exclude the VM, or leave it a disk;"
+                f" if it is meant for disks to come, give `--allow {Oddity.UNMATCHED}`",
+                facts={"vm": bare[0], "vms_like_it": len(bare)},
             )
         )
     return found

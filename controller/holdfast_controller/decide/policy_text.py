@@ -28,12 +28,16 @@ _TOML_PLACE: Final = re.compile(r" \(at line (\d+), column (\d+)\)$")
 _TOML_END: Final = " (at end of document)"
 # What an editor is shown of fields that say nothing.
 _EXAMPLES: Final[Mapping[str, object]] = {
+    "disks": ["disk:2000"],
+    "exclude_disks": ["disk:Hard disk 2"],
     "description": "what it is for",
     "exclude": ["power:off"],
     "window": "mon-fri 22:00-06:00; sat,sun 00:00-24:00",
     "promise": "26h",
+    "resume_within": "10m",
     "transport": "hotadd",
     "level.full": "0 22 * * sun",
+    "level.differential": "0 22 * * wed",
     "retention.keep_last": 3,
     "retention.keep_hourly": 24,
     "retention.keep_daily": 14,

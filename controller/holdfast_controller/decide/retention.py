@@ -22,6 +22,7 @@ from holdfast_common.errors import UsageError
 
 FUTURE_TOLERANCE: Final = timedelta(minutes=5)  # between the clocks of proxies and this one
 COUNT_MAX: Final = 1_000_000
+EMPTY_RULE: Final = "the rule is empty"
 _LAST_GOOD: Final = "the last good point of its VM"
 _LAST_OF_ALL: Final = "the newest point of its VM, which has no good one"
 _WITHIN = re.compile(r"([1-9]\d{0,4})([hdw])")
@@ -156,7 +157,7 @@ def _of_one_vm(
         if point.fault:
             wanted = [f"{text}, if it were whole: {point.fault}" for text in wanted]
             unwanted = [*unwanted, point.fault]
-        reasons = ["the rule is empty"] if rule.is_empty else wanted
+        reasons = [EMPTY_RULE] if rule.is_empty else wanted
         if clock_problem:
             reasons = [*reasons, f"nothing is dropped by a doubtful clock: {clock_problem}"]
         if each in last:

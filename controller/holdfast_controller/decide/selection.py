@@ -21,6 +21,8 @@ POWER_STATES: Final[Mapping[str, str]] = {
     "off": "poweredOff",
     "suspended": "suspended",
 }
+SELECTOR_LENGTH_MAX: Final = 1024  # a dozen folders below each other, of 80 characters each
+SHOWN_LENGTH_MAX: Final = 100
 _CLUSTER_KIND: Final = "ClusterComputeResource"
 _POOL_KINDS: Final = frozenset({"ResourcePool", "VirtualApp"})
 
@@ -105,8 +107,20 @@ def matches(each: SelectableVm, selector: str) -> bool:
     return fnmatch.fnmatchcase(each.vm.name, selector)
 
 
+def check_length(selector: str) -> None:
+    """Raises: UsageError when it is longer than anything in vSphere is named."""
+    if len(selector) > SELECTOR_LENGTH_MAX:
+        raise UsageError(
+            "a selector is too long",
+            selector=f"{selector[:SHOWN_LENGTH_MAX]}…",
+            length=len(selector),
+            length_max=SELECTOR_LENGTH_MAX,
+        )
+
+
 def check_selector(selector: str) -> None:
     """Whether it can be answered at all. Raises: UsageError, which says what can."""
+    check_length(selector)
     kind, colon, pattern = selector.partition(":")
     if not selector or (colon and kind in _KINDS and not pattern):
         raise UsageError("a selector names nothing", selector=selector, advice=_ADVICE)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PointReading:
-    """How an earlier point came to its disks. ``by_changes``: keys of those read by their changes only."""
+    """How an earlier point came to its disks. ``by_hint``: keys of those of which not everything was read."""
 
     point_id: str
-    by_changes: frozenset[int]
+    by_hint: frozenset[int]
 
 
 def suspect_points(earlier: Sequence[PointReading], disks: Collection[int]) -> list[str]:
@@ -23,7 +23,7 @@ def suspect_points(earlier: Sequence[PointReading], disks: Collection[int]) -> l
     doubtful = set(disks)
     found = []
     for point in earlier:
-        doubtful &= point.by_changes
+        doubtful &= point.by_hint
         if not doubtful:
             break
         found.append(point.point_id)

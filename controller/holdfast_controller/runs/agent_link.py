@@ -7,7 +7,7 @@ methods are called on executor threads, never on the event loop, one at a time p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +34,9 @@ class ConnectedAgent:
     repair_folders: tuple[
         str, ...
     ] = ()  # where copies of repositories lie that it may read, or above them
+    mac_addresses: tuple[str, ...] = ()
+    can_be_slowed: bool = True  # older agents read as fast as they can
+    clock_ahead_seconds: float = 0.0  # of the controller's, when it connected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +101,17 @@ class AgentLink(Protocol):
         ...
 
     def start(
-        self, agent_id: AgentId, attempt: Attempt, spec: JobSpec, handler: AttemptHandler
+        self,
+        agent_id: AgentId,
+        attempt: Attempt,
+        spec: JobSpec,
+        handler: AttemptHandler,
+        *,
+        lease_seconds: float = 0.0,
     ) -> None:
         """Send StartJob and route everything about the attempt to ``handler`` until it ends.
 
+        ``lease_seconds``: how long the agent may be away and go on; at least as the controller is configured.
         Raises: Refused (the agent refused it), ControllerUnreachable never; TimedOut when no
         agent of that id is connected or it does not answer within 30 s.
         """
@@ -109,6 +119,13 @@ class AgentLink(Protocol):
 
     def cancel(self, attempt: Attempt) -> None:
         """Ask the agent to stop; harmless when it has ended."""
+        ...
+
+    def limit(self, attempt: Attempt, rates: Mapping[int, int]) -> bool:
+        """Have the agent read these disks no faster than that (bytes per second by device key), and all others freely.
+
+        Said again after its reconnects. False: it cannot, or the attempt is not at work.
+        """
         ...
 
     def is_revoked(self, agent_id: AgentId) -> bool:

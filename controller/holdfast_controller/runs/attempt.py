@@ -29,7 +29,8 @@ class AttemptAnswers:
     """What the run answers while its agent works. Every function is called on an executor thread.
 
     ``extents`` by device key; ``open_keys`` None: this kind of job gets no segment keys;
-    ``grant_commit`` returns when the grant is durable; ``on_result`` when the result is.
+    ``grant_commit`` returns when the grant is durable; ``on_result`` when the result is. ``lease_seconds``: how long
+    the agent may be away and go on; 0: as the controller is configured.
     """
 
     on_result: Callable[[JobResult], None]
@@ -38,6 +39,7 @@ class AttemptAnswers:
     open_keys: Callable[[Sequence[bytes]], list[bytes]] | None = None
     renew_ticket: Callable[[int], DiskTicket] | None = None
     grant_commit: Callable[[bytes], SignedGrant] | None = None
+    lease_seconds: float = 0.0
 
 
 class AttemptInProgress:
@@ -128,7 +130,7 @@ def run_attempt(
     handler = AttemptInProgress(answers)
     if stopped():
         raise Cancelled("cancelled before the agent started")
-    link.start(agent_id, attempt, spec, handler)
+    link.start(agent_id, attempt, spec, handler, lease_seconds=answers.lease_seconds)
     bug = _waited_for(link, attempt, handler, stopped)
     if bug is not None:
         raise bug

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from holdfast_common.errors import (
     NotFound,
@@ -21,20 +21,20 @@ from holdfast_common.identity import AgentId
 from holdfast_common.job_result import JobResult, Outcome, Warned
 from holdfast_common.job_spec import (
     BackUpDisks,
-    Consistency,
     DiskTicket,
     JobSpec,
-    VmIdentity,
 )
+from holdfast_controller.decide.dispatch import Begun
 from holdfast_controller.decide.job_state import JobEvent
+from holdfast_controller.decide.lanes import lanes_of
 from holdfast_controller.decide.level import (
     FULL,
-    LevelDecision,
     decide_level,
     host_build_text,
     snapshot_tree_text,
     tracking_warning,
 )
+from holdfast_controller.decide.machine_roles import OwnVms
 from holdfast_controller.decide.placement import Placement
 from holdfast_controller.decide.policy import WhenNotReached
 from holdfast_controller.facts import SnapshotFacts, VmFacts
@@ -42,14 +42,19 @@ from holdfast_controller.runs.agent_link import SignedGrant
 from holdfast_controller.runs.agent_work import next_attempt, progress_to_table
 from holdfast_controller.runs.attempt import AttemptAnswers, run_attempt
 from holdfast_controller.runs.committed_points import unless_committed
+from holdfast_controller.runs.copying import copying, note_lanes
 from holdfast_controller.runs.earlier_attempts import give_back_earlier, refuse_while_left
 from holdfast_controller.runs.free_space_watch import FreeSpaceWatch, free_space_watched
-from holdfast_controller.runs.placing import (
-    check_connected,
-    place_now,
+from holdfast_controller.runs.frozen_vm import Frozen, backup_work, note_unwanted, wanted_part
+from holdfast_controller.runs.own_machines import consistency_wish, own_machines
+from holdfast_controller.runs.placing import check_connected, place_now
+from holdfast_controller.runs.point_facts import (
+    doubt_of_history,
+    expected_level,
+    point_below,
+    previous_point,
 )
-from holdfast_controller.runs.point_facts import PointFacts, doubt_of_history, previous_point
-from holdfast_controller.runs.repository_verdict import damaged_packs, note_loss
+from holdfast_controller.runs.repository_verdict import note_loss
 from holdfast_controller.runs.requests import BackupRequest
 from holdfast_controller.runs.results import (
     LOWER_CONSISTENCY,
@@ -57,21 +62,20 @@ from holdfast_controller.runs.results import (
     judged,
     record_point,
 )
-from holdfast_controller.runs.source_tickets import disk_to_back_up, source_tickets
+from holdfast_controller.runs.source_tickets import source_tickets
 from holdfast_controller.runs.start_tracking import start_tracking
-from holdfast_controller.runs.tracking_audits import next_audit
-from holdfast_controller.runs.vm_blobs import VmBlobs, read_blobs, with_ovf
+from holdfast_controller.runs.vm_blobs import read_blobs, with_ovf
 from holdfast_controller.runs.world import World, lineage_of
 from holdfast_controller.store.catalogue import PointRow
 from holdfast_controller.store.inventory import KnownVm
 from holdfast_controller.store.jobs import JobRow
 from holdfast_controller.store.new_jobs import NewJob
 from holdfast_controller.vsphere import preflight
-from holdfast_controller.vsphere.changed_areas import DiskAreas, areas_of_disk
+from holdfast_controller.vsphere.changed_areas import areas_of_disk
 from holdfast_controller.vsphere.inventory import find_moref, read_vm_around
 from holdfast_controller.vsphere.quiesce import is_lower
 from holdfast_controller.vsphere.session import VsphereSession
-from holdfast_controller.vsphere.snapshot import ConsistencyWish, temporary_snapshot
+from holdfast_controller.vsphere.snapshot import temporary_snapshot
 from holdfast_controller.vsphere.still_frozen import check_still_frozen
 
 log = logging.getLogger(__name__)
@@ -81,21 +85,6 @@ VTPM = (
     "the VM has a virtual TPM: its NVRAM is saved, but opens only with the key of its key provider,"
     " which is not in the backup"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frozen:
-    """The VM as our snapshot holds it, what is to be read of it, and the watch over its room."""
-
-    session: VsphereSession
-    snapshot: SnapshotFacts
-    snapshot_tree: str
-    host_build: str
-    previous: PointRow | None
-    decision: LevelDecision
-    areas: Mapping[int, DiskAreas]
-    vm_files: VmBlobs
-    space: FreeSpaceWatch
 
 
 class ImageBackup:
@@ -112,14 +101,28 @@ class ImageBackup:
             vcenter_instance_uuid=self._vcenter.instance_uuid,
             vm_instance_uuid=known.vm.instance_uuid,
         )
+        self._lanes_max = 1  # until it begins
+
+    @property
+    def lanes_wanted(self) -> int:
+        """How many streams the VM may have at once, as it was seen last."""
+        found = lanes_of(self._known.vm.protected_disks, lanes_max=self._request.lanes)
+        return max(1, len(found))
+
+    def begins(self, begun: Begun) -> None:
+        """With how many lanes."""
+        self._lanes_max = begun.lanes
 
     def plan(self, ways: Sequence[Placement]) -> list[str]:
         """For people: what would be done with this VM, and why."""
         vm = self._known.vm
-        lines = [f"{vm.name}: {self._expected_level()}, {ways[0].reason}"]
+        lines = [
+            f"{vm.name}: {expected_level(self._world, self._lineage_id, self._request.level)}, {ways[0].reason}"
+        ]
         lines.extend(
-            f"{vm.name}: {disk.label} is NOT in the backup: {disk.unprotected_reason}"
-            for disk in vm.unprotected_disks
+            f"{vm.name}: {disk.label} is NOT in the backup: {disk.left_out_reason}"
+            for disk in vm.disks
+            if disk.left_out_reason
         )
         return lines
 
@@ -167,26 +170,27 @@ class ImageBackup:
         agent_id = AgentId(placement.agent_id)
         world.keeper.authorise(agent_id)
         world.jobs.note(job.job_id, "placed", placement.reason)
+        note_unwanted(world, job.job_id, vm)
+        roles = OwnVms(own_machines(world)).roles(vm)
+        for role in roles:
+            world.jobs.note(job.job_id, "told", role.text)
+        wish = consistency_wish(self._request, roles)
         warnings += start_tracking(world, session, vm, self._lineage_id)
         world.lifecycle.check(job.job_id)
         world.jobs.advance(job.job_id, JobEvent.QUIESCE, f"asked: {self._request.consistency}")
         world.jobs.advance(job.job_id, JobEvent.SNAPSHOT)
-        wish = ConsistencyWish(
-            asked=self._request.consistency,
-            lower_allowed=self._request.when_not_reached is WhenNotReached.LOWER,
-        )
         with (
             temporary_snapshot(session, ledger, vm=vm, wish=wish) as snapshot,
             world.lifecycle.cleaning(job.job_id),
             free_space_watched(session, snapshot, self._floor) as space,
         ):
-            frozen = self._freeze(session, snapshot, vm, space)
+            frozen = self._freeze(session, wanted_part(snapshot, self._request.disks), vm, space)
             check_connected(world, placement)  # nothing is attached to a proxy that is away
             with (
                 source_tickets(
                     session,
                     ledger,
-                    snapshot=snapshot,
+                    snapshot=frozen.snapshot,
                     transport=placement.transport,
                     proxy_instance_uuid=placement.proxy_instance_uuid,
                 ) as tickets,
@@ -199,10 +203,18 @@ class ImageBackup:
                     transport=placement.transport,
                     agent_id=agent_id,
                 )
-                work = self._work(job, placement, frozen, tickets)
+                work = backup_work(
+                    world,
+                    job,
+                    frozen,
+                    tickets,
+                    placement=placement,
+                    vcenter_uuid=self._vcenter.instance_uuid,
+                    audit_share=self._request.audit_share,
+                )
                 world.jobs.advance(job.job_id, JobEvent.TRANSFER, placement.reason)
                 result = self._transfer(job, agent_id, frozen, tickets, work)
-        found = [*warnings, *_not_protected(snapshot.warnings)]
+        found = [*warnings, *_not_protected(frozen.snapshot.warnings)]
         found += [*frozen.vm_files.warnings, *_lowered(snapshot)]
         return replace(result, warnings=(*found, *result.warnings))
 
@@ -210,7 +222,9 @@ class ImageBackup:
 
     def _preflight(self, session: VsphereSession) -> tuple[VmFacts, list[Warned]]:
         moref = find_moref(session, instance_uuid=self._known.vm.instance_uuid)
-        examined = preflight.examine(session, moref, floor=self._floor)
+        examined = preflight.examine(
+            session, moref, floor=self._floor, wanted=self._request.disks.of_vm
+        )
         vm = examined.vm
         refuse_while_left(self._world, self._vcenter_id, vm)
         examined.check()
@@ -223,17 +237,7 @@ class ImageBackup:
         return vm, warnings
 
     def _previous(self) -> PointRow | None:
-        return self._world.catalogue.latest(self._lineage_id)
-
-    def _expected_level(self) -> str:
-        if self._request.level == FULL:
-            return "full, as asked"
-        if self._previous() is None:
-            return "full, because there is no previous point"
-        if reason := self._world.catalogue.full_needed(self._lineage_id):
-            return f"full, because {reason}"
-        doubt = self._world.catalogue.tracking_doubt(self._lineage_id)
-        return f"incremental that reads everything, because {doubt}" if doubt else "incremental"
+        return point_below(self._world, self._lineage_id, self._request.level)
 
     # -- with the snapshot ----------------------------------------------------------------------
 
@@ -249,6 +253,7 @@ class ImageBackup:
         _, around = read_vm_around(session, snapshot.vm.moref)
         previous = self._previous()
         full_needed = self._world.catalogue.full_needed(self._lineage_id)
+        doubt = self._world.catalogue.tracking_doubt(self._lineage_id)
         # where the VM stood in its own snapshots before ours
         tree = snapshot_tree_text(snapshot.vm.snapshots, before.current_snapshot_moref)
         decision = decide_level(
@@ -262,9 +267,8 @@ class ImageBackup:
             },
             previous=None if previous is None else previous_point(previous.decoded()),
             level_asked=self._request.level,
-            full_needed=full_needed
-            or self._world.catalogue.tracking_doubt(self._lineage_id)
-            or doubt_of_history(self._world, previous, before),
+            full_needed=full_needed or doubt or doubt_of_history(self._world, previous, before),
+            is_doubted=bool(doubt),
         )
         decided = {each.device_key: each for each in decision.disks}
         return Frozen(
@@ -281,50 +285,7 @@ class ImageBackup:
             },
             vm_files=with_ovf(read_blobs(session, snapshot.vm), snapshot),
             space=space,
-        )
-
-    def _work(
-        self,
-        job: JobRow,
-        placement: Placement,
-        frozen: Frozen,
-        tickets: Mapping[int, DiskTicket],
-    ) -> BackUpDisks:
-        snapshot, previous = frozen.snapshot, frozen.previous
-        vm = snapshot.vm
-        facts = PointFacts(
-            configuration=snapshot.configuration,
-            snapshot_tree=frozen.snapshot_tree,
-            host_build=frozen.host_build,
-        )
-        return BackUpDisks(
-            vm=VmIdentity(
-                vcenter_id=self._vcenter.instance_uuid,
-                instance_uuid=vm.instance_uuid,
-                bios_uuid=vm.bios_uuid,
-                name=vm.name,
-                moref=vm.moref,
-            ),
-            lineage_id=self._lineage_id,
-            level_asked=self._request.level,
-            level=frozen.decision.level,
-            level_reason=frozen.decision.reason,
-            previous_point_id=previous.point_id if previous is not None else None,
-            consistency=Consistency(
-                asked=snapshot.asked, reached=snapshot.reached, evidence=snapshot.evidence
-            ),
-            snapshot_time=snapshot.created_at,
-            group_id=job.run_id,
-            transport=placement.transport,
-            configuration=facts.encode(),
-            blobs=frozen.vm_files.blobs,
-            disks=tuple(
-                disk_to_back_up(disk, frozen.areas[disk.device_key], tickets[disk.device_key])
-                for disk in snapshot.protected_disks
-            ),
-            keys=self._world.keeper.writer_keys(self._lineage_id),
-            damaged_packs=damaged_packs(self._world),
-            audit=next_audit(self._world, self._lineage_id),
+            lanes=lanes_of(snapshot.protected_disks, lanes_max=self._lanes_max),
         )
 
     # -- the agent works --------------------------------------------------------------------------
@@ -368,20 +329,25 @@ class ImageBackup:
                 note_loss(world, job, result.error)
 
         frozen.space.check()
-        result = run_attempt(
-            world.link,
-            agent_id=agent_id,
-            attempt=attempt,
-            spec=JobSpec(run_id=job.run_id, repository_id=world.keeper.repository_id, work=work),
-            answers=AttemptAnswers(
-                on_result=keep,
-                on_progress=progress_to_table(world, job),
-                extents={key: each.extents for key, each in frozen.areas.items()},
-                renew_ticket=renewed,
-                grant_commit=grant,
-            ),
-            stopped=lambda: frozen.space.is_low or world.lifecycle.stopped(job.job_id),
-        )
+        with copying(world, attempt, agent_id, frozen.snapshot.protected_disks):
+            result = run_attempt(
+                world.link,
+                agent_id=agent_id,
+                attempt=attempt,
+                spec=JobSpec(
+                    run_id=job.run_id, repository_id=world.keeper.repository_id, work=work
+                ),
+                answers=AttemptAnswers(
+                    on_result=keep,
+                    on_progress=progress_to_table(world, job),
+                    extents={key: each.extents for key, each in frozen.areas.items()},
+                    renew_ticket=renewed,
+                    grant_commit=grant,
+                    lease_seconds=self._request.resume_seconds,
+                ),
+                stopped=lambda: frozen.space.is_low or world.lifecycle.stopped(job.job_id),
+            )
+        note_lanes(world, job.job_id, frozen.lanes, result)
         return frozen.space.judged(result)
 
 

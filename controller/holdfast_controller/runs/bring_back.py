@@ -309,7 +309,7 @@ class BringingBack:
         catalogue = Catalogue(database)
         added = [point for point in points.points if point.point_id not in known]
         self._store.confirm(point.name for point in added)
-        for point in added:
+        for point in sorted(added, key=lambda each: each.manifest.created_at):
             catalogue.add(point_row(point, RepositoryId(keys.repository_id)))
         return tuple(point.point_id for point in added)
 

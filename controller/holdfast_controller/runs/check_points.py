@@ -13,6 +13,7 @@ from holdfast_controller.runs.damage_text import told_damages
 from holdfast_controller.runs.repository_proxies import proxies_with_repository
 from holdfast_controller.runs.repository_verdict import REPOSITORY, note_damaged_packs
 from holdfast_controller.runs.requests import CheckRequest
+from holdfast_controller.runs.verified_data import after_check
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.jobs import JobRow
 from holdfast_controller.store.new_jobs import NewJob
@@ -81,5 +82,6 @@ class CheckPoints:
             world.damages.keep(job.job_id, result)
             if self._request.read_data:
                 note_damaged_packs(world, result, all_data=not self._request.subset)
+                after_check(world)
             world.jobs.note(job.job_id, "checked", f"{result.objects_checked} objects")
         return told_damages(result, job.job_id)

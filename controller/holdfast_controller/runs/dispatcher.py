@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 
 from holdfast_common.clock import Clock
 from holdfast_common.identity import JobId
@@ -90,10 +90,20 @@ class Dispatcher:
         with self._lock:
             return self._queue.waiting_on(load)
 
+    def waiting_only_for(self, agents: Set[str]) -> list[JobId]:
+        """Waiting jobs that no other agent could carry out."""
+        with self._lock:
+            return self._queue.waiting_only_for(agents)
+
     def running_on(self, load: LoadKey) -> list[JobId]:
         """Jobs that have begun and weigh on it, or passed it."""
         with self._lock:
             return self._queue.running_on(load)
+
+    def in_use(self, kind: LoadKind) -> set[LoadKey]:
+        """Everything of a kind that a job waits for, passes or weighs on."""
+        with self._lock:
+            return self._queue.in_use(kind)
 
     def join(self) -> None:
         """Open every gate, and wait until nothing is at work any more and nothing waits that could be."""

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from holdfast_common.errors import HoldfastError, Interrupted, NothingProtected, Refused, UsageError
+from holdfast_common.errors import HoldfastError, Interrupted, Refused
 from holdfast_common.identity import JobId
 from holdfast_common.job_result import ErrorReport
 from holdfast_controller.decide.dispatch import Begun, WaitingJob, Way
 from holdfast_controller.decide.job_state import JobEvent, JobState
 from holdfast_controller.decide.load_limits import LoadKey, LoadKind, in_order
 from holdfast_controller.runs.back_up_image import ImageBackup
-from holdfast_controller.runs.check_points import CheckPoints
-from holdfast_controller.runs.dispatch_notes import note_dispatch, note_waits
+from holdfast_controller.runs.chosen_vms import chosen_vms
+from holdfast_controller.runs.dispatch_notes import note_dispatch, note_told, note_waits
 from holdfast_controller.runs.dispatcher import Dispatcher
 from holdfast_controller.runs.finished_restores import unless_restored
 from holdfast_controller.runs.inventory_watch import InventoryWatch
+from holdfast_controller.runs.latency_watch import LatencyWatch
 from holdfast_controller.runs.lifecycle import bug_report
 from holdfast_controller.runs.loads import (
-    CHECKS,
-    PAUSE,
-    PRUNES,
     RESTORES,
     backup_loads,
     stream_limits,
@@ -33,9 +31,8 @@ from holdfast_controller.runs.loads import (
 )
 from holdfast_controller.runs.placing import SeenFromHere
 from holdfast_controller.runs.planned_job import Planned
-from holdfast_controller.runs.prune_repository import PruneRepository
-from holdfast_controller.runs.repair_points import RepairPoints
 from holdfast_controller.runs.repository_care import RepositoryCare
+from holdfast_controller.runs.repository_jobs import RepositoryJobs
 from holdfast_controller.runs.requests import (
     BackupRequest,
     CheckRequest,
@@ -73,7 +70,9 @@ class Engine:
             world.clock,
             carry_out=self._carry_out,
         )
+        self.latency = LatencyWatch(world, self.dispatcher)
         self.care = RepositoryCare(world, world.prunes)
+        self.of_repository = RepositoryJobs(world, self.care, self._start)
         self._works: dict[JobId, Planned] = {}
         self._inventories = InventoryWatch(world)
         self._lock = threading.Lock()
@@ -99,7 +98,7 @@ class Engine:
         told = self._inventories.before_selecting(
             (*request.selectors, *request.excludes), vcenter=request.vcenter
         )
-        wanted = [(request, known) for known in self._chosen(request)]
+        wanted = [(request, known) for known in chosen_vms(self._world, request)]
         return self.start_backups(request, wanted, told, dry_run=dry_run)
 
     def retry(self, asked: RetryRequest, *, dry_run: bool) -> Started:
@@ -137,13 +136,14 @@ class Engine:
         """
         self._check_ready()
         plan, jobs, seen = list(told), [], SeenFromHere(self._world)
-        for asked, known in wanted:
+        for asked, seen_vm in wanted:
+            known = replace(seen_vm, vm=asked.disks.of_vm(seen_vm.vm))
             work = ImageBackup(self._world, asked, known)
             refused: ErrorReport | None = None
             ways: tuple[Way, ...] = ()
             try:
                 found = seen.ways(known, asked)
-                plan += work.plan(found)
+                plan += [*work.plan(found), *seen.told_of_role(known)]
                 ways = ways_of(known, found)
             except Refused as error:
                 refused = ErrorReport.of(error)
@@ -152,19 +152,21 @@ class Engine:
                 Planned(
                     job=replace(work.new_job(), refused=refused),
                     work=work,
-                    loads=(*backup_loads(seen.around(known.vcenter_id), known), *asked.gates),
+                    loads=(*self._loads(seen, known), *asked.gates),
                     ways=ways,
                     priority=asked.priority,
                     last_good=work.last_good(),
                     attempts_max=asked.attempts_max,
+                    lanes=work.lanes_wanted,
+                    begins=work.begins,
                 )
             )
         refuse_all_refused([each.job for each in jobs])
         if dry_run:
             return Started(run_id=None, job_ids=(), plan=tuple(plan))
         started = self._start("backup", request.saved(), jobs, plan, also=also)
-        for text in told:
-            self._world.jobs.note(started.job_ids[0], "told", text)
+        assert started.run_id is not None, "it was no dry run"
+        note_told(self._world, started.run_id, told)
         return started
 
     def start_restore_vm(self, request: RestoreVmRequest, *, dry_run: bool) -> Started:
@@ -189,34 +191,22 @@ class Engine:
         planned = Planned(job=work.new_job(), work=work, loads=(RESTORES,))
         return self._start("restore", {"point": request.point_id}, [planned], plan)
 
-    def start_check(self, request: CheckRequest) -> Started:
+    def start_check(self, request: CheckRequest, *, also: Also = nothing_else) -> Started:
         """Raises: NotFound, Refused, NoRepository."""
-        self._world.keeper.keys()
-        work = CheckPoints(self._world, request)
-        return self._start(
-            "check",
-            {
-                "read_data": request.read_data,
-                "subset": request.subset,
-                "points": list(request.point_ids),
-            },
-            [Planned(job=work.new_job(), work=work, loads=(CHECKS, PAUSE))],
-            work.plan(),
-        )
+        return self.of_repository.check(request, also=also)
 
     def start_repair(self, request: RepairRequest) -> Started:
         """Raises: Locked when a prune or a repair has not ended, NotFound, Refused, NoRepository."""
-        self._world.keeper.keys()
-        work = RepairPoints(self._world, request)
-        planned = Planned(job=work.new_job(), work=work, loads=(CHECKS, PAUSE))
-        return self._start("repair", {}, [planned], work.plan())
+        return self.of_repository.repair(request)
 
-    def start_prune(self, request: PruneRequest) -> Started:
+    def start_prune(self, request: PruneRequest, *, also: Also = nothing_else) -> Started:
         """Raises: Locked when a prune or a repair has not ended, NoRepository."""
-        self._world.keeper.keys()
-        work = PruneRepository(self._world, self.care, request)
-        planned = Planned(job=work.new_job(), work=work, loads=(PRUNES, PAUSE))
-        return self._start("prune", {}, [planned], work.plan())
+        return self.of_repository.prune(request, also=also)
+
+    def start_probes(self, planned: Planned, plan: Sequence[str]) -> Started:
+        """Begin the first part of a qualification. Raises: Refused, NoRepository."""
+        self._check_ready()
+        return self._start("qualify", {"vm": planned.job.instance_uuid}, [planned], plan)
 
     def watch_inventories(self) -> None:
         """Read them every few minutes until the controller stops."""
@@ -249,8 +239,12 @@ class Engine:
 
     def stop_waiting(self, load: LoadKey, why: Interrupted) -> None:
         """End what has not begun as interrupted."""
+        self.end_waiting(self.dispatcher.waiting_on(load), why)
+
+    def end_waiting(self, job_ids: Iterable[JobId], why: Interrupted) -> None:
+        """End those of them that have not begun as interrupted."""
         report = ErrorReport.of(why)
-        for job_id in self.dispatcher.waiting_on(load):
+        for job_id in job_ids:
             waits = self.dispatcher.waits(job_id)
             if not self._taken_back(job_id):
                 continue
@@ -269,6 +263,7 @@ class Engine:
         with self._lock:
             self._closed = True
         self._world.pulses.end(PULSE)
+        self.latency.close()
         self.dispatcher.join()  # what waits ends as well
 
     def _beat(self) -> None:
@@ -290,24 +285,8 @@ class Engine:
                 advice="type part of it back with `holdfast key recovery`",
             )
 
-    def _chosen(self, request: BackupRequest) -> list[KnownVm]:
-        chosen = self._world.vcenters.inventory.select(
-            request.selectors, excludes=request.excludes, vcenter=request.vcenter
-        )
-        if request.vcenter:
-            chosen = [known for known in chosen if known.vcenter_name == request.vcenter]
-        names_seen: dict[str, str] = {}
-        for known in chosen:
-            exact = known.vm.name in request.selectors
-            if exact and names_seen.setdefault(known.vm.name, known.vcenter_id) != known.vcenter_id:
-                raise UsageError(
-                    "a VM of this name is in more than one vCenter",
-                    name=known.vm.name,
-                    advice="add --vcenter",
-                )
-        if not chosen:
-            raise NothingProtected("no VM is selected", vcenter=request.vcenter)
-        return chosen
+    def _loads(self, seen: SeenFromHere, known: KnownVm) -> tuple[LoadKey, ...]:
+        return backup_loads(seen.around(known.vcenter_id), known, braked=self.latency.brakes)
 
     def _start(
         self,
@@ -351,12 +330,14 @@ class Engine:
             last_good=planned.last_good,
             loads=in_order((*planned.loads, vcenter_gate(row.vcenter_id))),
             ways=planned.ways,
+            lanes=planned.lanes,
         )
 
     def _queue(self, jobs: Sequence[WaitingJob]) -> None:
         with self._lock:
             closed = self._closed
         if not closed:
+            self.latency.expect(jobs)
             self.dispatcher.add(*jobs)
             return
         for job in jobs:
@@ -381,6 +362,7 @@ class Engine:
                 planned = self._works.pop(job_id)
             if world.jobs.job(job_id).state is JobState.QUEUED:
                 note_dispatch(world, begun)
+                planned.begins(begun)
                 world.lifecycle.carry_out(job_id, planned.work, attempts_max=planned.attempts_max)
             if world.ledger.open_entries(job_id=job_id):
                 world.attended.look_soon()

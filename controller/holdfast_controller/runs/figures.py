@@ -14,10 +14,14 @@ from typing import Final
 
 from holdfast_common.clock import parse_utc
 from holdfast_common.errors import IntegrityError
+from holdfast_common.identity import LineageId
+from holdfast_controller.decide.disk_choice import WantedDisks, unsaved_disks
+from holdfast_controller.runs.keeping_state import keeping_failures
 from holdfast_controller.runs.promises import Promises
 from holdfast_controller.runs.repository_space import Space, SpaceWatch
 from holdfast_controller.runs.repository_verdict import repository_verdict
-from holdfast_controller.runs.world import World
+from holdfast_controller.runs.verified_data import last_look
+from holdfast_controller.runs.world import World, lineage_of
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.job_figures import EndedJob, UnfinishedJobs
 from holdfast_controller.store.protection import ProtectedVm
@@ -88,6 +92,9 @@ class RepositoryFigures:
     pruned_at: float
     checked_at: float
     data_checked_at: float
+    scrubbed_at: float
+    oldest_proof_at: float
+    unproven_bytes: int
     database_copied_at: float
 
 
@@ -105,6 +112,7 @@ class Figures:
     vcenters: Mapping[str, int]  # state
     inventory_read_at: float  # of the vCenter that was read longest ago
     repository: RepositoryFigures
+    keeping_problems: int
     messages_waiting: int
     messages_given_up: int
 
@@ -118,7 +126,7 @@ class FigureBook:
         self._promises = Promises(world)
         self._totals = EndedTotals()
         self._counted_to = world.job_figures.newest_event()
-        self._unprotected: tuple[tuple[str, ...], int] = ((), 0)
+        self._unprotected: tuple[tuple[object, ...], int] = ((), 0)
 
     def gather(self) -> Figures:
         """All of them now. Raises: Locked, StoreFailed."""
@@ -140,6 +148,7 @@ class FigureBook:
             vcenters={"fine": len(rows) - failing, "failing": failing},
             inventory_read_at=min(map(_moment, taken), default=0.0),
             repository=self._repository(),
+            keeping_problems=len(keeping_failures(world)),
             messages_waiting=messages.waiting,
             messages_given_up=messages.given_up,
         )
@@ -167,21 +176,28 @@ class FigureBook:
                 for hours in AGE_HOURS
             },
             oldest_seconds=max(known, default=0.0),
-            unprotected_bytes=self._unprotected_bytes(taken),
+            unprotected_bytes=self._unprotected_bytes(taken, promised.disks),
             uncovered=sum(1 for vm in vms if vm.lineage_id not in promised.covered),
             promised=len(bound),
             late=sum(1 for vm, promise in bound if promise.is_broken(vm, now)),
         )
 
-    def _unprotected_bytes(self, taken: tuple[str, ...]) -> int:
-        """Looked for anew only when an inventory was: all VMs have to be decoded for it."""
-        if self._unprotected[0] != taken:
-            found = sum(
-                disk.capacity_bytes
-                for known in self._world.vcenters.inventory.vms()
-                for disk in known.vm.unprotected_disks
-            )
-            self._unprotected = (taken, found)
+    def _unprotected_bytes(
+        self, taken: tuple[str, ...], wanted: Mapping[LineageId, tuple[WantedDisks, ...]]
+    ) -> int:
+        """Looked for anew only when an inventory or a policy was: all VMs have to be decoded for it."""
+        seen = (taken, wanted)
+        if self._unprotected[0] != seen:
+            uuids = {row.vcenter_id: row.instance_uuid for row in self._world.vcenters.table.all()}
+            found = 0
+            for known in self._world.vcenters.inventory.vms():
+                lineage_id = lineage_of(
+                    vcenter_instance_uuid=uuids.get(known.vcenter_id, ""),
+                    vm_instance_uuid=known.vm.instance_uuid,
+                )
+                unsaved = unsaved_disks(known.vm.disks, wanted.get(lineage_id, ()))
+                found += sum(disk.capacity_bytes for disk in unsaved)
+            self._unprotected = (seen, found)
         return self._unprotected[1]
 
     def _debts(self, now: datetime) -> tuple[DebtFigures, ...]:
@@ -203,6 +219,7 @@ class FigureBook:
 
     def _repository(self) -> RepositoryFigures:
         world = self._world
+        read_back = last_look(world)
         return RepositoryFigures(
             space=self._space.space,
             points=world.protection.points(),
@@ -211,6 +228,9 @@ class FigureBook:
             pruned_at=_moment(world.prunes.last_good_at()),
             checked_at=_moment(world.job_figures.last_good_check_at()),
             data_checked_at=_moment(self._last_data_check_at()),
+            scrubbed_at=_moment(world.settings.get(names.SCRUBBED_AT)),
+            oldest_proof_at=0.0 if read_back is None else _moment(read_back.oldest_at),
+            unproven_bytes=0 if read_back is None else read_back.unproven_bytes,
             database_copied_at=_moment(world.settings.get(names.DATABASE_COPIED_AT)),
         )
 

@@ -67,11 +67,11 @@ class ForgetByRule:
         """The points that the rule drops. Raises: RepositoryFailed."""
         world = self.world
         now = world.clock.now()
-        problem = "" if self.accept_clock else _clock_problem(seen, now)
+        problem = "" if self.accept_clock else clock_problem_of(seen, now)
         repository_id = world.keeper.repository_id
         rows = [row for row in self.rows if row.repository_id == repository_id]
         self.decisions = plan_retention(
-            _known_points(world, seen, rows), self.rule, now=now, clock_problem=problem
+            known_points(world, seen, rows), self.rule, now=now, clock_problem=problem
         )
         dropped = {each.point.point_id for each in self.decisions if not each.kept}
         if self.only:
@@ -80,13 +80,18 @@ class ForgetByRule:
 
     def told(self, plan: ForgetPlan) -> list[Decision]:
         """The decisions, with what the repository itself keeps of what the rule drops."""
-        kept = {item.name.rpartition("/")[2]: reason for item, reason in plan.kept}
-        return [
-            each
-            if each.kept or each.point.point_id not in kept
-            else replace(each, kept=True, reasons=(kept[each.point.point_id],))
-            for each in self.decisions
-        ]
+        return kept_by_repository(self.decisions, plan)
+
+
+def kept_by_repository(decisions: Sequence[Decision], plan: ForgetPlan) -> list[Decision]:
+    """The decisions, with what the repository itself keeps of what they drop."""
+    kept = {item.name.rpartition("/")[2]: reason for item, reason in plan.kept}
+    return [
+        each
+        if each.kept or each.point.point_id not in kept
+        else replace(each, kept=True, reasons=(kept[each.point.point_id],))
+        for each in decisions
+    ]
 
 
 def kept_for_readers(plan: ForgetPlan, readers: PointReaders) -> ForgetPlan:
@@ -99,8 +104,8 @@ def kept_for_readers(plan: ForgetPlan, readers: PointReaders) -> ForgetPlan:
     )
 
 
-def _clock_problem(seen: SeenRepository, now: datetime) -> str:
-    """As a prune asks it, which would refuse."""
+def clock_problem_of(seen: SeenRepository, now: datetime) -> str:
+    """As a prune asks it, which would refuse; empty: nothing is wrong with the clock."""
     keys = seen.keys.common
     leases = survey_leases(seen.store, keys, seen.keys.writers(seen.store))
     facts = clock_facts(
@@ -114,7 +119,8 @@ def _clock_problem(seen: SeenRepository, now: datetime) -> str:
     return problem and f"{problem}; see that it is right, then add --accept-clock"
 
 
-def _known_points(world: World, seen: SeenRepository, rows: Sequence[PointRow]) -> list[KnownPoint]:
+def known_points(world: World, seen: SeenRepository, rows: Sequence[PointRow]) -> list[KnownPoint]:
+    """These points as a rule sees them. Raises: RepositoryFailed."""
     there = {point.point_id for point in seen.listed.points}
     unusable = {item.name.rpartition("/")[2]: item.reason for item in seen.listed.unusable}
     unusable |= {name.rpartition("/")[2]: "it cannot be opened" for name in seen.listed.unopened}

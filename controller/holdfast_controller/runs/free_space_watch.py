@@ -38,7 +38,7 @@ class FreeSpaceWatch:
         self._floor = floor
         self._vm_moref = snapshot.vm.moref
         self._datastore_morefs = redo_log_datastores(snapshot)
-        self._frozen_links = {disk.device_key: len(disk.chain) for disk in snapshot.protected_disks}
+        self._frozen_links = {disk.device_key: len(disk.chain) for disk in snapshot.frozen_disks}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, name="free space", daemon=True)
         self._short: FreeSpace | None = None
@@ -122,7 +122,7 @@ def free_space_watched(
 
 def redo_log_datastores(snapshot: SnapshotFacts) -> set[str]:
     """Redo logs lie beside their disks, or all in the VM's own folder."""
-    disks = (*snapshot.protected_disks, *snapshot.vm.disks)
+    disks = (*snapshot.frozen_disks, *snapshot.vm.disks)
     used = {disk.tip.datastore_moref for disk in disks if disk.tip is not None}
     if snapshot.vm.vmx is not None:
         used.add(snapshot.vm.vmx.datastore_moref)

@@ -109,6 +109,27 @@ class KeyKeeper:
         looked = partial(self._looked, self.repository_id)
         return looked() if self._keys is not None else while_it_answers(looked)
 
+    def prove_key_file(self) -> None:
+        """That the key file, as it lies there now, still opens the repository: after a restart nothing else does.
+
+        Raises: WrongKey, NoRepository, IntegrityError, TimedOut.
+        """
+
+        def proven() -> None:
+            try:
+                unlock = self.own_unlock()
+            except OSError as error:
+                raise WrongKey(
+                    f"the controller's key file cannot be read: {error.strerror}",
+                    file=str(self.key_file()),
+                    advice="bring it back while the controller still runs",
+                ) from error
+            authority = bytes.fromhex(self._settings.get(names.REPOSITORY_AUTHORITY))
+            generation = int(self._settings.get(names.REPOSITORY_GENERATION) or 1)
+            open_repository(self._store(), unlock, generation_min=generation, authority=authority)
+
+        while_it_answers(proven)
+
     def _looked(self, repository_id: RepositoryId) -> RepositoryKeys:
         store = self._store()  # looked at each time: a mount may have gone
         with locked(self._lock, self.folder):

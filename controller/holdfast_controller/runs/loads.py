@@ -57,14 +57,36 @@ def window_gate(policy_id: str, name: str = "") -> LoadKey:
     return LoadKey(LoadKind.WINDOW, policy_id, name)
 
 
-def backup_loads(around: Surroundings, known: KnownVm) -> tuple[LoadKey, ...]:
-    """What a VM's stream weighs on, whichever proxy reads it: every datastore of its disks, its host and its cluster."""
+def latency_gate(datastore_id: str, name: str = "") -> LoadKey:
+    """Open while reads from the datastore take no longer than they may."""
+    return LoadKey(LoadKind.LATENCY, datastore_id, name)
+
+
+def keeping_gate(task: str) -> LoadKey:
+    """Open while the window of that task is."""
+    return LoadKey(LoadKind.KEEPING, task)
+
+
+def agent_gate(agent_id: str, name: str = "") -> LoadKey:
+    """Open while the agent is connected."""
+    return LoadKey(LoadKind.AGENT, agent_id, name)
+
+
+def backup_loads(
+    around: Surroundings, known: KnownVm, *, braked: bool = False
+) -> tuple[LoadKey, ...]:
+    """What a VM's stream weighs on, whichever proxy reads it: every datastore of its disks, its host and its cluster.
+
+    ``braked``: it waits for datastores that are slow as well.
+    """
     vm = known.vm
     loads = {
         LoadKey(LoadKind.DATASTORE, link.datastore_id, link.datastore_name)
         for disk in vm.protected_disks
         for link in disk.chain
     }
+    if braked:
+        loads |= {latency_gate(load.key, load.name) for load in loads}
     loads.add(_host(known))
     cluster = cluster_of_host(vm.host_moref, around.hosts, around.places)
     if cluster:
@@ -81,9 +103,10 @@ def ways_of(known: KnownVm, placements: Sequence[Placement]) -> tuple[Way, ...]:
 
 
 def _way_loads(known: KnownVm, placement: Placement) -> Iterable[LoadKey]:
+    yield agent_gate(placement.agent_id, placement.host_name)
     yield LoadKey(LoadKind.PROXY, placement.agent_id, placement.host_name)
     if placement.transport is TransportKind.NFC:
-        # one disk is open at a time, and one connection per open disk
+        # one disk of each lane is open at a time, and one connection per open disk
         host = _host(known)
         yield LoadKey(LoadKind.NFC, host.key, host.name)
 

@@ -16,6 +16,7 @@ from holdfast_common.units import size_text
 from holdfast_controller.decide.job_state import JobState
 from holdfast_controller.decide.notices import PASSING_AGE_MAX, Notice, NoticeKind
 from holdfast_controller.runs.debts import debt_text, shortened
+from holdfast_controller.runs.keeping_state import keeping_failures
 from holdfast_controller.runs.promises import Promised
 from holdfast_controller.runs.repository_space import Space
 from holdfast_controller.runs.world import World
@@ -35,6 +36,7 @@ def standing_notices(world: World, space: Space | None, promised: Promised) -> I
     yield from _missing(world, promised, now)
     if space is not None:
         yield from _full(world, space)
+    yield from _keeping(world)
 
 
 def passing_notices(world: World, ended: Sequence[EndedJob]) -> list[Notice]:
@@ -101,6 +103,15 @@ def _full(world: World, space: Space) -> Iterator[Notice]:
             text=f"{size_text(space.free_bytes)} of {size_text(space.capacity_bytes)} are free,"
             f" {size_text(wanted)} should be",
         )
+
+
+def _keeping(world: World) -> Iterator[Notice]:
+    """What no job's failure tells already."""
+    for failure in keeping_failures(world):
+        if not failure.run_id:
+            yield Notice(
+                key=f"keeping:{failure.key}", kind=NoticeKind.KEEPING, text=shortened(failure.text)
+            )
 
 
 def _failures(ended: Iterable[EndedJob]) -> Iterator[Notice]:

@@ -56,15 +56,21 @@ def pause(world: World, engine: Engine, *, actor: str, reason: str) -> int:
     content = {"since": found.since, "actor": found.actor, "reason": found.reason}
     world.settings.set(names.PAUSED, json.dumps(content))
     world.audit.append(actor=actor, action="paused", object=AUDIT_OBJECT, result="done")
-    keep_paused(world, engine)
-    why = Paused("an operator paused everything", by=actor, reason=reason)
+    return keep_paused(world, engine)
+
+
+def keep_paused(world: World, engine: Engine) -> int:
+    """Hold to what is written down: nothing begins while it is paused, and everything may when it is not.
+
+    After a restart, and every few seconds: the database can fail although it wrote. Returns how many jobs stop now.
+    """
+    paused = pause_of(world)
+    if paused is None:
+        engine.dispatcher.open(PAUSE)
+        return 0
+    engine.dispatcher.shut(PAUSE)
+    why = Paused("an operator paused everything", by=paused.actor, reason=paused.reason)
     return engine.stop_running(PAUSE, why)
-
-
-def keep_paused(world: World, engine: Engine) -> None:
-    """After a restart as well: nothing begins while it is paused."""
-    if is_paused(world):
-        engine.dispatcher.shut(PAUSE)
 
 
 def resume(world: World, engine: Engine, *, actor: str) -> list[str]:
@@ -76,10 +82,10 @@ def resume(world: World, engine: Engine, *, actor: str) -> list[str]:
     if paused is None:
         raise Refused("nothing is paused")
     stopped = _stopped_by(world, paused)
+    told = _still_stopping(world, engine)
     world.settings.set(names.PAUSED, "")
     world.audit.append(actor=actor, action="resumed", object=AUDIT_OBJECT, result="done")
     engine.dispatcher.open(PAUSE)
-    told = []
     for run_id in stopped:
         try:
             engine.retry(
@@ -93,6 +99,22 @@ def resume(world: World, engine: Engine, *, actor: str) -> list[str]:
         except HoldfastError as error:
             told.append(f"run {run_id} is not begun anew: {error}")
     return told
+
+
+def _still_stopping(world: World, engine: Engine) -> list[str]:
+    """Operators' own backups that have not ended yet as they were asked to: nobody would begin them anew."""
+    stops = world.lifecycle.stops
+    jobs = [
+        world.jobs.job(job_id)
+        for job_id in engine.dispatcher.running_on(PAUSE)
+        if isinstance(stops.why(job_id), Paused)
+    ]
+    return [
+        f"{job.subject} has not stopped yet; when it has, begin it anew with"
+        f" `holdfast job retry {job.run_id} --failed`"
+        for job in jobs
+        if not world.runs.run(job.run_id).request.get("policy")
+    ]
 
 
 def _stopped_by(world: World, paused: Pause) -> list[RunId]:

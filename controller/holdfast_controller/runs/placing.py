@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from holdfast_common.errors import TimedOut
+from holdfast_controller.decide.machine_roles import OwnVms
 from holdfast_controller.decide.placement import (
     AgentFacts,
     Placement,
@@ -17,6 +18,7 @@ from holdfast_controller.decide.placement import (
     placements,
 )
 from holdfast_controller.facts import VmFacts
+from holdfast_controller.runs.own_machines import own_machines
 from holdfast_controller.runs.requests import BackupRequest
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.inventory import KnownVm, Surroundings
@@ -31,6 +33,7 @@ class SeenFromHere:
         self._world = world
         self._proxies: dict[str, list[AgentFacts]] = {}
         self._surroundings: dict[str, Surroundings] = {}
+        self._own: OwnVms | None = None
 
     def ways(self, known: KnownVm, request: BackupRequest) -> list[Placement]:
         """All who could read the VM's disks equally well, and how; vSphere is not asked. Raises: Refused, UsageError."""
@@ -40,6 +43,12 @@ class SeenFromHere:
         return _placed(
             self._world, known.vm, request, self.around(vcenter_id), self._proxies[vcenter_id]
         )
+
+    def told_of_role(self, known: KnownVm) -> list[str]:
+        """That the backup itself stands on the VM, and how it is handled; of most VMs nothing."""
+        if self._own is None:
+            self._own = OwnVms(own_machines(self._world))
+        return [f"{known.vm.name}: {role.text}" for role in self._own.roles(known.vm)]
 
     def around(self, vcenter_id: str) -> Surroundings:
         """Raises: NotFound when the vCenter was never read."""

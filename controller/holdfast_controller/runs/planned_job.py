@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from holdfast_controller.decide.dispatch import Way
+from holdfast_controller.decide.dispatch import Begun, Way
 from holdfast_controller.decide.load_limits import LoadKey
 from holdfast_controller.runs.lifecycle import JobWork
 from holdfast_controller.store.new_jobs import NewJob
+
+
+def nothing(_: Begun) -> None:
+    """Most work is the same however it begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
     """A job that is to be begun, its work, what it weighs on, and who could do it. See `WaitingJob`.
 
-    ``attempts_max`` 0: as the controller is configured.
+    ``attempts_max`` 0: as the controller is configured. ``begins`` is told how, right before the work begins.
     """
 
     job: NewJob
@@ -24,3 +29,5 @@ class Planned:
     priority: int = 50
     last_good: str = ""
     attempts_max: int = 0
+    lanes: int = 1
+    begins: Callable[[Begun], None] = nothing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -11,6 +11,7 @@ from holdfast_common.clock import parse_utc
 from holdfast_common.errors import CapabilityAbsent, Refused
 from holdfast_controller.decide.coverage import check_tags, select
 from holdfast_controller.decide.dispatch import Way
+from holdfast_controller.decide.lanes import LANES_MAX, lanes_of
 from holdfast_controller.decide.level import FULL, INCREMENTAL
 from holdfast_controller.decide.plan import Plan, PlanDecision, PlannedPolicy, PlannedVm, VmKey
 from holdfast_controller.decide.policy import Policy
@@ -34,6 +35,7 @@ class PlanOfDays:
     """``decisions`` as they come, once.
 
     ``guessed``: VMs of policies whose backups were never timed. ``uncovered``: names of VMs that no policy selects.
+    ``told``: VMs of policies that the backup itself stands on, and how they are handled.
     """
 
     decisions: Iterator[PlanDecision]
@@ -41,6 +43,7 @@ class PlanOfDays:
     vms: int
     guessed: int
     uncovered: tuple[str, ...]
+    told: tuple[str, ...] = ()
 
 
 def plan_of(world: World, *, days: float, now: datetime) -> PlanOfDays:
@@ -92,6 +95,7 @@ def plan_of(world: World, *, days: float, now: datetime) -> PlanOfDays:
             for known, _ in pairs
             if _key(known) not in chosen and not known.vm.template
         ),
+        told=tuple(text for known, _ in chosen.values() for text in seen.told_of_role(known)),
         guessed=sum((*key, INCREMENTAL) not in seconds for key in planned),
     )
 
@@ -104,12 +108,15 @@ def _planned(
     seconds: Mapping[tuple[str, str, str], float],
 ) -> PlannedVm:
     key = _key(known)
+    known = replace(known, vm=policy.wanted_disks.of_vm(known.vm))
     problem, ways = "", tuple[Way, ...]()
     try:
         request = BackupRequest(selectors=(), transport=policy.transport)
         ways = ways_of(known, seen.ways(known, request))
     except Refused as error:
         problem = str(error)
+    if not known.vm.protected_disks:
+        problem = "it has no disk that this policy saves"
     vcenter = world.vcenters.table.vcenter(known.vcenter_id)
     lineage_id = lineage_of(
         vcenter_instance_uuid=vcenter.instance_uuid, vm_instance_uuid=known.vm.instance_uuid
@@ -129,6 +136,7 @@ def _planned(
         last_good=None if latest is None else parse_utc(latest.created_at),
         last_full=parse_utc(full) if full else None,
         problem=problem,
+        storages=len(lanes_of(known.vm.protected_disks, lanes_max=LANES_MAX)),
     )
 
 

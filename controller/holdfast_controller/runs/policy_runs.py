@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from holdfast_common.clock import parse_utc
 from holdfast_common.errors import HoldfastError, NothingProtected
-from holdfast_common.identity import RunId
+from holdfast_common.identity import JobId, RunId
+from holdfast_controller.decide.begin_again import FIRST_PAUSE
 from holdfast_controller.decide.coverage import check_tags, select
 from holdfast_controller.decide.due_policies import (
     DuePolicy,
     PolicyHistory,
     calendar_text,
     due_policy,
+    may_go_on,
 )
-from holdfast_controller.decide.job_state import JobState
 from holdfast_controller.decide.level import FULL
 from holdfast_controller.decide.policy import Policy
 from holdfast_controller.decide.vm_index import VmIndex
 from holdfast_controller.runs.engine import Engine
+from holdfast_controller.runs.left_of_run import Left, busy_vms, left_of_run
 from holdfast_controller.runs.loads import window_gate
 from holdfast_controller.runs.requests import BackupRequest, Started
 from holdfast_controller.runs.world import World, lineage_of
 from holdfast_controller.store.inventory import KnownVm
-from holdfast_controller.store.jobs import JobRow
+from holdfast_controller.store.new_jobs import nothing_else
 from holdfast_controller.store.policies import StoredPolicy
 from holdfast_controller.store.policy_slots import PolicySlot
 
 log = logging.getLogger(__name__)
 
-# What keeps a run from beginning (a mount that is away, a vCenter that starts again) may pass; so long it is tried.
+# What keeps a run from beginning (a mount that is away, a vCenter that starts again) may pass. So long it is tried often.
 TRIES_SECONDS: Final = 3600.0
 TRY_SECONDS: Final = 60.0
-GO_ON_CODES: Final = frozenset({"interrupted", "paused"})  # of jobs that somebody else stopped
+CLOCK_SETTLES: Final = timedelta(hours=1)
+TRY_PAUSE: Final = timedelta(seconds=TRY_SECONDS)
 
 
 def history_of(world: World, stored: StoredPolicy, now: datetime) -> PolicyHistory:
@@ -51,18 +54,29 @@ def history_of(world: World, stored: StoredPolicy, now: datetime) -> PolicyHisto
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _HeldUp:
+    """Something that could not be begun when it was tried last."""
+
+    at: datetime
+    pause: timedelta = TRY_PAUSE
+
+    def pauses(self, now: datetime) -> bool:
+        """Whether it is too early for another try: each one may read whole inventories."""
+        return timedelta(0) <= now - self.at < self.pause
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Failing:
-    """A due moment whose run could not begin: since when, when it was tried last, and why it could not."""
+    """A due moment whose run could not begin: since when, its last try, and why it could not."""
 
     slot: datetime
     since: datetime
-    tried_at: datetime
+    tried: _HeldUp
     why: str
 
     def pauses(self, slot: datetime, now: datetime) -> bool:
-        """Whether it is too early for another try: each one may read whole inventories."""
-        passed = now - self.tried_at
-        return self.slot == slot and timedelta(0) <= passed < timedelta(seconds=TRY_SECONDS)
+        """Whether it is too early for another try at this moment's run."""
+        return self.slot == slot and self.tried.pauses(now)
 
 
 class PolicyRuns:
@@ -73,9 +87,13 @@ class PolicyRuns:
         self._engine = engine
         self._judged: set[str] = set()  # ended runs of which nothing is left to go on with
         self._failing: dict[str, _Failing] = {}  # by policy
+        self._held_up: dict[str, _HeldUp] = {}  # by policy: what is left of its run
+        self._ahead: dict[str, datetime] = {}  # by policy: since when moments to come are used up
+        self._stopped: dict[str, frozenset[JobId]] = {}  # by policy: as it was seen last
 
     def begin_due(self, stored: StoredPolicy, now: datetime) -> Started | None:
         """The run that is due now, begun; None: none is, or it could not begin yet, which is tried again."""
+        self._forget_what_lies_ahead(stored, now)
         due = due_policy(stored.policy, history_of(self._world, stored, now), now)
         failing = self._failing.get(stored.policy_id)
         if due is None or (failing is not None and failing.pauses(due.due.due_at, now)):
@@ -99,44 +117,64 @@ class PolicyRuns:
             log.info("a policy's run began", extra={"policy": stored.policy.name})
         return started
 
-    def go_on(self, stored: StoredPolicy) -> Started | None:
-        """Begin anew what of the newest run was stopped from outside: by the controller's end, or by a pause."""
-        slot = self._world.policy_slots.last(stored.policy_id)
+    def go_on(self, stored: StoredPolicy, now: datetime) -> Started | None:
+        """Begin anew what is left of the newest run: what was stopped from outside, and what may not fail again."""
+        slot = self._world.policy_slots.last(stored.policy_id, until=now)
         if slot is None or not slot.run_id or slot.run_id in self._judged:
             return None
-        if not self._world.runs.run(RunId(slot.run_id)).finished_at:
+        held_up = self._held_up.get(stored.policy_id)
+        if not may_go_on(stored.policy, slot.slot, now) or (held_up and held_up.pauses(now)):
             return None
-        stopped = [
-            job for job in self._world.jobs.jobs_of_run(RunId(slot.run_id)) if _was_stopped(job)
-        ]
-        found, told = self._known_again(stopped)
-        if not found:
-            self._judged.add(slot.run_id)
+        left = left_of_run(self._world, RunId(slot.run_id), now)
+        if not left.vms:
+            if left.is_all:
+                self._judged.add(slot.run_id)
             return None
-        told.insert(0, f"goes on with what was stopped in run {slot.run_id}")
-        requests = [
-            (self._request(stored, job.level_asked, priority_first=True), known)
-            for job, known in found
+        if not left.is_all and self._more_are_stopping(stored, left):
+            return None
+        wanted = [
+            (
+                self._request(stored, each.job.level_asked, priority_first=each.was_stopped),
+                each.known,
+            )
+            for each in left.vms
         ]
         try:
             return self._engine.start_backups(
                 self._request(stored, ""),
-                requests,
-                told,
+                wanted,
+                [f"goes on with what is left of run {slot.run_id}", *left.told],
                 dry_run=False,
-                also=lambda run_id: self._world.policy_slots.go_on(slot, run_id),
+                also=self._goes_on(slot) if left.is_all else nothing_else,
             )
         except HoldfastError as error:
-            # the policy's next run must not wait for this one
-            if not error.retryable:
-                self._judged.add(slot.run_id)
+            pause = TRY_PAUSE if error.retryable else FIRST_PAUSE
+            self._held_up[stored.policy_id] = _HeldUp(at=now, pause=pause)
             log.warning(
-                "what was stopped of a policy's run is not gone on with",
+                "what is left of a policy's run is not gone on with yet",
                 extra={"policy": stored.policy.name, "error": error.line()},
             )
             return None
 
     # -- inside -----------------------------------------------------------------------------------
+
+    def _forget_what_lies_ahead(self, stored: StoredPolicy, now: datetime) -> None:
+        """Moments to come that a clock which was ahead made use of: those nights are to have their runs.
+
+        Only when this clock has said so for a while: it may be the one that is wrong.
+        """
+        newest = self._world.policy_slots.last(stored.policy_id)
+        if newest is None or newest.slot - now < CLOCK_SETTLES:
+            self._ahead.pop(stored.policy_id, None)
+            return
+        since = min(now, self._ahead.setdefault(stored.policy_id, now))
+        self._ahead[stored.policy_id] = since
+        if now - since >= CLOCK_SETTLES:
+            self._world.policy_slots.forget_after(stored.policy_id, since)
+            log.warning(
+                "the clock was ahead: moments to come that a policy made use of are due again",
+                extra={"policy": stored.policy.name},
+            )
 
     def _begin(self, stored: StoredPolicy, due: DuePolicy, slot: PolicySlot) -> Started | None:
         """None: all its VMs are at work, which is written down; trying again would back them up twice."""
@@ -167,6 +205,16 @@ class PolicyRuns:
 
         return take
 
+    def _goes_on(self, slot: PolicySlot) -> Callable[[RunId], None]:
+        return lambda run_id: self._world.policy_slots.go_on(slot, run_id)
+
+    def _more_are_stopping(self, stored: StoredPolicy, left: Left) -> bool:
+        """Whether others were stopped since the last look: they are begun together, not a run for each few."""
+        stopped = frozenset(each.job.job_id for each in left.vms if each.was_stopped)
+        before = self._stopped.get(stored.policy_id, frozenset())
+        self._stopped[stored.policy_id] = stopped
+        return not stopped <= before
+
     def _selected(self, policy: Policy) -> tuple[list[KnownVm], list[str]]:
         """The VMs that it names now, without those at work, and what is to be told of its selection.
 
@@ -190,18 +238,11 @@ class PolicyRuns:
         }
         if not chosen:
             raise NothingProtected("the policy selects no VM", policy=policy.name)
-        busy = self._busy()
+        busy = busy_vms(self._world)
         for identity in [each for each in chosen if each in busy]:
             name = chosen.pop(identity).vm.name
             told.append(f"{name}: left out, it is at work in job {busy[identity]}")
         return list(chosen.values()), told
-
-    def _busy(self) -> dict[tuple[str, str], str]:
-        return {
-            (job.vcenter_id, job.instance_uuid): job.job_id
-            for job in self._world.jobs.unfinished()
-            if job.instance_uuid
-        }
 
     def _level(self, policy: Policy, due: DuePolicy, known: KnownVm) -> tuple[str, str]:
         """The level of one VM, and why when the policy's calendar alone does not say it."""
@@ -231,47 +272,25 @@ class PolicyRuns:
             when_not_reached=policy.when_not_reached,
             priority=policy.priority + int(priority_first),
             attempts_max=policy.attempts_max,
+            lanes=policy.lanes,
+            resume_seconds=policy.resume_seconds,
+            disks=policy.wanted_disks,
             gates=(window_gate(stored.policy_id, policy.name),),
         )
-
-    def _known_again(
-        self, jobs: Iterable[JobRow]
-    ) -> tuple[list[tuple[JobRow, KnownVm]], list[str]]:
-        known = {
-            (each.vcenter_id, each.vm.instance_uuid): each
-            for each in self._world.vcenters.inventory.vms()
-        }
-        busy = self._busy()
-        found, told = [], []
-        for job in jobs:
-            identity = (job.vcenter_id, job.instance_uuid)
-            if identity not in known:
-                told.append(f"{job.subject}: it is in the inventory no more")
-            elif identity not in busy:
-                found.append((job, known[identity]))
-        return found, told
 
     def _not_begun(
         self, stored: StoredPolicy, slot: PolicySlot, error: HoldfastError, now: datetime
     ) -> None:
+        """It stays due: as long as the window is open, and until the next moment, it is tried."""
         failing = self._failing.get(stored.policy_id)
         if failing is None or failing.slot != slot.slot:
-            failing = _Failing(slot=slot.slot, since=now, tried_at=now, why="")
+            failing = _Failing(slot=slot.slot, since=now, tried=_HeldUp(at=now), why="")
         if failing.why != error.line():
             log.warning(
                 "a policy's run cannot begin",
                 extra={"policy": stored.policy.name, "error": error.line()},
             )
-        if now - failing.since >= timedelta(seconds=TRIES_SECONDS):
-            self._world.policy_slots.take(replace(slot, told=error.line()))
-            self._failing.pop(stored.policy_id, None)
-        else:
-            self._failing[stored.policy_id] = replace(failing, tried_at=now, why=error.line())
-
-
-def _was_stopped(job: JobRow) -> bool:
-    return (
-        job.state is JobState.INTERRUPTED
-        and job.error is not None
-        and job.error.code in GO_ON_CODES
-    )
+            self._world.policy_slots.cannot_begin(replace(slot, told=error.line()))
+        is_new = now - failing.since < timedelta(seconds=TRIES_SECONDS)
+        tried = _HeldUp(at=now, pause=TRY_PAUSE if is_new else FIRST_PAUSE)
+        self._failing[stored.policy_id] = replace(failing, tried=tried, why=error.line())

@@ -6,14 +6,16 @@ for it. Whether a promise is kept is asked of the catalogue each time.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
 from holdfast_common.clock import parse_utc
 from holdfast_common.identity import LineageId
 from holdfast_controller.decide.coverage import select
+from holdfast_controller.decide.disk_choice import ALL_DISKS, WantedDisks
 from holdfast_controller.runs.world import World, lineage_of
 from holdfast_controller.store.protection import ProtectedVm
 
@@ -36,10 +38,14 @@ class Promise:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promised:
-    """``covered``: VMs that any policy selects. ``promises``: of those to which one promises something."""
+    """``covered``: VMs that any policy selects. ``promises``: of those to which one promises something.
+
+    ``disks``: what each policy saves of a VM; only of VMs of which one saves less than all.
+    """
 
     covered: frozenset[LineageId]
     promises: Mapping[LineageId, Promise]
+    disks: Mapping[LineageId, tuple[WantedDisks, ...]] = field(default_factory=dict)
 
 
 class Promises:
@@ -80,9 +86,12 @@ class Promises:
         ]
         covered: set[LineageId] = set()
         promises: dict[LineageId, Promise] = {}
+        disks: defaultdict[LineageId, list[WantedDisks]] = defaultdict(list)
         for stored in policies:
             chosen = [lineages[n] for n in select(stored.policy, [vm for _, vm in pairs]).chosen]
             covered.update(chosen)
+            for lineage in chosen:
+                disks[lineage].append(stored.policy.wanted_disks)
             age_max = stored.policy.promised
             if age_max is None:
                 continue
@@ -90,4 +99,12 @@ class Promises:
             for lineage in chosen:
                 if lineage not in promises or age_max < promises[lineage].age_max:
                     promises[lineage] = promise
-        return Promised(covered=frozenset(covered), promises=promises)
+        return Promised(
+            covered=frozenset(covered),
+            promises=promises,
+            disks={
+                lineage: tuple(wanted)
+                for lineage, wanted in disks.items()
+                if any(each != ALL_DISKS for each in wanted)
+            },
+        )

@@ -26,6 +26,7 @@ from holdfast_controller.decide.job_state import END_EVENTS, ENDED, JobEvent, Jo
 from holdfast_controller.ledger import EntryState, LedgerEntry
 from holdfast_controller.runs.committed_points import committed_point, look_for_late_points
 from holdfast_controller.runs.finished_restores import has_restored
+from holdfast_controller.runs.requests import BackupRequest
 from holdfast_controller.runs.results import PARTIAL_CODES, left_behind
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.jobs import JobRow
@@ -273,7 +274,8 @@ class Reconciler:
         """Until the job's agent has stopped its work on it, or can no longer hold its lease."""
         if not job.agent_id:
             return
-        lease = self._world.configuration.job_lease_seconds + LOST_AFTER_LEASE_SECONDS
+        asked = BackupRequest.again(self._world.runs.run(job.run_id).request).resume_seconds
+        lease = max(asked, self._world.configuration.job_lease_seconds) + LOST_AFTER_LEASE_SECONDS
         clock = self._world.clock
         seen: float | None = None
         while clock.monotonic_seconds() < started + lease:

@@ -297,7 +297,7 @@ class RepositoryCare:
                 self._audit(actor, "rebuild the catalogue", result=f"{len(added)} added")
                 store.confirm(point.name for point in added)
                 check()
-                for point in added:
+                for point in sorted(added, key=lambda each: each.manifest.created_at):
                     world.catalogue.add(point_row(point, world.keeper.repository_id))
             return Rebuilt(
                 added=tuple(point.point_id for point in added),

@@ -19,6 +19,7 @@ REPOSITORY: Final = "repository"  # the subject of a check of all of it
 ONE_AT_A_TIME: Final = (
     "prune",
     "repair",
+    "forget",
 )  # kinds of jobs that take objects away, or put others in their place
 
 

@@ -9,6 +9,7 @@ from holdfast_common.identity import JobId, PointId, RunId
 from holdfast_common.job_spec import FileFormat
 from holdfast_common.logs import Secret
 from holdfast_common.repository.prune_report import PruneLimits
+from holdfast_controller.decide.disk_choice import ALL_DISKS, WantedDisks
 from holdfast_controller.decide.load_limits import LoadKey
 from holdfast_controller.decide.policy import WhenNotReached
 from holdfast_controller.decide.retries import RetryKind
@@ -19,7 +20,10 @@ class BackupRequest:
     """Back up the VMs that the selectors name, but for those that ``excludes`` name.
 
     Empty ``transport`` and ``agent``: the best that can. ``policy``: whose run it is, by name; empty: an operator's.
-    ``gates``: what must be open for its jobs to begin. ``attempts_max`` 0: as the controller is configured.
+    ``gates``: what must be open for its jobs to begin. ``attempts_max``, ``resume_seconds`` 0: as the controller is
+    configured; the latter is how long a snapshot waits for an agent that lost its connection.
+    ``lanes``: how many streams a VM may have at once, if its disks are on as many storages of their own.
+    ``audit_share``: of what change tracking calls unchanged; None: as the controller is configured.
     """
 
     selectors: tuple[str, ...]
@@ -34,6 +38,10 @@ class BackupRequest:
     priority: int = 50
     attempts_max: int = 0
     gates: tuple[LoadKey, ...] = ()
+    resume_seconds: float = 0.0
+    lanes: int = 1
+    disks: WantedDisks = ALL_DISKS
+    audit_share: float | None = None
 
     def saved(self) -> dict[str, object]:
         """What of it a run remembers."""
@@ -46,6 +54,10 @@ class BackupRequest:
             "agent": self.agent,
             "policy": self.policy,
             "when_not_reached": str(self.when_not_reached),
+            "lanes": self.lanes,
+            "resume_seconds": self.resume_seconds,
+            "disks": list(self.disks.selectors),
+            "exclude_disks": list(self.disks.excludes),
         }
 
     @classmethod
@@ -61,7 +73,16 @@ class BackupRequest:
             when_not_reached=WhenNotReached(
                 str(saved.get("when_not_reached", asked.when_not_reached))
             ),
+            lanes=int(str(saved.get("lanes", asked.lanes))),
+            resume_seconds=float(str(saved.get("resume_seconds", asked.resume_seconds))),
+            disks=WantedDisks(
+                selectors=_texts(saved.get("disks")), excludes=_texts(saved.get("exclude_disks"))
+            ),
         )
+
+
+def _texts(saved: object) -> tuple[str, ...]:
+    return tuple(str(each) for each in saved) if isinstance(saved, list) else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +98,8 @@ class RetryRequest:
 class RestoreVmRequest:
     """Restore a point as a new VM, or in place. Empty places: where it came from.
 
-    ``replaced_files``: in place, disks that are in no restore point and may be deleted all the same.
+    ``replaced_files``: in place, disks that are in no restore point and may be deleted all the same. ``keep`` False:
+    the new VM is read back, and then destroyed: a trial.
     """
 
     point_id: PointId
@@ -92,6 +114,7 @@ class RestoreVmRequest:
     power_on: bool = False
     transport: str = ""
     agent: str = ""
+    keep: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +136,7 @@ class CheckRequest:
     point_ids: tuple[PointId, ...] = ()
     subset: str = ""  # of the data: "3/30", "5%"; empty: all
     agent: str = ""
+    gates: tuple[LoadKey, ...] = ()  # what must be open for it to begin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,10 +156,27 @@ class RepairRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneRequest:
-    """Prune the repository, one round; ``actor``: who asked, for the audit trail."""
+    """Prune the repository, one round; ``actor``: who asked, for the audit trail. ``gates``: as above."""
 
     limits: PruneLimits
     actor: str
+    gates: tuple[LoadKey, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetRequest:
+    """Forget what policies keep no longer. ``actor``, ``gates``: as above."""
+
+    actor: str
+    gates: tuple[LoadKey, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScrubRequest:
+    """Compare packs with their digests: one of ``parts`` equal parts, from where the last one ended. ``gates``: as above."""
+
+    parts: int = 1
+    gates: tuple[LoadKey, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

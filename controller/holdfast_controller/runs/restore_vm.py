@@ -115,6 +115,7 @@ class RestoreVm:
             target=target,
             transport=placement.transport,
             proxy_instance_uuid=placement.proxy_instance_uuid,
+            keep=self._request.keep,
         )
         mover = DiskMover(world, job, self._point, self._record, placement)
         world.jobs.advance(job.job_id, JobEvent.PREPARE, placement.reason)

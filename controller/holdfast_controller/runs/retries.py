@@ -23,11 +23,14 @@ class Retry:
 
 
 def jobs_to_retry(world: World, asked: RetryRequest) -> list[JobRow]:
-    """Those of the run that are meant. Raises: NotFound, UsageError (no backup), Refused (it runs, or none is)."""
+    """Those of the run that are meant; a run that was paused need not have ended.
+
+    Raises: NotFound, UsageError (no backup), Refused (it runs, or none is).
+    """
     run = world.runs.run(asked.run_id)
     if run.kind != "backup":
         raise UsageError("only backups are tried again", run=run.run_id, kind=run.kind)
-    if not run.finished_at:
+    if not run.finished_at and not asked.codes:
         raise Refused(
             "the run has not ended",
             run=run.run_id,

@@ -53,8 +53,10 @@ def source_tickets(
         yield tickets
 
 
-def disk_to_back_up(disk: DiskFacts, areas: DiskAreas, ticket: DiskTicket) -> DiskToBackUp:
-    """One disk's part of the agent's work."""
+def disk_to_back_up(
+    disk: DiskFacts, areas: DiskAreas, ticket: DiskTicket, *, lane: int
+) -> DiskToBackUp:
+    """One disk's part of the agent's work. Disks of different lanes may be copied side by side."""
     return DiskToBackUp(
         device_key=disk.device_key,
         backing_uuid=disk.backing_uuid,
@@ -68,6 +70,7 @@ def disk_to_back_up(disk: DiskFacts, areas: DiskAreas, ticket: DiskTicket) -> Di
         areas=areas.source,
         areas_reason=areas.reason,
         ticket=ticket,
+        lane=lane,
     )
 
 

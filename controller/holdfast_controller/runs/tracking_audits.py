@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from holdfast_common.identity import LineageId
 from holdfast_common.job_spec import NO_AUDIT, TrackingAudit
 from holdfast_common.point_record import PointRecord
-from holdfast_controller.decide.level import BY_CHANGES
+from holdfast_controller.decide.confidence import point_confidence
+from holdfast_controller.decide.level import is_by_changes
 from holdfast_controller.decide.suspects import PointReading, suspect_points
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.catalogue import PointRow
@@ -23,9 +24,11 @@ log = logging.getLogger(__name__)
 _ALL = 1_000_000
 
 
-def next_audit(world: World, lineage_id: LineageId) -> TrackingAudit:
-    """The audit that goes with the next backup of a VM."""
-    share = round(world.configuration.audit_share * _ALL)
+def next_audit(
+    world: World, lineage_id: LineageId, audit_share: float | None = None
+) -> TrackingAudit:
+    """The audit that goes with the next backup of a VM; ``audit_share`` None: as the controller is configured."""
+    share = round((world.configuration.audit_share if audit_share is None else audit_share) * _ALL)
     if not share:
         return NO_AUDIT
     return TrackingAudit(share_millionths=share, turn=world.catalogue.audit_turn(lineage_id))
@@ -59,7 +62,7 @@ def note_audit(world: World, job: JobRow, record: PointRecord) -> None:
 
 def was_audited(record: PointRecord) -> bool:
     """Whether a turn of the audit has passed; it may have had nothing to read on a small disk."""
-    return any(disk.level_reason == BY_CHANGES or disk.untold_bytes for disk in record.disks)
+    return any(is_by_changes(disk.level_reason) or disk.untold_bytes for disk in record.disks)
 
 
 def doubts_of(world: World, point: PointRow) -> list[str]:
@@ -72,13 +75,27 @@ def doubts_of(world: World, point: PointRow) -> list[str]:
     ]
 
 
+def confidence_of(world: World, point: PointRow) -> float | None:
+    """How sure it is that a point lacks nothing that tracking kept back, 0 to 1; None: not known. Raises: FormatError.
+
+    1: each of its disks was read whole for it.
+    """
+    if point.point_id in world.catalogue.suspects():
+        return 0.0
+    evidence = world.catalogue.evidence(point.point_id)
+    return None if evidence is None else point_confidence(evidence)
+
+
 def _readings(points: Sequence[PointRow]) -> list[PointReading]:
     records = [point.decoded() for point in points]
     return [
         PointReading(
             point_id=record.point_id,
-            by_changes=frozenset(
-                disk.device_key for disk in record.disks if disk.level_reason == BY_CHANGES
+            by_hint=frozenset(
+                disk.device_key
+                for disk in record.disks
+                if is_by_changes(disk.level_reason)
+                or (disk.seen_bytes is not None and disk.seen_bytes < disk.capacity_bytes)
             ),
         )
         for record in records

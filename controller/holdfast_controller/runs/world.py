@@ -17,6 +17,7 @@ from holdfast_controller.runs.agent_link import AgentLink
 from holdfast_controller.runs.attended_jobs import AttendedJobs
 from holdfast_controller.runs.key_keeper import KeyKeeper
 from holdfast_controller.runs.lifecycle import Lifecycle
+from holdfast_controller.runs.running_streams import RunningStreams
 from holdfast_controller.runs.vcenters import Vcenters
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.agents import AgentTable
@@ -25,6 +26,7 @@ from holdfast_controller.store.catalogue import Catalogue
 from holdfast_controller.store.damages import DamageTable
 from holdfast_controller.store.job_figures import JobFigures
 from holdfast_controller.store.jobs import JobRow, JobTable
+from holdfast_controller.store.keeping import KeepingTable
 from holdfast_controller.store.ledger import LedgerTable
 from holdfast_controller.store.notices import NoticeTable
 from holdfast_controller.store.point_use import PointUse
@@ -58,11 +60,13 @@ class World:
     point_use: PointUse
     policies: PolicyTable
     policy_slots: PolicySlotTable
+    keeping: KeepingTable
     vcenters: Vcenters
     keeper: KeyKeeper
     link: AgentLink
     lifecycle: Lifecycle
     attended: AttendedJobs = field(default_factory=AttendedJobs)
+    streams: RunningStreams = field(default_factory=RunningStreams)
     pulses: Pulses = field(default_factory=Pulses)  # what must go round for the controller to live
 
     @property
@@ -87,16 +91,22 @@ class World:
     def proxies(self, vcenter_id: str = "") -> list[AgentFacts]:
         """Connected proxies, with their own VMs in that vCenter as they were seen last."""
         by_bios: dict[str, list[VmFacts]] = {}
+        by_mac: dict[str, list[VmFacts]] = {}
         found = self.vcenters.inventory.vms(vcenter_id) if vcenter_id else []
         for known in found:
             by_bios.setdefault(known.vm.bios_uuid, []).append(known.vm)
+            for address in known.vm.mac_addresses:
+                by_mac.setdefault(address, []).append(known.vm)
         hosts = self.vcenters.inventory.surroundings(vcenter_id).hosts if found else ()
         agents = []
         for agent in self.link.connected():
             if agent.role != "proxy":
                 continue
             named = by_bios.get(agent.vm_bios_uuid, []) if agent.vm_bios_uuid else []
-            # a clone of a proxy has its uuid: which of them runs the agent cannot be told
+            if len(named) != 1:  # a clone of a proxy has its uuid, but seldom its MAC address
+                carded = [vm for address in agent.mac_addresses for vm in by_mac.get(address, [])]
+                named = list({vm.moref: vm for vm in carded}.values())
+            # which of several runs the agent cannot be told
             own = named[0] if len(named) == 1 else None
             agents.append(
                 AgentFacts(

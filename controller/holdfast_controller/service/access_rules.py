@@ -63,6 +63,7 @@ RULES: Final[Mapping[str, frozenset[Role]]] = {
     "/holdfast.v1.Operators/ListPoints": _OPERATORS,
     "/holdfast.v1.Operators/ShowPoint": _OPERATORS,
     "/holdfast.v1.Operators/RunDoctor": _OPERATORS,
+    "/holdfast.v1.Operators/Qualify": _OPERATORS,
     "/holdfast.v1.Operators/TestNotification": _OPERATORS,
     "/holdfast.v1.Operators/ConfirmRecoverySheet": _OPERATORS,
     "/holdfast.v1.Operators/ListKeys": _OPERATORS,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import CancelledError as FutureCancelled
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Final
@@ -64,6 +64,8 @@ class AgentSessions:
         self._desk: AttemptDesk | None = None
         self._sessions: dict[AgentId, LiveSession] = {}
         self._barred: dict[AgentId, HoldfastError] = {}
+        self._seen_due_at = 0.0
+        self._noting: asyncio.Task[None] | None = None
 
     # For threads.
 
@@ -72,7 +74,13 @@ class AgentSessions:
         return [session.agent for session in list(self._sessions.values())]
 
     def start(
-        self, agent_id: AgentId, attempt: Attempt, spec: JobSpec, handler: AttemptHandler
+        self,
+        agent_id: AgentId,
+        attempt: Attempt,
+        spec: JobSpec,
+        handler: AttemptHandler,
+        *,
+        lease_seconds: float = 0.0,
     ) -> None:
         """See `AgentLink.start`. When it raises, the agent certainly does not work on the attempt."""
         message = job_spec_to_message(spec)
@@ -80,7 +88,7 @@ class AgentSessions:
             attempt=attempt_to_message(attempt),
             spec=message,
             spec_digest=spec_digest(message),
-            lease_ms=int(self.timing.job_lease * 1000),
+            lease_ms=int(max(lease_seconds, self.timing.job_lease) * 1000),
         )
 
         async def started() -> None:
@@ -93,6 +101,16 @@ class AgentSessions:
     def cancel(self, attempt: Attempt) -> None:
         """Ask the agent to stop; asked again after a reconnect; harmless when it has ended."""
         self._from_thread(lambda: self.desk.cancel(attempt))
+
+    def limit(self, attempt: Attempt, rates: Mapping[int, int]) -> bool:
+        """See `AgentLink.limit`."""
+        found: list[bool] = []
+
+        async def limited() -> None:
+            found.append(self.desk.limit(attempt, rates))
+
+        self._from_thread(limited)
+        return found == [True]
 
     def may_be_at_work(self, job_id: JobId) -> bool:
         """Whether a welcomed agent may be at work on an attempt that nobody here waits for.
@@ -146,6 +164,7 @@ class AgentSessions:
             if now - session.last_heard_at > silence_seconds:
                 session.end(TimedOut("nothing was heard of the agent"))
         self.desk.lose_expired()
+        self._note_seen()
 
     def stop(self) -> None:
         """End all sessions kindly; no thread's call is taken any more."""
@@ -195,7 +214,6 @@ class AgentSessions:
         match message.WhichOneof("message"):
             case "heartbeat":
                 self.desk.heartbeat(agent_id, message.heartbeat.number)
-                self._note_seen(session)
             case "job_state":
                 self.desk.job_state(agent_id, message.job_state)
             case "progress":
@@ -217,11 +235,22 @@ class AgentSessions:
             case _:  # of a newer agent, about a feature that we did not agree on
                 log.warning("unknown message", extra={"agent_id": agent_id})
 
-    def _note_seen(self, session: LiveSession) -> None:
+    def _note_seen(self) -> None:
+        """Write down now and then who is connected: one transaction for all, beside the loop."""
         now = asyncio.get_running_loop().time()
-        if now - session.last_noted_at > self.timing.seen_noted:
-            session.last_noted_at = now
-            session.spawn(self.desk.blocking(lambda: self.agents.seen(session.agent_id)))
+        if now < self._seen_due_at or not self._sessions:
+            return
+        if self._noting is not None and not self._noting.done():
+            return
+        self._seen_due_at = now + self.timing.seen_noted
+        seconds_ago = {each.agent_id: now - each.last_heard_at for each in self._sessions.values()}
+        self._noting = asyncio.create_task(self._noted_seen(seconds_ago))
+
+    async def _noted_seen(self, seconds_ago: dict[AgentId, float]) -> None:
+        try:
+            await self.desk.blocking(lambda: self.agents.seen(seconds_ago))
+        except HoldfastError as error:  # it is noted again
+            log.warning("who is connected could not be written down", extra={"error": error.line()})
 
     def _post(self, agent_id: AgentId, message: session_pb2.ToAgent) -> None:
         session = self._sessions.get(agent_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
 from typing import Final, NoReturn
 
 import grpc
@@ -38,6 +39,8 @@ from holdfast_controller.store.audit import AuditTrail
 
 FEATURES: Final = frozenset({"image-1"})  # whole disks: back up, restore, verify, check, list
 REQUIRED_FEATURES: Final = frozenset({"image-1"})
+RATES: Final = "rate-1"  # an agent that reads no faster than it is told; older ones do without
+OPTIONAL_FEATURES: Final = frozenset({RATES})
 SEGMENTS_PER_CALL_MAX: Final = 2000  # sealed headers of some 200 bytes
 
 
@@ -68,7 +71,7 @@ class AgentsService(session_pb2_grpc.AgentsServicer):
         hello: session_pb2.Hello = first.hello
         row = await self._sessions.desk.blocking(lambda: self._sessions.agents.get(agent_id))
         await _check_hello(context, hello, row)
-        capabilities = _capabilities(hello.capabilities)
+        capabilities = _capabilities(hello.capabilities, self._clock.now())
         features = frozenset(hello.features)
         epoch = await self._sessions.desk.blocking(
             lambda: self._sessions.agents.open_session(
@@ -76,7 +79,7 @@ class AgentsService(session_pb2_grpc.AgentsServicer):
             )
         )
         session = LiveSession(
-            agent=_connected_agent(row, capabilities),
+            agent=_connected_agent(row, capabilities, features),
             peer=peer,
             epoch=epoch,
             context=context,
@@ -185,7 +188,7 @@ class AgentsService(session_pb2_grpc.AgentsServicer):
             )
         welcome = session_pb2.Welcome(
             session_epoch=session.epoch,
-            features=sorted(FEATURES & set(hello.features)),
+            features=sorted((FEATURES | OPTIONAL_FEATURES) & set(hello.features)),
             heartbeat_ms=int(timing.heartbeat * 1000),
             job_lease_ms=int(timing.job_lease * 1000),
             running=verdicts,
@@ -229,7 +232,8 @@ async def _unfit(context: Context, problem: str, features: set[str] | frozenset[
     await abort_with(context, error, status=grpc.StatusCode.FAILED_PRECONDITION)
 
 
-def _capabilities(message: session_pb2.Capabilities) -> AgentCapabilities:
+def _capabilities(message: session_pb2.Capabilities, now: datetime) -> AgentCapabilities:
+    told = message.unix_ms / 1000
     return AgentCapabilities(
         transports=tuple(message.transports),
         datastores=tuple(reach.datastore_id for reach in message.datastores),
@@ -241,10 +245,14 @@ def _capabilities(message: session_pb2.Capabilities) -> AgentCapabilities:
         repair_folders=tuple(message.repair_folders),
         vm_bios_uuid=message.vm_bios_uuid,
         version=message.version,
+        mac_addresses=tuple(message.mac_addresses),
+        clock_ahead_seconds=round(told - now.timestamp(), 3) if told else 0.0,
     )
 
 
-def _connected_agent(row: AgentRow, capabilities: AgentCapabilities) -> ConnectedAgent:
+def _connected_agent(
+    row: AgentRow, capabilities: AgentCapabilities, features: frozenset[str]
+) -> ConnectedAgent:
     kinds = {kind.value: kind for kind in TransportKind}  # a newer agent may know more than we do
     return ConnectedAgent(
         agent_id=row.agent_id,
@@ -258,4 +266,7 @@ def _connected_agent(row: AgentRow, capabilities: AgentCapabilities) -> Connecte
         restore_folders=capabilities.restore_folders,
         repair_folders=capabilities.repair_folders,
         vm_bios_uuid=capabilities.vm_bios_uuid,
+        mac_addresses=capabilities.mac_addresses,
+        can_be_slowed=RATES in features,
+        clock_ahead_seconds=capabilities.clock_ahead_seconds,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor
 from typing import Any, Final, TypeVar
 
@@ -81,7 +81,8 @@ class AttemptDesk:
             agent_id=agent_id,
             handler=handler,
             start_message=start,
-            lease_ends_at=loop.time() + self._timing.job_lease,
+            lease_seconds=start.lease_ms / 1000,
+            lease_ends_at=loop.time() + start.lease_ms / 1000,
             accepted=loop.create_future(),
         )
         self.routes.add(route)
@@ -103,6 +104,15 @@ class AttemptDesk:
             route.cancel_asked = True
             self._post(route.agent_id, _cancel_message(attempt))
 
+    def limit(self, attempt: Attempt, rates: Mapping[int, int]) -> bool:
+        """Tell an agent how fast it may read, now and after each reconnect; whether the attempt is at work."""
+        route = self.routes.get(attempt)
+        if route is None or route.finishing:
+            return False
+        route.rates = rates
+        self._post(route.agent_id, _rate_message(route))
+        return True
+
     def catch_up(self, agent_id: AgentId, known: list[Attempt]) -> list[Coroutine[Any, Any, None]]:
         """After a welcome: send again what the agent missed; what ends what it forgot."""
         for route in self.routes:
@@ -110,6 +120,8 @@ class AttemptDesk:
                 continue
             if not route.accepted.done() and route.start_message is not None:
                 self._post(agent_id, session_pb2.ToAgent(start_job=route.start_message))
+            if route.rates:
+                self._post(agent_id, _rate_message(route))
             if route.cancel_asked:
                 self._post(agent_id, _cancel_message(route.attempt))
         error = Interrupted("the agent does not know this attempt any more")
@@ -259,6 +271,15 @@ class AttemptDesk:
 def _refused(refusal: ErrorReport) -> HoldfastError:
     error = refusal.to_error()
     return error if isinstance(error, Refused) else Refused(f"the agent refused the job: {error}")
+
+
+def _rate_message(route: Route) -> session_pb2.ToAgent:
+    disks = [
+        session_pb2.DiskRate(device_key=key, bytes_per_second=rate)
+        for key, rate in sorted((route.rates or {}).items())
+    ]
+    attempt = attempt_to_message(route.attempt)
+    return session_pb2.ToAgent(job_rate=session_pb2.JobRate(attempt=attempt, disks=disks))
 
 
 def _cancel_message(attempt: Attempt) -> session_pb2.ToAgent:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -35,11 +35,15 @@ class Route:
     agent_id: AgentId
     handler: AttemptHandler | None
     start_message: session_pb2.StartJob | None
+    lease_seconds: float  # from each heartbeat on
     lease_ends_at: float
     accepted: asyncio.Future[ErrorReport | None]
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     cancel_asked: bool = False
+    rates: Mapping[int, int] | None = (
+        None  # of its disks, bytes per second; None: it was never slowed
+    )
     abandoned: bool = False
     finishing: bool = False
     commit_asked: bool = False
@@ -109,7 +113,7 @@ class AttemptRoutes:
         for route in self._routes.values():
             if route.agent_id != agent_id or route.abandoned:
                 continue
-            ends_at = now + self.lease_seconds
+            ends_at = now + route.lease_seconds
             if route.handler is None:
                 ends_at = min(ends_at, self._orphans_until)
             if ends_at > now:
@@ -139,6 +143,7 @@ class AttemptRoutes:
             agent_id=agent_id,
             handler=None,
             start_message=None,
+            lease_seconds=self.lease_seconds,
             lease_ends_at=now,
             accepted=asyncio.get_running_loop().create_future(),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from holdfast_common.errors import UsageError
 from holdfast_common.identity import RunId
 from holdfast_common.wire import operator_pb2
+from holdfast_controller.decide.level import INCREMENTAL, LEVELS
 from holdfast_controller.decide.retries import RetryKind
 from holdfast_controller.runs.engine import Engine
 from holdfast_controller.runs.pausing import pause, pause_of, resume
@@ -26,12 +27,15 @@ class BackupActions:
         """Begin (or only plan) backups."""
         if request.method not in ("", "image"):
             raise UsageError("this method does not exist yet", method=request.method)
+        if request.level not in {"", *LEVELS}:
+            expected = ", ".join(LEVELS)
+            raise UsageError("unknown level", level=request.level, expected=expected)
         started = self._engine.start_backup(
             BackupRequest(
                 selectors=tuple(request.vms),
                 excludes=tuple(request.excludes),
                 vcenter=request.vcenter,
-                level=request.level or "incremental",
+                level=request.level or INCREMENTAL,
                 consistency=request.consistency or "crash",
                 transport=request.transport,
                 agent=request.agent,

@@ -16,6 +16,7 @@ from holdfast_common.service_manager import ServiceManager
 from holdfast_common.trust.controller_trust import ControllerTrust, load_trust
 from holdfast_controller.configuration import ControllerConfiguration
 from holdfast_controller.runs.engine import Engine
+from holdfast_controller.runs.keeping import Keeping
 from holdfast_controller.runs.key_keeper import KeyKeeper
 from holdfast_controller.runs.lifecycle import Lifecycle
 from holdfast_controller.runs.pausing import keep_paused
@@ -44,6 +45,7 @@ from holdfast_controller.store.database import Database
 from holdfast_controller.store.inventory import InventoryTable
 from holdfast_controller.store.job_figures import JobFigures
 from holdfast_controller.store.jobs import JobTable
+from holdfast_controller.store.keeping import KeepingTable
 from holdfast_controller.store.ledger import LedgerTable
 from holdfast_controller.store.notices import NoticeTable
 from holdfast_controller.store.point_use import PointUse
@@ -130,6 +132,9 @@ class Daemon:
         self._scheduling = threading.Thread(
             target=Scheduler(self._world, self._engine).run, name="scheduler", daemon=True
         )
+        self._keeping = threading.Thread(
+            target=Keeping(self._world, self._engine).run, name="keeping", daemon=True
+        )
         self._self_backup = threading.Thread(
             target=SelfBackup(self._world, installation.database, installation.places).run,
             name="self-backup",
@@ -155,6 +160,8 @@ class Daemon:
             self._reconciling.start()
             self._watching.start()
             self._scheduling.start()
+            self._engine.latency.start()
+            self._keeping.start()
             self._self_backup.start()
             self._self_care.start()
             ready(replace(ports, metrics=self._self_care.metrics_port))
@@ -268,6 +275,7 @@ def _world(installation: Installation, agents: AgentTable, sessions: AgentSessio
         point_use=PointUse(installation.database),
         policies=PolicyTable(installation.database, installation.clock, audit),
         policy_slots=PolicySlotTable(installation.database, installation.clock),
+        keeping=KeepingTable(installation.database, installation.clock),
         vcenters=Vcenters(
             table=VcenterTable(installation.database, installation.clock, seal),
             inventory=InventoryTable(installation.database),

@@ -15,6 +15,7 @@ import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -131,12 +132,12 @@ async def serve(
         enrolment = _enrolment_server(parts)
         local = _operators_server(parts, always(Role.LOCAL_OPERATOR), keepalive)
         remote = _operators_server(parts, by_certificate, keepalive)
-        mutual = server_credentials(parts.trust.credentials, client_certificates=True)
-        anybody = server_credentials(parts.trust.credentials, client_certificates=False)
+        mutual = partial(server_credentials, parts.trust.credentials, client_certificates=True)
+        anybody = partial(server_credentials, parts.trust.credentials, client_certificates=False)
         bound = BoundPorts(
-            session=_bind(session, addresses.session, mutual),
-            enrolment=_bind(enrolment, addresses.enrolment, anybody),
-            operators=_bind(remote, addresses.operators, mutual) if addresses.operators else 0,
+            session=_bind(session, addresses.session, mutual()),
+            enrolment=_bind(enrolment, addresses.enrolment, anybody()),
+            operators=_bind(remote, addresses.operators, mutual()) if addresses.operators else 0,
             operator_socket=_bind_socket(local, parts.places),
         )
         watching = asyncio.create_task(parts.sessions.watch())

@@ -41,7 +41,6 @@ class LiveSession:
         self.peer = peer
         self.epoch = epoch
         self.last_heard_at = now
-        self.last_noted_at = now  # when the database was told
         self._context = context
         self._outgoing: asyncio.Queue[session_pb2.ToAgent] = asyncio.Queue(QUEUE_MESSAGES_MAX)
         self._end: asyncio.Future[HoldfastError] = asyncio.get_running_loop().create_future()

@@ -19,9 +19,10 @@ from holdfast_common.clock import parse_utc
 from holdfast_controller.decide.job_state import ENDED, JobState
 from holdfast_controller.runs.figures import Figures
 
-KINDS: Final = ("backup", "restore", "check", "repair", "prune")
+KINDS: Final = ("backup", "restore", "check", "repair", "prune", "scrub", "forget")
 ROLES: Final = ("proxy",)
 Sample = tuple[Sequence[str], float]
+Samples = Callable[[Figures], Iterable[Sample]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class MetricKind:
 
     name: str
     help: str
-    samples: Callable[[Figures], Iterable[Sample]]
+    samples: Samples
     labels: tuple[str, ...] = ()
     is_counter: bool = False
 
@@ -69,10 +70,6 @@ class MetricsText:
         """The text format, version 0.0.4."""
         self._collector.figures = figures
         return generate_latest(self._registry)
-
-
-def _one(value: Callable[[Figures], float], figures: Figures) -> Iterator[Sample]:
-    yield (), value(figures)
 
 
 def _build(_: Figures) -> Iterator[Sample]:
@@ -149,199 +146,204 @@ def _messages(figures: Figures) -> Iterator[Sample]:
     yield ("given_up",), figures.messages_given_up
 
 
+def _gauge(name: str, told: str, samples: Samples, *labels: str) -> MetricKind:
+    return MetricKind(name=name, help=told, samples=samples, labels=labels)
+
+
+def _figure(name: str, told: str, value: Callable[[Figures], float]) -> MetricKind:
+    """A gauge of one sample without labels."""
+    return _gauge(name, told, lambda figures: [((), value(figures))])
+
+
+def _counter(name: str, told: str, samples: Samples, *labels: str) -> MetricKind:
+    return MetricKind(name=name, help=told, samples=samples, labels=labels, is_counter=True)
+
+
 METRICS: Final = (
-    MetricKind(
-        name="holdfast_build_info",
-        help="The version, always 1.",
-        samples=_build,
-        labels=("version",),
+    _gauge("holdfast_build_info", "The version, always 1.", _build, "version"),
+    _gauge("holdfast_jobs", "Jobs that have not ended, by kind and state.", _jobs, "kind", "state"),
+    _gauge(
+        "holdfast_jobs_done_bytes",
+        "What the jobs that have not ended have got through so far.",
+        _job_bytes,
+        "kind",
     ),
-    MetricKind(
-        name="holdfast_jobs",
-        help="Jobs that have not ended, by kind and state.",
-        samples=_jobs,
-        labels=("kind", "state"),
+    _figure("holdfast_jobs_waiting", "Jobs that have not begun.", _waiting),
+    _figure(
+        "holdfast_jobs_waiting_oldest_seconds",
+        "How long the oldest job that has not begun waits; 0: none does.",
+        lambda figures: figures.waiting_seconds,
     ),
-    MetricKind(
-        name="holdfast_jobs_done_bytes",
-        help="What the jobs that have not ended have got through so far.",
-        samples=_job_bytes,
-        labels=("kind",),
+    _counter(
+        "holdfast_jobs_ended",
+        "Jobs that ended since the controller started, by kind and outcome.",
+        _ended,
+        "kind",
+        "outcome",
     ),
-    MetricKind(
-        name="holdfast_jobs_waiting",
-        help="Jobs that have not begun.",
-        samples=partial(_one, _waiting),
+    _counter(
+        "holdfast_job_warnings",
+        "Warnings of the jobs that ended since the controller started.",
+        partial(_by_kind, "warnings"),
+        "kind",
     ),
-    MetricKind(
-        name="holdfast_jobs_waiting_oldest_seconds",
-        help="How long the oldest job that has not begun waits; 0: none does.",
-        samples=partial(_one, lambda figures: figures.waiting_seconds),
+    _counter(
+        "holdfast_read_bytes",
+        "What ended jobs read from disks of VMs, or from the repository.",
+        partial(_by_kind, "read_bytes"),
+        "kind",
     ),
-    MetricKind(
-        name="holdfast_jobs_ended",
-        help="Jobs that ended since the controller started, by kind and outcome.",
-        samples=_ended,
-        labels=("kind", "outcome"),
-        is_counter=True,
+    _counter(
+        "holdfast_stored_bytes",
+        "What ended jobs added to the repository.",
+        partial(_by_kind, "stored_bytes"),
+        "kind",
     ),
-    MetricKind(
-        name="holdfast_job_warnings",
-        help="Warnings of the jobs that ended since the controller started.",
-        samples=partial(_by_kind, "warnings"),
-        labels=("kind",),
-        is_counter=True,
+    _counter(
+        "holdfast_written_bytes",
+        "What ended restores wrote to disks.",
+        partial(_by_kind, "written_bytes"),
+        "kind",
     ),
-    MetricKind(
-        name="holdfast_read_bytes",
-        help="What ended jobs read from disks of VMs, or from the repository.",
-        samples=partial(_by_kind, "read_bytes"),
-        labels=("kind",),
-        is_counter=True,
+    _figure("holdfast_vms", "VMs of the inventory.", lambda figures: figures.vms.vms),
+    _figure(
+        "holdfast_vms_without_good_point",
+        "VMs of the inventory that have no good point at all.",
+        lambda figures: figures.vms.without,
     ),
-    MetricKind(
-        name="holdfast_stored_bytes",
-        help="What ended jobs added to the repository.",
-        samples=partial(_by_kind, "stored_bytes"),
-        labels=("kind",),
-        is_counter=True,
+    _gauge(
+        "holdfast_vms_without_good_point_within",
+        "VMs of the inventory that have no good point as young as so many hours.",
+        _older,
+        "hours",
     ),
-    MetricKind(
-        name="holdfast_written_bytes",
-        help="What ended restores wrote to disks.",
-        samples=partial(_by_kind, "written_bytes"),
-        labels=("kind",),
-        is_counter=True,
+    _figure(
+        "holdfast_oldest_good_point_seconds",
+        "Age of the newest good point of the VM whose newest is the oldest; VMs without one do not count.",
+        lambda figures: figures.vms.oldest_seconds,
     ),
-    MetricKind(
-        name="holdfast_vms",
-        help="VMs of the inventory.",
-        samples=partial(_one, lambda figures: figures.vms.vms),
+    _figure(
+        "holdfast_vms_without_policy",
+        "VMs of the inventory that no policy covers.",
+        lambda figures: figures.vms.uncovered,
     ),
-    MetricKind(
-        name="holdfast_vms_without_good_point",
-        help="VMs of the inventory that have no good point at all.",
-        samples=partial(_one, lambda figures: figures.vms.without),
+    _figure(
+        "holdfast_vms_promised",
+        "VMs for which a policy promises how old their newest good point may be.",
+        lambda figures: figures.vms.promised,
     ),
-    MetricKind(
-        name="holdfast_vms_without_good_point_within",
-        help="VMs of the inventory that have no good point as young as so many hours.",
-        samples=_older,
-        labels=("hours",),
+    _figure(
+        "holdfast_vms_late",
+        "Those of them whose promise is broken.",
+        lambda figures: figures.vms.late,
     ),
-    MetricKind(
-        name="holdfast_oldest_good_point_seconds",
-        help="Age of the newest good point of the VM whose newest is the oldest; VMs without one do not count.",
-        samples=partial(_one, lambda figures: figures.vms.oldest_seconds),
+    _figure(
+        "holdfast_unprotected_bytes",
+        "Capacity of disks that no snapshot holds: physical RDM, independent, shared.",
+        lambda figures: figures.vms.unprotected_bytes,
     ),
-    MetricKind(
-        name="holdfast_vms_without_policy",
-        help="VMs of the inventory that no policy covers.",
-        samples=partial(_one, lambda figures: figures.vms.uncovered),
+    _gauge(
+        "holdfast_debts",
+        "What of ours is still at a vCenter and could not be undone, by kind; no sample of a kind: none.",
+        _debts,
+        "kind",
     ),
-    MetricKind(
-        name="holdfast_vms_promised",
-        help="VMs for which a policy promises how old their newest good point may be.",
-        samples=partial(_one, lambda figures: figures.vms.promised),
+    _gauge(
+        "holdfast_debts_oldest_seconds", "Age of the oldest debt of a kind.", _debt_ages, "kind"
     ),
-    MetricKind(
-        name="holdfast_vms_late",
-        help="Those of them whose promise is broken.",
-        samples=partial(_one, lambda figures: figures.vms.late),
+    _figure(
+        "holdfast_vms_tracking_doubted",
+        "VMs whose change tracking was caught leaving something out and has not begun anew.",
+        lambda figures: figures.vms_doubted,
     ),
-    MetricKind(
-        name="holdfast_unprotected_bytes",
-        help="Capacity of disks that no snapshot holds: physical RDM, independent, shared.",
-        samples=partial(_one, lambda figures: figures.vms.unprotected_bytes),
+    _gauge(
+        "holdfast_agents",
+        "Agents, by role and whether they are connected.",
+        _agents,
+        "role",
+        "state",
     ),
-    MetricKind(
-        name="holdfast_debts",
-        help="What of ours is still at a vCenter and could not be undone, by kind; no sample of a kind: none.",
-        samples=_debts,
-        labels=("kind",),
+    _gauge(
+        "holdfast_vcenters",
+        "vCenters, by whether the last thing asked of them went well.",
+        _vcenters,
+        "state",
     ),
-    MetricKind(
-        name="holdfast_debts_oldest_seconds",
-        help="Age of the oldest debt of a kind.",
-        samples=_debt_ages,
-        labels=("kind",),
+    _figure(
+        "holdfast_inventory_read_timestamp_seconds",
+        "When the inventory was read that is the oldest; 0: one never was.",
+        lambda figures: figures.inventory_read_at,
     ),
-    MetricKind(
-        name="holdfast_vms_tracking_doubted",
-        help="VMs whose change tracking was caught leaving something out and has not begun anew.",
-        samples=partial(_one, lambda figures: figures.vms_doubted),
+    _gauge(
+        "holdfast_repository_free_bytes",
+        "Free room of the repository's file system, as last seen; no sample: not known.",
+        partial(_space, "free_bytes"),
     ),
-    MetricKind(
-        name="holdfast_agents",
-        help="Agents, by role and whether they are connected.",
-        samples=_agents,
-        labels=("role", "state"),
+    _gauge(
+        "holdfast_repository_capacity_bytes",
+        "Size of the repository's file system, as last seen; no sample: not known.",
+        partial(_space, "capacity_bytes"),
     ),
-    MetricKind(
-        name="holdfast_vcenters",
-        help="vCenters, by whether the last thing asked of them went well.",
-        samples=_vcenters,
-        labels=("state",),
+    _gauge(
+        "holdfast_repository_seen_timestamp_seconds",
+        "When its file system last answered: looked at once a minute.",
+        _space_at,
     ),
-    MetricKind(
-        name="holdfast_inventory_read_timestamp_seconds",
-        help="When the inventory was read that is the oldest; 0: one never was.",
-        samples=partial(_one, lambda figures: figures.inventory_read_at),
+    _figure("holdfast_points", "Restore points.", lambda figures: figures.repository.points),
+    _figure(
+        "holdfast_points_in_doubt",
+        "Restore points that may lack what change tracking did not tell.",
+        lambda figures: figures.repository.points_in_doubt,
     ),
-    MetricKind(
-        name="holdfast_repository_free_bytes",
-        help="Free room of the repository's file system, as last seen; no sample: not known.",
-        samples=partial(_space, "free_bytes"),
+    _figure(
+        "holdfast_repository_damaged",
+        "1 while the last check that came to an end found damage.",
+        lambda figures: float(figures.repository.is_damaged),
     ),
-    MetricKind(
-        name="holdfast_repository_capacity_bytes",
-        help="Size of the repository's file system, as last seen; no sample: not known.",
-        samples=partial(_space, "capacity_bytes"),
+    _figure(
+        "holdfast_last_prune_timestamp_seconds",
+        "When a prune last ended well; 0: never.",
+        lambda figures: figures.repository.pruned_at,
     ),
-    MetricKind(
-        name="holdfast_repository_seen_timestamp_seconds",
-        help="When its file system last answered: looked at once a minute.",
-        samples=_space_at,
+    _figure(
+        "holdfast_last_scrub_timestamp_seconds",
+        "When the last scrub of all packs began that came to its end; 0: none did.",
+        lambda figures: figures.repository.scrubbed_at,
     ),
-    MetricKind(
-        name="holdfast_points",
-        help="Restore points.",
-        samples=partial(_one, lambda figures: figures.repository.points),
+    _figure(
+        "holdfast_unproven_bytes",
+        "Stored data that was never read back and found true, as last looked at.",
+        lambda figures: figures.repository.unproven_bytes,
     ),
-    MetricKind(
-        name="holdfast_points_in_doubt",
-        help="Restore points that may lack what change tracking did not tell.",
-        samples=partial(_one, lambda figures: figures.repository.points_in_doubt),
+    _figure(
+        "holdfast_oldest_proof_timestamp_seconds",
+        "When the stored data was read back and found true of which that is longest ago; 0: none was.",
+        lambda figures: figures.repository.oldest_proof_at,
     ),
-    MetricKind(
-        name="holdfast_repository_damaged",
-        help="1 while the last check that came to an end found damage.",
-        samples=partial(_one, lambda figures: float(figures.repository.is_damaged)),
+    _figure(
+        "holdfast_keeping_problems",
+        "Tasks of keeping the repository that did not end well or cannot begin, and a clock that is not believed.",
+        lambda figures: figures.keeping_problems,
     ),
-    MetricKind(
-        name="holdfast_last_prune_timestamp_seconds",
-        help="When a prune last ended well; 0: never.",
-        samples=partial(_one, lambda figures: figures.repository.pruned_at),
+    _figure(
+        "holdfast_last_check_timestamp_seconds",
+        "When a check of the whole repository last found nothing; 0: never.",
+        lambda figures: figures.repository.checked_at,
     ),
-    MetricKind(
-        name="holdfast_last_check_timestamp_seconds",
-        help="When a check of the whole repository last found nothing; 0: never.",
-        samples=partial(_one, lambda figures: figures.repository.checked_at),
+    _figure(
+        "holdfast_last_data_check_timestamp_seconds",
+        "When a check that read data, all or a share of it, last found nothing; 0: never.",
+        lambda figures: figures.repository.data_checked_at,
     ),
-    MetricKind(
-        name="holdfast_last_data_check_timestamp_seconds",
-        help="When a check that read data, all or a share of it, last found nothing; 0: never.",
-        samples=partial(_one, lambda figures: figures.repository.data_checked_at),
+    _figure(
+        "holdfast_last_database_copy_timestamp_seconds",
+        "When the controller's database was last copied into the repository; 0: never.",
+        lambda figures: figures.repository.database_copied_at,
     ),
-    MetricKind(
-        name="holdfast_last_database_copy_timestamp_seconds",
-        help="When the controller's database was last copied into the repository; 0: never.",
-        samples=partial(_one, lambda figures: figures.repository.database_copied_at),
-    ),
-    MetricKind(
-        name="holdfast_notifications",
-        help="Notifications that wait to be sent, and those of the latest thousand that were given up.",
-        samples=_messages,
-        labels=("state",),
+    _gauge(
+        "holdfast_notifications",
+        "Notifications that wait to be sent, and those of the latest thousand that were given up.",
+        _messages,
+        "state",
     ),
 )

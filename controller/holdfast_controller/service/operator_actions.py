@@ -10,7 +10,9 @@ from holdfast_common.identity import AgentId, JobId, PointId, RunId
 from holdfast_common.job_spec import FileFormat
 from holdfast_common.logs import Secret
 from holdfast_common.wire import operator_pb2
-from holdfast_controller.runs.doctor import CheckLine, examine, test_vcenter
+from holdfast_controller.runs.check_lines import CheckLine
+from holdfast_controller.runs.doctor import examine
+from holdfast_controller.runs.doctor_vcenters import test_vcenter
 from holdfast_controller.runs.engine import Engine
 from holdfast_controller.runs.recovery_proof import confirm_recovery_sheet
 from holdfast_controller.runs.requests import (
@@ -36,6 +38,7 @@ from holdfast_controller.service.operator_messages import (
 from holdfast_controller.service.plan_pages import PlanPages
 from holdfast_controller.service.point_actions import PointActions
 from holdfast_controller.service.policy_actions import PolicyActions
+from holdfast_controller.service.qualify_pages import QualifyPages
 from holdfast_controller.service.repository_actions import RepositoryActions
 from holdfast_controller.service.repository_listing import RepositoryListing
 from holdfast_controller.service.status_actions import StatusActions
@@ -60,7 +63,7 @@ class OperatorActions:
         self.policies = PolicyActions(world)
         self.repository = RepositoryActions(world, engine)
         self.repositories = RepositoryListing(world)
-        self._status = StatusActions(world)
+        self._status = StatusActions(world, told=engine.latency.told)
 
     @property
     def stopping(self) -> threading.Event:
@@ -270,6 +273,10 @@ class OperatorActions:
         """What policies would do in the days to come. Raises: UsageError, NotFound, NoRepository."""
         return PlanPages(self._world, request)
 
+    def qualify_pages(self, request: operator_pb2.QualifyRequest) -> QualifyPages:
+        """What this vSphere does with a VM that nobody needs. Raises: NotFound, Refused."""
+        return QualifyPages(self._world, self._engine, request)
+
     def follower(self, request: operator_pb2.RunName) -> RunFollower:
         """Follow a run, or the run of a job. Raises: NotFound."""
         jobs = self._world.jobs.jobs_of_run(RunId(request.run_id))
@@ -322,7 +329,11 @@ class OperatorActions:
 def _lines(checks: list[CheckLine]) -> list[operator_pb2.CheckLine]:
     return [
         operator_pb2.CheckLine(
-            name=check.name, state=check.state, detail=check.detail, advice=check.advice
+            name=check.name,
+            state=check.state,
+            detail=check.detail,
+            advice=check.advice,
+            check=check.check,
         )
         for check in checks
     ]

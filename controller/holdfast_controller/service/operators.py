@@ -60,6 +60,17 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
         while (page := await self._call(pages.next_page, request, context)) is not None:
             yield page
 
+    async def Qualify(
+        self, request: operator_pb2.QualifyRequest, context: Context
+    ) -> AsyncIterator[operator_pb2.QualifyPage]:
+        """See `QualifyPages`; what was begun is given back also when nobody waits for it any more."""
+        pages = await self._call(self._actions.qualify_pages, request, context)
+        try:
+            while (page := await self._call(pages.next_page, request, context)) is not None:
+                yield page
+        finally:
+            self._executor.submit(pages.close)
+
     async def GetStatus(self, request: operator_pb2.Empty, context: Context) -> operator_pb2.Status:
         """See `OperatorActions.status`."""
         return await self._call(self._actions.status, request, context)

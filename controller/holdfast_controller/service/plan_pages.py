@@ -53,6 +53,7 @@ class PlanPages:
             backups=self._counts[Act.BEGIN],
             misses=sum(self._counts[act] for act in MISSES),
             uncovered=self._plan.uncovered[:UNCOVERED_MAX],
+            told=self._plan.told,
         )
 
     def _message(self, decision: PlanDecision) -> operator_pb2.PlanDecision:

@@ -13,7 +13,9 @@ from holdfast_common.repository.derivation import lineage_tag
 from holdfast_common.repository.hang_watch import StopWhenGivenUp, while_it_answers
 from holdfast_common.repository.layout import manifest_name
 from holdfast_common.wire import operator_pb2
+from holdfast_controller.runs.point_facts import left_out_of
 from holdfast_controller.runs.repository_care import RepositoryCare
+from holdfast_controller.runs.tracking_audits import confidence_of
 from holdfast_controller.runs.world import World
 from holdfast_controller.service.access_rules import current_actor
 from holdfast_controller.service.operator_messages import point_message
@@ -64,6 +66,7 @@ class PointActions:
             hold = while_it_answers(partial(self._care.hold_of, name))
         except HoldfastError as error:
             problem = error.line()
+        confidence = confidence_of(self._world, point)
         return operator_pb2.PointDetail(
             point=point_message(
                 point,
@@ -71,9 +74,12 @@ class PointActions:
                 doubt=self._world.catalogue.suspects().get(point.point_id, ""),
             ),
             record=point.record,
+            left_out=left_out_of(point),
             held_at="" if hold is None else hold.held_at,
             hold_reason="" if hold is None else hold.reason,
             holds_problem=problem,
+            confidence=confidence,
+            is_proven=confidence == 1.0,
         )
 
     def hold(self, request: operator_pb2.HoldRequest) -> operator_pb2.RepositoryChange:

@@ -12,6 +12,7 @@ from holdfast_common.errors import UsageError
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.decide.calendar import due_after, next_due
 from holdfast_controller.decide.coverage import select
+from holdfast_controller.decide.disk_choice import ALL_DISKS, WantedDisks, unsaved_disks
 from holdfast_controller.decide.policy import Policy
 from holdfast_controller.decide.policy_checks import Oddity
 from holdfast_controller.decide.policy_text import policies_text
@@ -71,8 +72,8 @@ class PolicyActions:
             template=policies_text([policy], with_examples=True),
             due=list(_due_messages(policy, now)),
             openings=list(_opening_messages(policy, now)),
-            vms=_vm_messages(around.known, selection.chosen, others),
-            excluded=_vm_messages(around.known, selection.excluded, others),
+            vms=_vm_messages(around.known, selection.chosen, others, policy.wanted_disks),
+            excluded=_vm_messages(around.known, selection.excluded, others, ALL_DISKS),
             warnings=policy_warnings(policy, around, self._world),
             time_zone=policy.time_zone,
         )
@@ -187,7 +188,10 @@ def _opening_messages(policy: Policy, now: datetime) -> Iterator[operator_pb2.Po
 
 
 def _vm_messages(
-    known: Sequence[KnownVm], numbers: Sequence[int], others: Mapping[int, Sequence[str]]
+    known: Sequence[KnownVm],
+    numbers: Sequence[int],
+    others: Mapping[int, Sequence[str]],
+    wanted: WantedDisks,
 ) -> list[operator_pb2.PolicyVm]:
     return [
         operator_pb2.PolicyVm(
@@ -195,8 +199,8 @@ def _vm_messages(
             name=known[number].vm.name,
             instance_uuid=known[number].vm.instance_uuid,
             unprotected=[
-                f"{disk.label}: {disk.unprotected_reason}"
-                for disk in known[number].vm.unprotected_disks
+                f"{disk.label}: {disk.reason}"
+                for disk in unsaved_disks(known[number].vm.disks, (wanted,))
             ],
             other_policies=others.get(number, ()),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Final
@@ -13,7 +13,10 @@ from holdfast_common.repository.forget import ForgetPlan, PointName
 from holdfast_common.repository.hang_watch import StopWhenGivenUp, while_it_answers
 from holdfast_common.repository.prune_report import PruneLimits
 from holdfast_common.wire import operator_pb2
+from holdfast_controller.decide.retention import RetentionRule
+from holdfast_controller.runs.clock_watch import accept_clock
 from holdfast_controller.runs.engine import Engine
+from holdfast_controller.runs.forget_by_policies import ForgetByPolicies
 from holdfast_controller.runs.forget_by_rule import ForgetByRule
 from holdfast_controller.runs.requests import PruneRequest
 from holdfast_controller.runs.world import World
@@ -53,6 +56,8 @@ class RepositoryActions:
             dry_run=request.dry_run,
             accept_clock=request.accept_clock,
         )
+        if request.accept_clock and not request.dry_run:
+            accept_clock(self._world)
         started = self._engine.start_prune(PruneRequest(limits=limits, actor=current_actor()))
         return started_message(self._world, started)
 
@@ -67,13 +72,7 @@ class RepositoryActions:
         chosen = [catalogue.point(text) for text in named]
         rows = {row.point_id: row for row in self._points_of(request.vm)}
         rule = rule_of(request)
-        by_rule = ForgetByRule(
-            world=self._world,
-            rule=rule,
-            rows=tuple(rows.values()),
-            accept_clock=request.accept_clock,
-            only=frozenset(request.only),
-        )
+        chosen_by = self._chooser(request, rule, tuple(rows.values()))
         waited = StopWhenGivenUp()
         plan = while_it_answers(
             partial(
@@ -82,7 +81,7 @@ class RepositoryActions:
                 actor=current_actor(),
                 dry_run=request.dry_run,
                 give_up=give_up,
-                choose=None if rule.is_empty else by_rule.choose,
+                choose=None if rule.is_empty and not request.by_policies else chosen_by.choose,
                 check=waited.check,
             ),
             gave_up=waited.stop,
@@ -98,7 +97,28 @@ class RepositoryActions:
             },
             names=[item.name.rpartition("/")[2] for item in going],
             given_up=[item.name.rpartition("/")[2] for item, _ in plan.given_up],
-            decisions=decision_messages(by_rule.told(plan), rows),
+            decisions=decision_messages(chosen_by.told(plan), rows),
+        )
+
+    def _chooser(
+        self, request: operator_pb2.ForgetRequest, rule: RetentionRule, rows: Sequence[PointRow]
+    ) -> ForgetByRule | ForgetByPolicies:
+        """What says which of these points go. Raises: Refused, UsageError."""
+        only = frozenset(request.only)
+        if not request.by_policies:
+            return ForgetByRule(
+                world=self._world,
+                rule=rule,
+                rows=rows,
+                accept_clock=request.accept_clock,
+                only=only,
+            )
+        if not rule.is_empty:
+            raise UsageError("policies have rules of their own: give no other one with them")
+        if request.accept_clock and not request.dry_run:
+            accept_clock(self._world)
+        return ForgetByPolicies.of(
+            self._world, rows=rows, accept_clock=request.accept_clock, only=only
         )
 
     def _points_of(self, vm: str) -> list[PointRow]:

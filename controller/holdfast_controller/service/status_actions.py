@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -11,24 +11,32 @@ from holdfast_common.errors import NotFound
 from holdfast_common.identity import LineageId
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.decide.coverage import KnownPolicy, VmCover, cover
+from holdfast_controller.decide.disk_choice import unsaved_disks
+from holdfast_controller.runs.keeping_state import keeping_warnings
 from holdfast_controller.runs.notifier import sending_problem
 from holdfast_controller.runs.repository_verdict import repository_verdict
 from holdfast_controller.runs.schedule_warnings import schedule_warnings
 from holdfast_controller.runs.self_backup import copy_verdict
+from holdfast_controller.runs.verified_data import read_back_at
 from holdfast_controller.runs.world import World, lineage_of
+from holdfast_controller.service.keeping_messages import keeping_message
 from holdfast_controller.service.operator_messages import debt_message, job_message
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.inventory import KnownVm
+from holdfast_controller.store.protection import NewestOfVm
 
 VMS_OF_STATUS_MAX: Final = 10_000
 DOUBTS_OF_STATUS_MAX: Final = 3
+NOTHING_YET: Final = NewestOfVm(point_id="", result="")  # a VM that came just now
 
 
 class StatusActions:
     """Thread-safe: everything that it uses is."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, told: Callable[[], Sequence[str]] = tuple) -> None:
+        """``told``: what else is to be told now, of datastores that are slow."""
         self._world = world
+        self._told = told
 
     def status(self) -> operator_pb2.Status:
         """All but agents and vCenters. VMs whose promise is broken come first, the latest before the others."""
@@ -50,10 +58,18 @@ class StatusActions:
             [_moment(text) for text in good_at],
             now=world.clock.now(),
         )
+        read_back = read_back_at(world)
+        newest = world.protection.newest()
         order = sorted(range(len(known)), key=lambda n: _lateness(covers[n]), reverse=True)
         return operator_pb2.Status(
             vms=[
-                self._vm_status(known[n], lineages[n], good_at[n], covers[n])
+                _vm_message(
+                    known[n],
+                    newest.get((known[n].vcenter_id, known[n].vm.instance_uuid), NOTHING_YET),
+                    good_at[n],
+                    covers[n],
+                    read_back_at=read_back.get(lineages[n] or LineageId(""), ""),
+                )
                 for n in order[:VMS_OF_STATUS_MAX]
             ],
             running=[job_message(job) for job in world.jobs.unfinished()],
@@ -64,6 +80,8 @@ class StatusActions:
             warnings=[
                 *self._warnings(verdict.doubt),
                 *schedule_warnings(world),
+                *keeping_warnings(world),
+                *self._told(),
                 *_idle_policies(policies, covers),
             ],
             repository_id=repository_id,
@@ -71,30 +89,14 @@ class StatusActions:
             uncovered=sum(not each.policies for each in covers),
             late=sum(each.late is not None for each in covers),
             policies=sum(each.policy.enabled for each in policies),
-        )
-
-    def _vm_status(
-        self, known: KnownVm, lineage_id: LineageId | None, good_at: str, covered: VmCover
-    ) -> operator_pb2.VmStatus:
-        vm, world = known.vm, self._world
-        newest = None if lineage_id is None else world.catalogue.latest(lineage_id)
-        last = world.jobs.last_backup(vcenter_id=known.vcenter_id, instance_uuid=vm.instance_uuid)
-        return operator_pb2.VmStatus(
-            vcenter=known.vcenter_name,
-            name=vm.name,
-            instance_uuid=vm.instance_uuid,
-            last_good_at=good_at,
-            last_point_id="" if newest is None else newest.point_id,
-            last_result="" if last is None else last.state,
-            unprotected=[
-                f"{disk.label}: {disk.unprotected_reason}" for disk in vm.unprotected_disks
-            ],
-            policies=covered.policies,
-            promised_seconds=0
-            if covered.promised is None
-            else int(covered.promised.total_seconds()),
-            late_seconds=0 if covered.late is None else max(1, int(covered.late.total_seconds())),
-            broken_by=covered.broken,
+            keeping=keeping_message(
+                world,
+                covered={
+                    lineage_id
+                    for lineage_id, each in zip(lineages, covers, strict=True)
+                    if lineage_id is not None and each.policies
+                },
+            ),
         )
 
     def _lineages(self, known: Sequence[KnownVm]) -> list[LineageId | None]:
@@ -139,6 +141,33 @@ class StatusActions:
             return self._world.vcenters.table.vcenter(vcenter_id).name
         except NotFound:
             return vcenter_id
+
+
+def _vm_message(
+    known: KnownVm,
+    newest: NewestOfVm,
+    good_at: str,
+    covered: VmCover,
+    *,
+    read_back_at: str,
+) -> operator_pb2.VmStatus:
+    vm = known.vm
+    return operator_pb2.VmStatus(
+        vcenter=known.vcenter_name,
+        name=vm.name,
+        instance_uuid=vm.instance_uuid,
+        last_good_at=good_at,
+        last_point_id=newest.point_id,
+        last_result=newest.result,
+        unprotected=[
+            f"{disk.label}: {disk.reason}" for disk in unsaved_disks(vm.disks, covered.disks)
+        ],
+        policies=covered.policies,
+        promised_seconds=0 if covered.promised is None else int(covered.promised.total_seconds()),
+        late_seconds=0 if covered.late is None else max(1, int(covered.late.total_seconds())),
+        broken_by=covered.broken,
+        read_back_at=read_back_at,
+    )
 
 
 def _idle_policies(policies: Sequence[KnownPolicy], covers: Sequence[VmCover]) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 from sqlite_utils import Database as SqliteDatabase
@@ -74,6 +75,8 @@ class AgentCapabilities:
     repair_folders: tuple[str, ...] = ()
     vm_bios_uuid: str = ""
     version: str = ""
+    mac_addresses: tuple[str, ...] = ()
+    clock_ahead_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,13 +228,15 @@ class AgentTable:
             raise NotFound("there is no such agent", agent=agent_id)
         return int(row[0])
 
-    def seen(self, agent_id: AgentId) -> None:
-        """The agent is, or was until now, connected."""
+    def seen(self, seconds_ago: Mapping[AgentId, float]) -> None:
+        """When each of these was heard last."""
+        now = self._clock.now()
+        heard = [
+            (utc_text(now - timedelta(seconds=seconds)), agent_id)
+            for agent_id, seconds in seconds_ago.items()
+        ]
         with self._database.transaction() as connection:
-            connection.execute(
-                "UPDATE agents SET last_seen_at = ? WHERE agent_id = ?",
-                (utc_text(self._clock.now()), agent_id),
-            )
+            connection.executemany("UPDATE agents SET last_seen_at = ? WHERE agent_id = ?", heard)
 
     def certificate_renewed(self, agent_id: AgentId, *, serial: str, ends_at: str) -> None:
         """The agent has a new certificate; the old one is accepted until it ends."""

@@ -11,8 +11,10 @@ from sqlite_utils import Migrations
 from holdfast_common.errors import IntegrityError, NotFound
 from holdfast_common.identity import JobId, LineageId, PointId, RepositoryId
 from holdfast_common.point_record import PointRecord
+from holdfast_controller.decide.confidence import Evidence
 from holdfast_controller.decide.job_state import JobState
 from holdfast_controller.store.database import Database
+from holdfast_controller.store.tracking_evidence import drop_evidence, evidence_of, keep_evidence
 
 MIGRATIONS = Migrations("catalogue")
 
@@ -133,6 +135,7 @@ class Catalogue:
                     point.record,
                 ),
             )
+            keep_evidence(connection, point.point_id, point.record)
             connection.execute(
                 "INSERT INTO lineages (lineage_id, vcenter_id, instance_uuid, full_needed)"
                 " VALUES (?,?,?,'') ON CONFLICT (lineage_id) DO NOTHING",
@@ -145,11 +148,16 @@ class Catalogue:
                 (point.lineage_id, point.job_id, JobState.SNAPSHOTTING),
             )
 
+    def evidence(self, point_id: PointId) -> Evidence | None:
+        """What speaks for a point, see `decide.confidence`; None: nothing is known. Raises: FormatError."""
+        return evidence_of(self._database, point_id)
+
     def remove(self, point_id: PointId) -> None:
         """Forget a point that is no longer in the repository; twice is harmless."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM points WHERE point_id = ?", (point_id,))
             connection.execute("DELETE FROM suspect_points WHERE point_id = ?", (point_id,))
+            drop_evidence(connection, point_id)
 
     def require_full(self, lineage_id: LineageId, reason: str) -> None:
         """The next backup of this lineage must be a full (our own restore, a suspicion)."""
@@ -276,6 +284,15 @@ class Catalogue:
         """The newest point of a lineage; None: it has none."""
         rows = self._select(
             "WHERE lineage_id = ? ORDER BY created_at DESC, point_id DESC LIMIT 1", (lineage_id,)
+        )
+        return rows[0] if rows else None
+
+    def latest_full(self, lineage_id: LineageId) -> PointRow | None:
+        """The newest point of a lineage that was read whole; None: it has none."""
+        rows = self._select(
+            "WHERE lineage_id = ? AND json_extract(record, '$.level') = 'full'"
+            " ORDER BY created_at DESC, point_id DESC LIMIT 1",
+            (lineage_id,),
         )
         return rows[0] if rows else None
 

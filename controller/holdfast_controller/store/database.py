@@ -47,6 +47,7 @@ class Database:
         self.path = path
         self._threads = threading.local()
         self._lock = threading.Lock()
+        self._writers = threading.Lock()
         self._open_connections: list[tuple[threading.Thread, sqlite3.Connection]] = []
         self._closed = False
         try:
@@ -91,13 +92,28 @@ class Database:
             if connection.in_transaction:
                 yield connection
                 return
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            finally:
-                if connection.in_transaction:
-                    self._roll_back(connection)
+            with self._writing():
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                    connection.execute("COMMIT")
+                finally:
+                    if connection.in_transaction:
+                        self._roll_back(connection)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One writer of this process after the other.
+
+        SQLite itself would have each look again and again, with longer and longer pauses: of a crowd of threads some
+        would wait for seconds while others write.
+        """
+        if not self._writers.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
+            raise self._busy()
+        try:
+            yield
+        finally:
+            self._writers.release()
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
         """Or let go of a connection that cannot: a later transaction must never join this one."""
@@ -120,8 +136,11 @@ class Database:
         # the lower byte is the error, the rest says more of it; None: an error of the module itself
         code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return Locked("the controller's database is busy", file=str(self.path))
+            return self._busy()
         return StoreFailed(f"the controller's database failed: {error}", file=str(self.path))
+
+    def _busy(self) -> Locked:
+        return Locked("the controller's database is busy", file=str(self.path))
 
     def copy_to(self, target: Path) -> None:
         """Write all of it, as it was at one moment, into one new file, and look whether that is whole.

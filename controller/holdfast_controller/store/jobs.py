@@ -270,17 +270,28 @@ class JobTable:
 
     def last_backup(self, *, vcenter_id: str, instance_uuid: str) -> JobRow | None:
         """The newest backup job of a VM that has ended; None: there was none."""
-        found = self._select(
-            "WHERE kind = 'backup' AND vcenter_id = ? AND instance_uuid = ? AND finished_at != ''"
-            " ORDER BY job_id DESC LIMIT 1",
-            (vcenter_id, instance_uuid),
-        )
+        found = self.newest_backups(vcenter_id=vcenter_id, instance_uuid=instance_uuid, limit=1)
         return found[0] if found else None
 
-    def ended_checks(self) -> list[JobRow]:
-        """Checks of the repository that have ended, newest first; the latest hundred. A repair ends with one."""
+    def newest_backups(self, *, vcenter_id: str, instance_uuid: str, limit: int) -> list[JobRow]:
+        """Backups of a VM that have ended, newest first."""
         return self._select(
-            "WHERE kind IN ('check', 'repair') AND finished_at != '' ORDER BY job_id DESC LIMIT 100",
+            "WHERE kind = 'backup' AND vcenter_id = ? AND instance_uuid = ? AND finished_at != ''"
+            " ORDER BY job_id DESC LIMIT ?",
+            (vcenter_id, instance_uuid, limit),
+        )
+
+    def without_point(self, run_id: RunId) -> list[JobRow]:
+        """Of a run, what failed or was interrupted so far, in the order it was planned."""
+        return self._select(
+            "WHERE run_id = ? AND state IN (?, ?) ORDER BY job_id",
+            (run_id, JobState.FAILED, JobState.INTERRUPTED),
+        )
+
+    def ended_checks(self) -> list[JobRow]:
+        """Checks and scrubs of the repository that have ended, newest first; the latest hundred. A repair ends with a check."""
+        return self._select(
+            "WHERE kind IN ('check', 'repair', 'scrub') AND finished_at != '' ORDER BY job_id DESC LIMIT 100",
             (),
         )
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from holdfast_common.errors import Locked, Refused
 from holdfast_common.identity import RunId
 from holdfast_common.job_result import ErrorReport
 from holdfast_controller.decide.job_state import ENDED
 
+NAMED_MAX: Final = 5  # VMs of one reason
 Also = Callable[[RunId], None]
 
 
@@ -44,8 +46,19 @@ def refuse_all_refused(jobs: Sequence[NewJob]) -> None:
         return
     if len(reasons) == 1:
         raise reasons[0].to_error()
-    told = (f"{job.subject}: {job.refused.text()}" for job in jobs if job.refused is not None)
-    raise Refused("no VM can be worked on now: " + "; ".join(told))
+    raise Refused("no VM can be worked on now: " + "; ".join(_by_reason(jobs)))
+
+
+def _by_reason(jobs: Sequence[NewJob]) -> Iterator[str]:
+    """Each reason once, with some of its VMs: thousands may have the same one."""
+    names: dict[str, list[str]] = {}
+    for job in jobs:
+        if job.refused is not None:
+            names.setdefault(job.refused.text(), []).append(job.subject)
+    for reason, subjects in names.items():
+        more = len(subjects) - NAMED_MAX
+        rest = f" and {more} more" if more > 0 else ""
+        yield f"{', '.join(subjects[:NAMED_MAX])}{rest}: {reason}"
 
 
 def refused_as_second(connection: sqlite3.Connection, job: NewJob) -> NewJob:

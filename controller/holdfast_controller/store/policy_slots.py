@@ -1,4 +1,7 @@
-"""Due moments of policies that were made use of: each at most once, however often and by whomever it is looked at."""
+"""Due moments of policies that were made use of: each at most once, however often and by whomever it is looked at.
+
+One whose run could not begin yet is written down too, with why; it was not made use of.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,12 @@ def create_policy_slots(database: SqliteDatabase) -> None:
     database.table("policy_slots").create_index(["run_id"])
 
 
+@MIGRATIONS()
+def keep_what_cannot_begin(database: SqliteDatabase) -> None:
+    """``pending`` 1: a run that could not begin yet, and why; the moment was not made use of."""
+    database.table("policy_slots").add_column("pending", int, not_null_default=0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicySlot:
     """A due moment. ``missed``: earlier ones that it stands for too. ``told``: what people must know of it; ""."""
@@ -57,24 +66,23 @@ class PolicySlotTable:
 
     def take(self, slot: PolicySlot) -> None:
         """Raises: Refused when it was taken before."""
-        with self._database.transaction() as connection:
-            taken = connection.execute(
-                "INSERT OR IGNORE INTO policy_slots (policy_id, slot, calendar, missed, run_id, told, taken_at)"
-                " VALUES (?,?,?,?,?,?,?)",
-                (
-                    slot.policy_id,
-                    utc_text(slot.slot),
-                    slot.calendar,
-                    slot.missed,
-                    slot.run_id,
-                    slot.told,
-                    utc_text(self._clock.now()),
-                ),
+        if not self._written(slot, pending=False):
+            raise Refused(
+                "this due moment of the policy was made use of already", slot=str(slot.slot)
             )
-            if taken.rowcount != 1:
-                raise Refused(
-                    "this due moment of the policy was made use of already", slot=str(slot.slot)
-                )
+
+    def cannot_begin(self, slot: PolicySlot) -> None:
+        """Its run could not begin yet; ``told`` says why. Nothing happens when it was taken meanwhile."""
+        self._written(slot, pending=True)
+
+    def pending(self, policy_id: str) -> PolicySlot | None:
+        """The newest moment, if its run could not begin yet."""
+        found = self._select(
+            "WHERE policy_id = ?1 AND pending = 1"
+            " AND slot = (SELECT max(slot) FROM policy_slots WHERE policy_id = ?1)",
+            (policy_id,),
+        )
+        return found[0] if found else None
 
     def go_on(self, slot: PolicySlot, run_id: RunId) -> None:
         """Another run goes on with what was left of its run."""
@@ -84,25 +92,57 @@ class PolicySlotTable:
                 (run_id, slot.policy_id, utc_text(slot.slot)),
             )
 
+    def forget_after(self, policy_id: str, moment: datetime) -> None:
+        """As if what is due after ``moment`` had not been made use of yet."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "DELETE FROM policy_slots WHERE policy_id = ? AND slot > ?",
+                (policy_id, utc_text(moment)),
+            )
+
     def last(self, policy_id: str, *, until: datetime | None = None) -> PolicySlot | None:
         """The newest, of those not after ``until`` when that is given; None: there was none."""
         if until is None:
             found = self.latest(policy_id, limit=1)
         else:
             found = self._select(
-                "WHERE policy_id = ? AND slot <= ? ORDER BY slot DESC LIMIT 1",
+                "WHERE policy_id = ? AND slot <= ? AND pending = 0 ORDER BY slot DESC LIMIT 1",
                 (policy_id, utc_text(until)),
             )
         return found[0] if found else None
 
     def latest(self, policy_id: str, *, limit: int = 10) -> list[PolicySlot]:
         """Newest first."""
-        return self._select("WHERE policy_id = ? ORDER BY slot DESC LIMIT ?", (policy_id, limit))
+        return self._select(
+            "WHERE policy_id = ? AND pending = 0 ORDER BY slot DESC LIMIT ?", (policy_id, limit)
+        )
 
     def of_run(self, run_id: str) -> PolicySlot | None:
         """The moment that a run was begun for; None: an operator's, or one that another run went on with."""
         found = self._select("WHERE run_id = ?", (run_id,))
         return found[0] if found else None
+
+    def _written(self, slot: PolicySlot, *, pending: bool) -> bool:
+        """Whether it was: not over what was taken."""
+        with self._database.transaction() as connection:
+            written = connection.execute(
+                "INSERT INTO policy_slots (policy_id, slot, calendar, missed, run_id, told, taken_at, pending)"
+                " VALUES (?,?,?,?,?,?,?,?) ON CONFLICT (policy_id, slot) DO UPDATE SET"
+                " calendar = excluded.calendar, missed = excluded.missed, run_id = excluded.run_id,"
+                " told = excluded.told, taken_at = excluded.taken_at, pending = excluded.pending"
+                " WHERE pending = 1",
+                (
+                    slot.policy_id,
+                    utc_text(slot.slot),
+                    slot.calendar,
+                    slot.missed,
+                    slot.run_id,
+                    slot.told,
+                    utc_text(self._clock.now()),
+                    int(pending),
+                ),
+            )
+            return written.rowcount == 1
 
     def _select(self, where: str, values: tuple[object, ...]) -> list[PolicySlot]:
         rows = self._database.execute(

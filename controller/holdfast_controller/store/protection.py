@@ -1,4 +1,4 @@
-"""How old the newest good point of each VM is: one question for all of them, whatever the catalogue holds."""
+"""How each VM stands: its newest point, its newest good one, its last backup. One question for all, whatever there is."""
 
 from __future__ import annotations
 
@@ -42,6 +42,14 @@ class DoubtedVm:
     points: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewestOfVm:
+    """``point_id``: of its newest point, good or not; ``result``: how its last backup ended; empty: there is none."""
+
+    point_id: str
+    result: str
+
+
 class Protection:
     """Thread-safe; each method is one question."""
 
@@ -69,6 +77,23 @@ class Protection:
             for row in rows
         ]
 
+    def newest(self) -> dict[tuple[str, str], NewestOfVm]:
+        """Of all VMs of the inventory, by the id of their vCenter and their own instance uuid."""
+        rows = self._database.execute(
+            "SELECT v.vcenter_id, v.instance_uuid,"
+            " coalesce((SELECT p.point_id FROM points p"
+            " WHERE p.lineage_id = c.instance_uuid || '/' || v.instance_uuid"
+            " ORDER BY p.created_at DESC, p.point_id DESC LIMIT 1), ''),"
+            " coalesce((SELECT j.state FROM jobs j WHERE j.kind = 'backup' AND j.vcenter_id = v.vcenter_id"
+            " AND j.instance_uuid = v.instance_uuid AND j.finished_at != ''"
+            " ORDER BY j.job_id DESC LIMIT 1), '')"
+            " FROM inventory_vms v LEFT JOIN vcenters c ON c.vcenter_id = v.vcenter_id"
+        ).fetchall()
+        return {
+            (str(row[0]), str(row[1])): NewestOfVm(point_id=str(row[2]), result=str(row[3]))
+            for row in rows
+        }
+
     def doubted(self) -> list[DoubtedVm]:
         """Those whose change tracking was caught, until it has been begun anew."""
         rows = self._database.execute(
@@ -87,6 +112,11 @@ class Protection:
             )
             for row in rows
         ]
+
+    def points_by_vm(self) -> dict[LineageId, int]:
+        """How many points there are of each VM that has any."""
+        rows = self._database.execute("SELECT lineage_id, count(*) FROM points GROUP BY lineage_id")
+        return {LineageId(str(row[0])): int(row[1]) for row in rows.fetchall()}
 
     def points(self) -> int:
         """How many points there are."""

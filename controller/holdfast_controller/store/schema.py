@@ -11,12 +11,14 @@ from holdfast_controller.store import (
     damages,
     inventory,
     job_tables,
+    keeping,
     ledger,
     notices,
     policies,
     policy_slots,
     prunes,
     settings,
+    tracking_evidence,
     vcenters,
 )
 from holdfast_controller.store.database import Database
@@ -35,6 +37,8 @@ ALL = (
     notices.MIGRATIONS,
     policies.MIGRATIONS,
     policy_slots.MIGRATIONS,
+    keeping.MIGRATIONS,
+    tracking_evidence.MIGRATIONS,
 )
 
 

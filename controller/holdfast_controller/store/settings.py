@@ -27,6 +27,16 @@ SELF_BACKUP_NUMBER = "self_backup.number"  # the last that was begun, in this co
 SELF_BACKUP_KEY_EPOCH = "self_backup.key_epoch"  # that it was sealed in
 SELF_BACKUP_PROBLEM = "self_backup.problem"  # why the last try failed; empty: it did not
 TAKEN_OVER = "controller.taken_over"  # how it is known that another controller took over
+CLOCK_SEEN_AT = "clock.seen_at"  # what time it was when the clock was looked at last
+CLOCK_DOUBT = "clock.doubt"  # why the clock is not to be believed; empty: it is
+KEEPING_SINCE = "keeping.since"  # of each task its calendar and since when it counts, as JSON
+KEEPING_UNPROVEN_BYTES = "keeping.unproven_bytes"  # when the last check ended
+VERIFIED_DATA = (
+    "repository.verified_data"  # what proofs said when they were looked at last, as JSON
+)
+SCRUB_CURSOR = "scrub.cursor"  # the pack that was compared last in this round; empty: none was
+SCRUB_ROUND_AT = "scrub.round_at"  # when the round began
+SCRUBBED_AT = "scrub.scrubbed_at"  # when the last round began that came to its end
 BROUGHT_BACK_AT = "controller.brought_back_at"
 INITIALISED_AT = "initialised_at"
 

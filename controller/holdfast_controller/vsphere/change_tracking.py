@@ -73,7 +73,10 @@ def _switch(session: VsphereSession, vm: VmFacts, *, wanted: bool) -> None:
             what=f"switching change tracking {how} for {vm.name}",
             landed=landed,
             timeout_seconds=ENABLE_TIMEOUT_SECONDS,
-            spec=vim.vm.ConfigSpec(changeTrackingEnabled=wanted),
+            # Refused when a snapshot was made, or anything else was changed, since the VM was looked at.
+            spec=vim.vm.ConfigSpec(
+                changeTrackingEnabled=wanted, changeVersion=vm.configuration_version or None
+            ),
         )
     except CapabilityAbsent as error:
         raise CapabilityAbsent(

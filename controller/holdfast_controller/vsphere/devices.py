@@ -97,6 +97,12 @@ def disk_facts(devices: Sequence[Foreign], names: DatastoreNames) -> tuple[DiskF
     return tuple(sorted(disks, key=lambda disk: disk.device_key))
 
 
+def mac_addresses(devices: Sequence[Foreign]) -> tuple[str, ...]:
+    """Of the network cards among ``config.hardware.device``."""
+    cards = [each for each in devices if isinstance(each, Device.VirtualEthernetCard)]
+    return tuple(str(each.macAddress).lower() for each in cards if each.macAddress)
+
+
 def adapter_of(controller: Foreign) -> str:
     """The kind of a controller in one word; empty for one that we do not know."""
     for kind, name in _ADAPTERS:

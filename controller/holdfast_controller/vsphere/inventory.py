@@ -22,7 +22,7 @@ from holdfast_controller.facts import (
     VmFacts,
 )
 from holdfast_controller.vsphere import pinning, properties
-from holdfast_controller.vsphere.devices import DatastoreNames, disk_facts
+from holdfast_controller.vsphere.devices import DatastoreNames, disk_facts, mac_addresses
 from holdfast_controller.vsphere.entity_names import plain_name
 from holdfast_controller.vsphere.foreign import Foreign, Reference, moref_of, reference
 from holdfast_controller.vsphere.places import places_of
@@ -45,6 +45,9 @@ VM_PATHS: Final = (
     "capability.changeTrackingSupported",
     "guest.toolsRunningStatus",
     "guest.toolsVersionStatus2",
+    "guest.hostName",
+    "guest.ipAddress",
+    "guest.net",
     "config.instanceUuid",
     "config.uuid",
     "config.template",
@@ -293,6 +296,9 @@ class Surroundings:
             current_snapshot_moref=moref_of(snapshot.currentSnapshot) if snapshot else "",
             disks=disk_facts(devices, self.names),
             configuration_version=str(values.get(CONFIGURATION_VERSION) or ""),
+            mac_addresses=mac_addresses(devices),
+            guest_addresses=_guest_addresses(values),
+            guest_host_name=str(values.get("guest.hostName") or ""),
         )
 
     def _datacenter(self, folder: str, host: HostFacts | None) -> str:
@@ -303,6 +309,14 @@ class Surroundings:
 
 def _of_kind(found: Iterable[ObjectProperties], kind: type) -> list[ObjectProperties]:
     return [each for each in found if isinstance(each.reference, kind)]
+
+
+def _guest_addresses(values: Mapping[str, Foreign]) -> tuple[str, ...]:
+    """All that the guest has, the first one first."""
+    found = [str(values.get("guest.ipAddress") or "")]
+    for card in values.get("guest.net") or []:
+        found += [str(each) for each in card.ipAddress or []]
+    return tuple(dict.fromkeys(each for each in found if each))
 
 
 def _hardware_version(text: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +18,11 @@ CHAIN_LINKS_MAX: Final = 28
 FLOOR: Final = DatastoreFloor()  # unless the controller's configuration says another
 
 
+def as_it_is(vm: VmFacts) -> VmFacts:
+    """All disks are wanted."""
+    return vm
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
     """What was found. ``refusals`` stop the backup, ``warnings`` go on its point."""
@@ -29,9 +34,7 @@ class Preflight:
     def check(self) -> None:
         """Raises: Refused, NothingProtected with every reason."""
         if not self.vm.protected_disks:
-            reasons = "; ".join(
-                f"{disk.label}: {disk.unprotected_reason}" for disk in self.vm.disks
-            )
+            reasons = "; ".join(f"{disk.label}: {disk.left_out_reason}" for disk in self.vm.disks)
             raise NothingProtected(
                 "the VM has no disk that an image backup can save",
                 vm=self.vm.name,
@@ -41,10 +44,16 @@ class Preflight:
             raise Refused("; ".join(self.refusals), vm=self.vm.name)
 
 
-def examine(session: VsphereSession, vm_moref: str, *, floor: DatastoreFloor = FLOOR) -> Preflight:
-    """Read a VM anew and judge it. Raises: SourceGone."""
+def examine(
+    session: VsphereSession,
+    vm_moref: str,
+    *,
+    floor: DatastoreFloor = FLOOR,
+    wanted: Callable[[VmFacts], VmFacts] = as_it_is,
+) -> Preflight:
+    """Read a VM anew and judge it. ``wanted``: the VM with the marks of disks that are not wanted. Raises: SourceGone."""
     vm, around = inventory.read_vm_around(session, vm_moref)
-    return judge(vm, around.names.by_moref, floor=floor)
+    return judge(wanted(vm), around.names.by_moref, floor=floor)
 
 
 def judge(
@@ -79,7 +88,7 @@ def judge(
 def _deep_chains(vm: VmFacts) -> list[str]:
     return [
         f"the chain of {disk.label} has {len(disk.chain)} links; {CHAIN_LINKS_MAX} is the limit"
-        for disk in vm.protected_disks
+        for disk in vm.frozen_disks
         if len(disk.chain) >= CHAIN_LINKS_MAX
     ]
 
@@ -87,7 +96,7 @@ def _deep_chains(vm: VmFacts) -> list[str]:
 def _full_datastores(
     vm: VmFacts, datastores: Mapping[str, DatastoreFacts], floor: DatastoreFloor
 ) -> list[str]:
-    used = {link.datastore_moref for disk in vm.protected_disks for link in disk.chain[-1:]}
+    used = {link.datastore_moref for disk in vm.frozen_disks for link in disk.chain[-1:]}
     if vm.vmx is not None:
         used.add(vm.vmx.datastore_moref)
     problems = []

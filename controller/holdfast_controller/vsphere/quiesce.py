@@ -41,14 +41,16 @@ class Reached:
     evidence: str
 
 
-def plan_quiesce(vm: VmFacts, asked: str) -> QuiescePlan:
-    """The highest level that can be tried for what was asked."""
+def plan_quiesce(vm: VmFacts, asked: str, *, unquiesced: str = "") -> QuiescePlan:
+    """The highest level that can be tried for what was asked; ``unquiesced``: why none may be."""
     if vm.power_state != "poweredOn":
         return QuiescePlan(COLD, f"the VM is {vm.power_state or 'not running'}")
     if asked == COLD:
         return QuiescePlan(CRASH, "the VM is running, so a cold backup is not possible")
     if asked == CRASH:
         return QuiescePlan(CRASH, "")
+    if unquiesced:
+        return QuiescePlan(CRASH, unquiesced)
     if vm.tools_running != "guestToolsRunning":
         state = vm.tools_running or "unknown"
         return QuiescePlan(CRASH, f"VMware Tools are not running in the guest ({state})")

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
 from pyVmomi import VmomiSupport, vim, vmodl
@@ -97,6 +98,15 @@ class OpenGate:
         """Nothing."""
 
 
+@dataclass(slots=True)
+class SessionTroubles:
+    """What went wrong with calls since the session began, and which calls were made. For people, not exact."""
+
+    unanswered: int = 0
+    logins_ended: int = 0
+    calls: Counter[str] = field(default_factory=Counter)
+
+
 @dataclass(frozen=True, slots=True)
 class Login:
     """One login: its stub, the service's managed objects, and its number."""
@@ -132,6 +142,7 @@ class VsphereSession:
         self._keeper: threading.Thread | None = None
         self._tasks = TaskWatcher(self, patience_seconds=patience_seconds)
         self.seen_vms = SeenVms()
+        self.troubles = SessionTroubles()
 
     def __enter__(self) -> VsphereSession:
         self.login()
@@ -284,13 +295,16 @@ class VsphereSession:
         """The one place where a call leaves. Raises: errors of ours only."""
         moref = str(target._moId)
         self._gate.before(method, moref)
+        self.troubles.calls[method] += 1
         what = f"{method} on {moref}"
         bound = type(target)(moref, login.stub)
         try:
             result = getattr(bound, method)(**arguments)
         except vim.fault.NotAuthenticated as fault:
+            self.troubles.logins_ended += 1
             raise faults.SessionLost("the login at vSphere ended", call=method) from fault
         except faults.CONNECTION_ERRORS as error:
+            self.troubles.unanswered += 1
             raise faults.connection_error(error, what=what) from error
         except vmodl.MethodFault as error:
             raise faults.translated(error, what=what, moref=moref) from error

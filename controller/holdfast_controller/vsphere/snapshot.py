@@ -58,10 +58,14 @@ _QUIESCE_FAULTS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsistencyWish:
-    """What was asked for (application, filesystem, crash, cold), and whether less will do."""
+    """What was asked for (application, filesystem, crash, cold), and whether less will do.
+
+    ``unquiesced``: why the guest must not be frozen; empty: it may be.
+    """
 
     asked: str
     lower_allowed: bool
+    unquiesced: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +97,7 @@ def temporary_snapshot(
         f" run={ledger.run_id} job={ledger.job_id} nonce={nonce}",
         wish=wish,
     )
-    plan = quiesce.plan_quiesce(vm, wish.asked)
+    plan = quiesce.plan_quiesce(vm, wish.asked, unquiesced=wish.unquiesced)
     _refuse_less(plan.level, wish, plan.reason)
     entry_id = ledger.intend(
         EntryKind.SNAPSHOT,

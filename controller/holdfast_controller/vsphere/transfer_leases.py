@@ -188,7 +188,7 @@ def tickets_of(
 ) -> dict[int, NfcTicket]:
     """The lease's URLs by device key. Raises: VsphereFailed when one cannot be matched."""
     _, around = read_vm_around(session, vm_moref)
-    by_slot = {_slot_of(disk): disk for disk in disks if not disk.unprotected_reason}
+    by_slot = {_slot_of(disk): disk for disk in disks if not disk.left_out_reason}
     tickets: dict[int, NfcTicket] = {}
     for each in info.deviceUrl or []:
         if each.disk is False:

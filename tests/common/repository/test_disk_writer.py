@@ -147,6 +147,20 @@ def test_what_a_read_raises_ends_the_attempt(workers: int) -> None:
             target.finish()
 
 
+@pytest.mark.parametrize("workers", [0, 3])
+def test_a_window_that_comes_after_the_failure_is_not_waited_for(workers: int) -> None:
+    repository = new_repository(MemoryStore(), workers=workers)
+    disk = ReadDisk(patterned(4 * MIB, "image"))
+    with repository.writer() as writer:
+        target = writer.begin_disk(disk_header(4 * MIB))
+        target.read(0, MIB, disk.read_into)
+        writer._pool.fail(SourceFailed("read error"))
+        with pytest.raises(SourceFailed):
+            target.read(MIB, MIB, disk.read_into)
+        assert not disk.entered.is_set()
+        assert target.wait()
+
+
 def test_a_stopped_job_does_not_wait_for_a_read_that_hangs_but_its_source_does() -> None:
     repository = new_repository(MemoryStore(), workers=2)
     hold = threading.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 
 from benchmarks.index_at_scale import measured
 from holdfast_common.repository.index import Array
-from holdfast_common.repository.index_cache import CachedSegment, IndexCache
+from holdfast_common.repository.index_cache import IndexCache
+from holdfast_common.repository.index_cache_file import CachedSegment
 from holdfast_common.repository.index_segment import SMALL_CHUNKS
 from holdfast_common.repository.manifest import ManifestFacts
 from holdfast_common.repository.repository_index import RepositoryIndex
@@ -71,6 +73,45 @@ def test_only_objects_that_are_not_cached_are_fetched(world: IndexWorld) -> None
     index = world.opened()
     assert reads(world) == before + 1
     assert index.find(chunk_id(4)) is not None
+
+
+def test_small_files_that_were_proven_are_not_read_again(world: IndexWorld) -> None:
+    world.put(pack([1, 2, 3], name="x"))
+    world.opened()
+    for path in world.cache_files():
+        path.write_bytes(b"what another one makes of it")
+    before = reads(world)
+    index = world.opened_again()
+    assert index.find(chunk_id(2)) is not None
+    assert index.packs()
+    assert reads(world) == before
+    assert world.opened().find(chunk_id(2)) is not None  # a new process notices
+    assert reads(world) == before + 1
+
+
+def test_what_is_in_memory_opens_with_no_other_key(world: IndexWorld) -> None:
+    name = world.put(pack([1, 2, 3], name="x"))
+    world.opened()
+    assert world.cache is not None
+    assert world.cache.open(name, world.keys) is not None
+    epochs = tuple(replace(each, index_key=bytes(32)) for each in world.keys.epochs)
+    assert world.cache.open(name, replace(world.keys, epochs=epochs)) is None
+
+
+def test_memory_holds_those_that_were_asked_for_last(
+    world: IndexWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [world.put(pack([number], name=str(number))) for number in range(4)]
+    world.opened()
+    (size,) = {path.stat().st_size - 4096 for path in world.cache_files()}
+    monkeypatch.setattr("holdfast_common.repository.index_cache.HELD_BYTES_MAX", 2 * size)
+    world.opened()
+    cache = world.cache
+    assert cache is not None
+    opened = [cache.open(name, world.keys) is not None for name in names]
+    world.forget_cache()
+    held = [cache.open(name, world.keys) is not None for name in names]
+    assert (opened, held) == ([True] * 4, [False, False, True, True])
 
 
 def test_a_large_object_is_never_in_memory_as_a_whole(

@@ -138,7 +138,25 @@ def test_what_is_damaged_or_of_another_length_does_not_count() -> None:
     assert not PresentPacks(listing, frozenset({first})).hold("a", lambda: packs)
     assert PresentPacks(listing, frozenset({first})).get(first) is None
     assert not listing.holds("b", lambda: rows({first: 6, second: 7}))
-    assert PresentPacks(listing, added={bytes(32): 5}).get(bytes(32)) == 5
+    present = PresentPacks(listing)
+    present.added[bytes(32)] = 5
+    assert present.get(bytes(32)) == 5
+
+
+def test_an_attempt_lists_the_packs_once_and_only_when_it_asks_for_one(
+    directory: CountedDirectory,
+) -> None:
+    first = add(directory, 1)
+    listing = PackListing()
+    present = PresentPacks(listing, frozenset({bytes(32)}), unread=directory)
+    present.added[bytes([1]) * 32] = 5
+    assert present.get(bytes([1]) * 32) == 5
+    assert present.get(bytes(32)) is None
+    assert listing.length_of(first) is None  # nothing was looked at so far
+    assert present.get(first) == 6
+    second = add(directory, 2)
+    assert present.get(second) is None
+    assert not present.hold("a", lambda: rows({first: 6, second: 6}))
 
 
 def test_a_file_that_is_no_pack_is_no_pack(directory: CountedDirectory) -> None:

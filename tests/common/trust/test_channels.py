@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -24,7 +28,9 @@ from holdfast_common.trust.channels import (
     server_credentials,
 )
 from holdfast_common.trust.peer import Role, Subject
+from support.handshake_crowd import CLIENTS, TIMES
 
+TESTS = Path(__file__).parents[2]
 NOW = SystemClock().now()
 AUTHORITY = create_authority(now=NOW)
 STRANGE_AUTHORITY = create_authority(now=NOW)
@@ -184,6 +190,29 @@ def test_a_renewed_certificate_serves_the_next_handshake() -> None:
         assert after.encode().strip() == second.certificate_pem.strip()
     finally:
         server.stop(0).wait(5)
+
+
+def test_a_crowd_that_dials_at_once_ends_no_server_not_even_while_its_certificate_changes(
+    tmp_path: Path,
+) -> None:
+    crowds = 3
+    with ExitStack() as stack:
+
+        def program(module: str, *arguments: object) -> subprocess.Popen[bytes]:
+            order = [sys.executable, "-m", module, *map(str, arguments)]
+            environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+            found = subprocess.Popen(order, stdout=subprocess.PIPE, env=environment)
+            stack.callback(found.wait)
+            stack.callback(found.kill)
+            return found
+
+        server = program("support.handshake_server", tmp_path, 400)
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        told = [program("support.handshake_crowd", tmp_path, port) for _ in range(crowds)]
+        done = [int(each.communicate(timeout=60)[0] or 0) for each in told]
+        assert done == [CLIENTS * TIMES] * crowds
+        assert server.poll() is None, "the server lives"
 
 
 def test_without_a_controller_the_operator_is_told_at_once(tmp_path: Path) -> None:

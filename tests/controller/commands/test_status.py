@@ -206,6 +206,7 @@ def test_broken_promises_stand_first_and_vms_in_no_policy_are_counted_and_named(
         promised_seconds=26 * 3600,
         late_seconds=46 * 3600,
         broken_by="gold",
+        last_result="partial",
     )
     never = operator_pb2.VmStatus(
         name="new", policies=["gold"], promised_seconds=93600, late_seconds=90, broken_by="gold"
@@ -215,12 +216,17 @@ def test_broken_promises_stand_first_and_vms_in_no_policy_are_counted_and_named(
     with controller(tmp_path, monkeypatch, status):
         assert main.run(["status"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "LATE     db: last good 72.0 h, 46.0 h later than gold promises" in lines
-    assert "LATE     new: last good never, 90 s later than gold promises" in lines
+    assert (
+        "LATE     db: last good 72.0 h, 46.0 h later than gold promises;"
+        " its last backup is partial: see `holdfast why db`"
+    ) in lines
+    assert (
+        "LATE     new: last good never, 90 s later than gold promises; it was never backed up"
+    ) in lines
     assert "LATE     and 23 more" in lines
     (told,) = [line for line in lines if line.startswith("in no policy")]
     assert told.startswith("in no policy: 10025 VMs: bare00, bare01, ")
     assert told.endswith("bare19 and 10005 more")
     (row,) = [line for line in lines if line.startswith("db ")]
-    assert "72.0 h     26.0 h    gold, silver" in row
+    assert "72.0 h     never      26.0 h    gold, silver" in row
     assert next(line for line in lines if line.startswith("bare00 ")).split()[-1] == "NONE"

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast_common.errors import UsageError
-from holdfast_controller.decide.disk_choice import choose_disks
+from holdfast_controller.decide.disk_choice import (
+    ALL_DISKS,
+    NOT_CHOSEN,
+    WantedDisks,
+    choose_disks,
+    unsaved_disks,
+)
 from holdfast_controller.facts import DiskFacts
-from support.vm_facts import disk_of
+from support.vm_facts import VM, disk_of
 
 SYSTEM = disk_of(2000, "Hard disk 1")
 DATA = disk_of(2001, "Hard disk 2")
@@ -80,3 +88,40 @@ def test_every_disk_is_backed_up_or_named(selectors: list[str], excludes: list[s
     told = [*keys(found.chosen), *(each.device_key for each in found.left_out)]
     assert sorted(told) == [2000, 2001, 2002]
     assert all(each.reason for each in found.left_out)
+
+
+def test_disks_that_nobody_wants_say_why_and_are_no_less_frozen() -> None:
+    wanted = WantedDisks(selectors=("disk:2000", "disk:2002"), excludes=("disk:2002",))
+    vm = wanted.of_vm(replace(VM, disks=DISKS))
+    assert [disk.excluded_by for disk in vm.disks] == ["", NOT_CHOSEN, "excluded by disk:2002"]
+    assert keys(vm.frozen_disks) == [2000, 2001]
+    assert keys(vm.protected_disks) == [2000]
+    assert keys(vm.unprotected_disks) == []  # nobody is warned of a disk that nobody wants
+    everything = ALL_DISKS.of_vm(replace(VM, disks=DISKS))
+    assert keys(everything.protected_disks) == [2000, 2001]
+    assert keys(everything.unprotected_disks) == [2002]
+
+
+@pytest.mark.parametrize(
+    ("wishes", "unsaved"),
+    [
+        ([], {2002: "independent"}),
+        (
+            [WantedDisks(excludes=("disk:2001",))],
+            {2001: "excluded by disk:2001", 2002: "independent"},
+        ),
+        # another policy saves it
+        ([WantedDisks(excludes=("disk:2001",)), ALL_DISKS], {2002: "independent"}),
+        (
+            [WantedDisks(excludes=("disk:2001",)), WantedDisks(selectors=("disk:2000",))],
+            {
+                2001: f"excluded by disk:2001; {NOT_CHOSEN}",
+                2002: "independent",
+            },
+        ),
+    ],
+)
+def test_what_nothing_saves_is_what_no_snapshot_freezes_and_what_no_policy_wants(
+    wishes: list[WantedDisks], unsaved: dict[int, str]
+) -> None:
+    assert {disk.device_key: disk.reason for disk in unsaved_disks(DISKS, wishes)} == unsaved

@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 
 from holdfast_common.identity import AgentId, JobId
 from holdfast_controller.decide.dispatch import Begun, DispatchQueue, WaitingJob, Way
-from holdfast_controller.decide.load_limits import LoadKey, LoadKind, LoadLimits
+from holdfast_controller.decide.load_limits import (
+    SHARED_BY_LANES,
+    LoadKey,
+    LoadKind,
+    LoadLimits,
+)
 
 NOW = datetime(2026, 11, 23, 22, 0, tzinfo=UTC)
 HOST = LoadKey(LoadKind.HOST, "host-1", "esx1")
@@ -136,6 +141,30 @@ def test_what_a_job_waited_for_is_told_with_its_seconds_when_it_begins() -> None
     assert queue.waits(JobId("c"), later) == ()
 
 
+def test_lanes_are_streams_on_host_and_proxy_and_a_job_takes_as_many_as_there_is_room_for() -> None:
+    queue = DispatchQueue(LoadLimits(each={LoadKind.HOST: 3, LoadKind.DATASTORE: 1}))
+    east = proxy("east")
+    for name in ("a", "b", "c"):
+        loads = (HOST, LoadKey(LoadKind.DATASTORE, name), BACKUPS)
+        queue.add(WaitingJob(job_id=JobId(name), loads=loads, ways=(east,), lanes=2), NOW)
+    first, second = queue.begin_next(NOW), queue.begin_next(NOW)
+    assert first is not None
+    assert (first.lanes, first.narrow, first.lanes_text) == (2, None, "in 2 lanes")
+    assert second is not None
+    assert (second.lanes, second.narrow) == (1, HOST)
+    assert second.lanes_text == "in 1 of 2 lanes: host esx1 has no room for more"
+    assert (queue.book.carried(HOST), queue.book.carried(east.loads[0])) == (3, 3)
+    assert queue.book.carried(BACKUPS) == 2
+    assert queue.begin_next(NOW) is None
+    queue.ended(first.job_id)
+    third = queue.begin_next(NOW)
+    assert third is not None
+    assert third.lanes == 2
+    queue.ended(second.job_id)
+    queue.ended(third.job_id)
+    assert (queue.book.carried(HOST), queue.book.carried(east.loads[0])) == (0, 0)
+
+
 def test_a_job_that_is_taken_back_never_begins() -> None:
     queue = queue_of(LoadLimits(each={LoadKind.HOST: 1}), job("a", HOST), job("b", HOST))
     assert begun(queue) == ["a"]
@@ -170,6 +199,7 @@ def test_no_limit_is_ever_passed_and_nobody_waits_for_what_has_room(
     )
     queue = DispatchQueue(limits)
     running: list[JobId] = []
+    lanes: dict[JobId, int] = {}
     waiting: dict[JobId, WaitingJob] = {}
     names = iter(range(10**6))
     to_add = jobs
@@ -182,6 +212,7 @@ def test_no_limit_is_ever_passed_and_nobody_waits_for_what_has_room(
                 priority=chance.randint(0, 2),
                 loads=(*chance.sample(KEYS, chance.randint(0, 3)), WINDOW),
                 ways=tuple(chance.sample(PROXIES, chance.randint(0, 3))),
+                lanes=chance.randint(1, 3),
             )
             waiting[added.job_id] = added
             queue.add(added, NOW)
@@ -196,25 +227,93 @@ def test_no_limit_is_ever_passed_and_nobody_waits_for_what_has_room(
         else:
             queue.open(WINDOW)
         while (each := queue.begin_next(NOW)) is not None:
+            assert 1 <= each.lanes <= each.lanes_wanted == waiting[each.job_id].lanes
+            assert (each.narrow is None) == (each.lanes == each.lanes_wanted)
             del waiting[each.job_id]
             running.append(each.job_id)
-        _check(queue, limits, waiting, running)
+            lanes[each.job_id] = each.lanes
+        _check(queue, limits, waiting, {each: lanes[each] for each in running})
 
 
 def _check(
     queue: DispatchQueue,
     limits: LoadLimits,
     waiting: dict[JobId, WaitingJob],
-    running: list[JobId],
+    running: dict[JobId, int],
 ) -> None:
     assert queue.running() == sorted(running)
     assert len(queue) == len(waiting)
     for load in (*KEYS, *(load for each in PROXIES for load in each.loads)):
         streams_max = limits.streams_max(load)
         assert streams_max is not None
-        assert queue.book.carried(load) == len(queue.running_on(load)) <= streams_max
+        on_it = [running[each] for each in queue.running_on(load)]
+        streams = sum(on_it) if load.kind in SHARED_BY_LANES else len(on_it)
+        assert queue.book.carried(load) == streams <= streams_max
     for each in waiting.values():
         could = queue.book.first_full(each.loads) is None and (
             not each.ways or any(queue.book.first_full(way.loads) is None for way in each.ways)
         )
         assert not could, f"{each} waits for nothing"
+
+
+def test_a_vm_that_needs_two_busy_things_at_once_is_not_overtaken_for_ever() -> None:
+    """Each thing frees when the other is full: whoever needs only one of them would take it each time."""
+    limits = LoadLimits(each={LoadKind.HOST: 1, LoadKind.DATASTORE: 1})
+    queue = queue_of(limits, job("host 0", HOST), job("store 0", STORE))
+    assert begun(queue) == ["host 0", "store 0"]
+    queue.add(job("wide", HOST, STORE, priority=90), NOW)
+    for number in range(1, 50):
+        queue.add(job(f"host {number}", HOST), NOW)
+        queue.add(job(f"store {number}", STORE), NOW)
+    order = until_begun(queue, "wide", running=["host 0", "store 0"])
+    assert len(order) <= 6
+    # what was kept free for it is free for others once it has ended
+    assert queue.running() == ["wide"]
+    queue.ended(JobId("wide"))
+    assert len(begun(queue)) == 2
+
+
+def until_begun(queue: DispatchQueue, name: str, *, running: list[str]) -> list[str]:
+    """What begins until this job does; always the first that began ends."""
+    order = list[str]()
+    while name not in order:
+        assert len(order) < 20, "it is overtaken for ever"
+        queue.ended(JobId(running.pop(0)))
+        found = begun(queue)
+        running += found
+        order += found
+    return order
+
+
+def crowded(*loads: LoadKey) -> DispatchQueue:
+    """A host and a datastore that are always busy, and a job that needs both, for which places are kept now."""
+    limits = LoadLimits(each={LoadKind.HOST: 1, LoadKind.DATASTORE: 1})
+    queue = queue_of(limits, job("host 0", HOST), job("store 0", STORE))
+    begun(queue)
+    queue.add(job("wide", HOST, STORE, *loads, priority=90), NOW)
+    for number in range(1, 50):
+        queue.add(job(f"host {number}", HOST), NOW)
+        queue.add(job(f"store {number}", STORE), NOW)
+    running = ["host 0", "store 0"]
+    while len(running) == 2:
+        queue.ended(JobId(running.pop(0)))
+        running += begun(queue)
+    assert running != ["wide"]
+    return queue
+
+
+def test_nothing_is_kept_free_for_who_waits_behind_a_shut_gate() -> None:
+    queue = crowded(WINDOW)
+    queue.shut(WINDOW)
+    assert len(begun(queue)) == 1
+    queue.open(WINDOW)
+    assert begun(queue) == []
+    until_begun(queue, "wide", running=[str(each) for each in queue.running()])
+    assert queue.running() == ["wide"]
+
+
+def test_what_was_kept_free_for_a_job_that_is_taken_back_is_used() -> None:
+    queue = crowded()
+    assert queue.take_back(JobId("wide"))
+    assert len(begun(queue)) == 1
+    assert len(queue.running()) == 2

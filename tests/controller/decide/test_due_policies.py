@@ -3,7 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from holdfast_controller.decide.due_policies import PolicyHistory, calendar_text, due_policy
+from holdfast_controller.decide.due_policies import (
+    PolicyHistory,
+    calendar_text,
+    due_policy,
+    may_go_on,
+)
 from holdfast_controller.decide.policy import LevelRule, Policy
 
 POLICY = Policy(name="gold", vms=("*",), start="0 22 * * *", window="mon-sun 22:00-06:00")
@@ -61,3 +66,20 @@ def test_a_full_is_due_when_its_calendar_was_since_the_run_before() -> None:
     found = due_policy(weekly, RAN, TEN + timedelta(days=1))  # Saturday
     assert found is not None
     assert found.level == "full"
+
+
+def test_what_is_left_of_a_run_is_gone_on_with_in_its_own_opening() -> None:
+    assert may_go_on(POLICY, TEN, TEN + timedelta(hours=7))
+    assert not may_go_on(POLICY, TEN, TEN + timedelta(hours=8))
+    assert not may_go_on(replace(POLICY, enabled=False), TEN, TEN + timedelta(hours=1))
+    early = replace(POLICY, start="0 20 * * *")
+    assert may_go_on(early, TEN - timedelta(hours=2), TEN + timedelta(hours=1))
+    assert may_go_on(replace(POLICY, window=""), TEN, TEN + timedelta(days=9))
+
+
+def test_a_later_opening_goes_on_only_when_no_run_of_its_own_is_to_come() -> None:
+    late = replace(POLICY, start="0 23 * * *")
+    yesterday, opens = TEN + timedelta(hours=1), TEN + timedelta(days=1)
+    assert not may_go_on(late, yesterday, opens)
+    weekly = replace(POLICY, start="0 23 * * fri")  # TEN is a Friday
+    assert may_go_on(weekly, yesterday, opens)

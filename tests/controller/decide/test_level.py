@@ -65,6 +65,7 @@ def decided(
     host: HostFacts = HOST,
     asked: str = "incremental",
     full_needed: str = "",
+    is_doubted: bool = False,
 ) -> LevelDecision:
     return level.decide_level(
         disks=[disk],
@@ -74,7 +75,16 @@ def decided(
         previous=previous,
         level_asked=asked,
         full_needed=full_needed,
+        is_doubted=is_doubted,
     )
+
+
+def test_tracking_that_was_caught_is_not_believed_what_is_allocated_either() -> None:
+    trusted = decided(asked="full")
+    assert trusted.disks[0].areas is AreaSource.ALLOCATED
+    doubted = decided(full_needed="it lied", is_doubted=True)
+    assert (doubted.disks[0].areas, doubted.reason) == (AreaSource.EVERYTHING, "it lied")
+    assert decided(asked="full", is_doubted=True).disks[0].areas is AreaSource.EVERYTHING
 
 
 def test_the_same_disk_is_read_by_its_changes() -> None:
@@ -82,6 +92,18 @@ def test_the_same_disk_is_read_by_its_changes() -> None:
     assert found.level == "incremental"
     assert found.disks[0].areas is AreaSource.CHANGED
     assert found.disks[0].since == "52 aa/3"
+
+
+def test_a_differential_is_one_only_when_a_disk_is_read_by_its_changes() -> None:
+    found = decided(asked="differential")
+    assert (found.level, found.disks[0].since) == ("differential", "52 aa/3")
+    assert found.reason == "changes since the last full point"
+    assert level.is_by_changes(found.disks[0].reason)
+    alone = decided(asked="differential", previous=None)
+    assert (alone.level, alone.reason) == ("full", "there is no full point")
+    assert not level.is_by_changes(alone.disks[0].reason)
+    reset = decided(replace(DISK, change_id="52 bb/8"), asked="differential")
+    assert reset.level == "full"
 
 
 @pytest.mark.parametrize(

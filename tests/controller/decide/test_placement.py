@@ -281,3 +281,16 @@ def test_rule_21_other_storage_newer_hosts_and_vms_that_are_off_may_be_anywhere(
     assert places(WEB, version="8.0.2", build="23305546") == [""]
     assert places(WEB, version="8.0.3") == places(WEB, version="9.0.0") == [""]
     assert places(WEB, version="7.0.3", build="99999999") == ["host-1"]
+
+
+def test_a_proxys_own_vm_is_read_by_another_one_and_by_itself_over_the_network_at_last() -> None:
+    own = agent(host_name="own", vm=replace(PROXY, instance_uuid="vm"))
+    other = agent(agent_id=AgentId("a2"), host_name="other", datastores=())
+    assert choose([own], NFS).transport is TransportKind.NFC
+    assert "no other proxy can" in choose([own], NFS).reason
+    chosen = choose([own, other], NFS)
+    assert (chosen.host_name, chosen.transport) == ("other", TransportKind.HOTADD)
+    chosen = choose([own, other], NFS, wanted_transport="nfc")
+    assert (chosen.host_name, chosen.transport) == ("other", TransportKind.NFC)
+    with pytest.raises(Refused, match="does not open itself"):
+        choose([own], NFS, wanted_transport="direct")

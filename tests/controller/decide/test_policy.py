@@ -25,6 +25,7 @@ def policy(**changed: object) -> Policy:
         ({"start": "0 25 * * *"}, "start"),
         ({"start": "0 0 30 2 *"}, "start"),
         ({"level": LevelRule(full="every day")}, "level.full"),
+        ({"level": LevelRule(differential="every day")}, "level.differential"),
         ({"level": LevelRule(full_days=-1)}, "level.full_days"),
         ({"window": "22-6"}, "window"),
         ({"time_zone": "Mars/Olympus"}, "time_zone"),
@@ -35,6 +36,9 @@ def policy(**changed: object) -> Policy:
         ({"priority": 101}, "priority"),
         ({"attempts_max": 0}, "attempts_max"),
         ({"promise": "soon"}, "promise"),
+        ({"resume_within": "61m"}, "resume_within"),
+        ({"resume_within": "0s"}, "resume_within"),
+        ({"resume_within": "1h"}, "resume_within"),
         ({"description": "x" * 257}, "description"),
     ],
 )
@@ -57,6 +61,24 @@ def test_a_run_is_full_when_its_calendar_of_fulls_was_due_since_the_run_before()
     assert policy().level_due(slot=SUNDAY, slot_before=None) == "incremental"
 
 
+def test_a_run_is_differential_when_its_calendar_says_so_and_no_full_is_due() -> None:
+    mixed = policy(level=LevelRule(full="0 22 * * sun", differential="0 22 * * wed,sun"))
+    wednesday = SUNDAY + timedelta(days=3)
+    levels = [
+        mixed.level_due(
+            slot=SUNDAY + timedelta(days=day), slot_before=SUNDAY + timedelta(days=day - 1)
+        )
+        for day in range(8)
+    ]
+    assert levels == ["full", *["incremental"] * 2, "differential", *["incremental"] * 3, "full"]
+    # the run of Wednesday was missed: Friday's makes up for it
+    friday = wednesday + timedelta(days=2)
+    before = wednesday - timedelta(days=1)
+    assert mixed.level_due(slot=friday, slot_before=before) == "differential"
+    # so were those of a week: the full counts
+    assert mixed.level_due(slot=friday, slot_before=friday - timedelta(days=7)) == "full"
+
+
 def test_a_vm_is_read_whole_again_after_so_many_days() -> None:
     monthly = policy(level=LevelRule(full_days=30))
     assert monthly.full_is_due(last_full=SUNDAY - timedelta(days=30), slot=SUNDAY)
@@ -67,6 +89,12 @@ def test_a_vm_is_read_whole_again_after_so_many_days() -> None:
     assert not monthly.full_is_due(last_full=None, slot=SUNDAY)
     never = policy(level=LevelRule(full_days=0))
     assert not never.full_is_due(last_full=SUNDAY - timedelta(days=3000), slot=SUNDAY)
+
+
+def test_how_long_a_snapshot_waits_is_a_time() -> None:
+    assert policy(resume_within="10m").resume_seconds == 600
+    assert policy(resume_within="90s").resume_seconds == 90
+    assert policy().resume_seconds == 0
 
 
 def test_a_promise_is_a_duration() -> None:

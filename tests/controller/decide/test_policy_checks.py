@@ -20,7 +20,7 @@ from holdfast_controller.decide.policy_checks import (
 )
 from holdfast_controller.decide.selection import SelectableVm
 from support.policies import policy
-from support.vm_facts import VM
+from support.vm_facts import VM, disk_of
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 VMS = [
@@ -110,6 +110,7 @@ def test_what_is_only_told_is_never_refused() -> None:
     [
         (lambda: policy(start="0 0 31 4,6 *"), "start"),
         (lambda: policy(level=LevelRule(full="0 0 30 2 *")), "level.full"),
+        (lambda: policy(level=LevelRule(differential="0 0 30 2 *")), "level.differential"),
     ],
 )
 def test_a_calendar_that_never_comes_due_is_refused_by_its_field(
@@ -125,3 +126,24 @@ def test_a_calendar_that_never_comes_due_is_refused_by_its_field(
 )
 def test_durations_are_told_in_units_of_their_size(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
+
+
+def test_a_choice_of_disks_that_names_none_or_leaves_none_is_odd() -> None:
+    disks = (disk_of(2000, "Hard disk 1"), disk_of(2001, "Hard disk 2"))
+    vms = [
+        SelectableVm(vcenter_name="vc1", vm=replace(VM, name="db1", disks=disks)),
+        SelectableVm(vcenter_name="vc1", vm=replace(VM, name="web1", disks=disks[:1])),
+    ]
+
+    def odd(**choice: object) -> list[tuple[str, object]]:
+        made = replace(policy(vms=ALL), **choice)  # type: ignore[arg-type]  # fields of a policy
+        return [
+            (each.field, each.facts.get("selector") or each.facts.get("vm"))
+            for each in findings(made, select(made, vms), vms, {}, now=NOW)
+            if each.oddity is Oddity.UNMATCHED
+        ]
+
+    assert odd(exclude_disks=("disk:2001",)) == []
+    assert odd(exclude_disks=("disk:2009",)) == [("exclude_disks", "disk:2009")]
+    assert odd(exclude_disks=("disk:Hard disk 1",)) == [("exclude_disks", "web1")]
+    assert odd(disks=("disk:2001",)) == [("disks", "web1")]

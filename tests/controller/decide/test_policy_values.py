@@ -74,4 +74,4 @@ def test_a_key_that_is_nearly_right_is_answered_with_the_right_one() -> None:
 def test_every_field_is_kept_also_those_at_their_defaults() -> None:
     values = policy_values(policy())
     assert values["priority"] == 50
-    assert values["level"] == {"full_days": 30, "full": ""}
+    assert values["level"] == {"full_days": 30, "full": "", "differential": ""}

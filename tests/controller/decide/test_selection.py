@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from holdfast_common.errors import UsageError
+from holdfast_controller.decide.disk_choice import check_disk_selector
 from holdfast_controller.decide.selection import (
+    SELECTOR_LENGTH_MAX,
     SelectableVm,
     Whereabouts,
     check_selector,
@@ -110,6 +112,19 @@ def test_a_selector_that_nobody_can_answer_is_refused_and_says_what_can_be(selec
     with pytest.raises(UsageError) as caught:
         check_selector(selector)
     assert "cluster:" in caught.value.advice
+
+
+def test_a_selector_has_an_upper_length_and_its_error_stays_short() -> None:
+    longest = "folder:/" + "f" * (SELECTOR_LENGTH_MAX - 8)
+    check_selector(longest)
+    for check, selector in (
+        (check_selector, f"{longest}f"),
+        (check_disk_selector, "disk:" + longest),
+    ):
+        with pytest.raises(UsageError, match="too long") as caught:
+            check(selector)
+        assert caught.value.facts["length"] == len(selector)
+        assert len(str(caught.value)) < 400
 
 
 def test_pools_that_claim_to_hold_each_other_end_somewhere() -> None:

@@ -4,7 +4,7 @@ from holdfast_controller.decide.suspects import PointReading, suspect_points
 
 
 def point(name: str, *by_changes: int) -> PointReading:
-    return PointReading(point_id=name, by_changes=frozenset(by_changes))
+    return PointReading(point_id=name, by_hint=frozenset(by_changes))
 
 
 NEWEST_FIRST = [

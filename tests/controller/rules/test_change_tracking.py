@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from holdfast_common.errors import Refused, SourceFailed
+from holdfast_common.errors import Refused, SourceFailed, VsphereFailed
 from holdfast_common.job_result import ErrorReport, JobResult, Outcome
 from holdfast_common.job_spec import AreaSource, BackUpDisks, JobSpec
 from holdfast_controller.decide.level import tracking_warning
@@ -94,6 +94,26 @@ def test_rule_03_a_committed_point_counts_with_its_change_ids_whatever_its_agent
     assert disk_content(holdfast, third) == disk_truth(lab, "web")
 
 
+def test_rule_07_a_differential_holds_what_changed_since_the_last_full_whatever_lies_between(
+    holdfast: OneProcess, lab: RunningLab
+) -> None:
+    assert holdfast.back_up("web", level="differential").level == "full"
+    full = holdfast.back_up("web", level="full")
+    guest_writes(lab, "web", 3 * UNIT)
+    between = holdfast.back_up("web")
+    guest_writes(lab, "web", 9 * UNIT)
+    job = holdfast.back_up("web", level="differential")
+    assert (between.level, job.level) == ("incremental", "differential")
+    assert last_work(holdfast).previous_point_id == full.point_id
+    assert holdfast.record(job).disks[0].changed_bytes == 2 * UNIT
+    assert disk_content(holdfast, job) == disk_truth(lab, "web")
+    guest_writes(lab, "web", 11 * UNIT)
+    after = holdfast.back_up("web")
+    assert last_work(holdfast).previous_point_id == job.point_id
+    assert holdfast.record(after).disks[0].changed_bytes == UNIT
+    assert disk_content(holdfast, after) == disk_truth(lab, "web")
+
+
 def test_rule_04_tracking_found_on_under_snapshots_is_a_warning_and_a_full(
     holdfast: OneProcess, lab: RunningLab
 ) -> None:
@@ -102,6 +122,19 @@ def test_rule_04_tracking_found_on_under_snapshots_is_a_warning_and_a_full(
     assert [warned.code for warned in first.warnings] == ["change_tracking"]
     assert "before upgrade" in [snapshot.name for snapshot in lab.lab.machine("db").snapshots()]
     assert not tracking_warning(vm_named(holdfast.session, "web"))
+
+
+def test_rule_04_a_snapshot_that_is_made_meanwhile_keeps_tracking_off(
+    holdfast: OneProcess, lab: RunningLab
+) -> None:
+    with lab.lab.lock:
+        lab.lab.machine("app").settings.change_tracking = False
+    before = vm_named(holdfast.session, "app")
+    assert not before.snapshots
+    take_snapshot(lab.lab.machine("app"), name="mine", memory=False, quiesce=False)
+    with pytest.raises(VsphereFailed):
+        change_tracking.ensure_enabled(holdfast.session, before)
+    assert not vm_named(holdfast.session, "app").change_tracking_enabled
 
 
 def test_rule_05_the_flag_is_read_again_and_counts_only_when_it_stays(

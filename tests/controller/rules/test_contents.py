@@ -263,7 +263,7 @@ def test_rule_21_a_proxy_that_was_switched_off_is_known_before_a_snapshot_is_tak
     before = gate.count("CreateSnapshot_Task")
     asked = holdfast.back_up("app", transport="hotadd")
     assert asked.error is not None
-    assert asked.error.code == "refused"
+    assert asked.error.code == "no_proxy"
     assert gate.count("CreateSnapshot_Task") == before, "no snapshot for what is refused"
 
 

@@ -19,7 +19,8 @@ from holdfast_controller.configuration import NotificationSettings
 from holdfast_controller.decide.job_state import JobEvent
 from holdfast_controller.decide.notices import GATHERING, TRIES, Message, NoticeKind
 from holdfast_controller.ledger import EntryKind
-from holdfast_controller.runs.doctor import FAILED, WARNING, notifications_line
+from holdfast_controller.runs.check_lines import FAILED, WARNING
+from holdfast_controller.runs.doctor import notifications_line
 from holdfast_controller.runs.notifier import Notifier, send_test, sending_problem
 from holdfast_controller.runs.repository_space import SpaceWatch
 from holdfast_controller.runs.sending import Sent

@@ -23,13 +23,21 @@ DAYS = 3
 COMPARED = frozenset({Act.DUE, Act.BEGIN, Act.END, Act.STOP, Act.UNBEGUN, Act.LEFT_OUT})
 
 
+def stores_of(number: int) -> tuple[str, ...]:
+    """The last one has disks for two lanes."""
+    shared = "nfs1" if number % 2 else "nfs2"
+    return (shared, "vmfs1") if number == len(NAMES) - 1 else (shared,)
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     machines = [
         MachinePlan(
             name=name,
             datastore="nfs1" if number % 2 else "nfs2",
-            disks=(DiskPlan(size_bytes=1 << 16, datastore="nfs1" if number % 2 else "nfs2"),),
+            disks=tuple(
+                DiskPlan(size_bytes=1 << 16, datastore=store) for store in stores_of(number)
+            ),
         )
         for number, name in enumerate(NAMES)
     ]
@@ -73,6 +81,7 @@ def policies() -> list[Policy]:
             start="30 22 * * *",
             window="mon-sun 22:00-06:00",
             priority=70,
+            lanes=2,
         ),
     ]
 
@@ -113,6 +122,7 @@ def test_three_nights_are_foretold_to_the_second_and_no_longer_once_a_vm_is_twic
     slower = foretold(holdfast, begin, seconds_of(vm3=2.0))
     acts = {line.split("\t")[1] for line in planned}
     assert acts == {str(act) for act in COMPARED}, "the nights are too quiet to show anything"
+    assert any(line.endswith("in 2 lanes") for line in planned)
     with virtual_nights(holdfast, monkeypatch, begin=begin, seconds=seconds_of()) as nights:
         nights.walk(begin + timedelta(days=DAYS))
         assert nights.lines() == planned

@@ -91,7 +91,7 @@ def test_a_vm_that_cannot_be_reached_does_not_hold_up_the_others(holdfast: OnePr
     assert states(jobs) == {"web": "done", "db": "done", "app": "failed"}
     error = jobs["app"].error
     assert error is not None
-    assert (error.code, error.exit_status) == ("refused", 15)
+    assert (error.code, error.exit_status) == ("no_proxy", 15)
     with pytest.raises(Refused, match="is not mapped"):
         run_of(holdfast, "app", transport="direct")
     request = BackupRequest(selectors=("web", "app"), transport="direct")

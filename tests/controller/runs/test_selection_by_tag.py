@@ -12,7 +12,7 @@ from holdfast_common.errors import CapabilityAbsent, NotFound
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.decide.policy import Policy
 from holdfast_controller.runs import inventory_watch
-from holdfast_controller.runs.doctor import test_vcenter as vcenter_checks
+from holdfast_controller.runs.doctor_vcenters import test_vcenter as vcenter_checks
 from holdfast_controller.runs.policies import Surroundings, policy_warnings
 from holdfast_controller.runs.policy_runs import PolicyRuns
 from holdfast_controller.runs.requests import BackupRequest

@@ -12,6 +12,8 @@ from holdfast_common.identity import LineageId, PointId
 from holdfast_common.job_spec import BackUpDisks
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.runs.requests import BackupRequest, RestoreVmRequest
+from holdfast_controller.runs.tracking_audits import confidence_of
+from holdfast_controller.runs.why import Reason, explain
 from holdfast_controller.service.operator_actions import OperatorActions
 from holdfast_controller.store.jobs import JobRow
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
@@ -50,6 +52,11 @@ def lineage(job: JobRow) -> LineageId:
     return LineageId(job.lineage_id)
 
 
+def shown(holdfast: OneProcess, job: JobRow) -> float | None:
+    """As `point show` tells it."""
+    return confidence_of(holdfast.world, holdfast.world.catalogue.point(job.point_id))
+
+
 def warned(job: JobRow, code: str) -> list[str]:
     return [each.message for each in job.warnings if each.code == code]
 
@@ -66,6 +73,40 @@ def test_an_honest_vm_is_audited_and_nothing_happens(audited: OneProcess, lab: R
     catalogue = audited.world.catalogue
     assert catalogue.tracking_doubt(lineage(job)) == ""
     assert catalogue.suspects() == {}
+
+
+def explained(holdfast: OneProcess, job: JobRow) -> list[Reason]:
+    return explain(holdfast.world, holdfast.engine.dispatcher, job.job_id)
+
+
+def test_the_confidence_of_a_point_is_what_was_read_of_its_disks(
+    holdfast: OneProcess, lab: RunningLab
+) -> None:
+    with_share(holdfast, 0.0)
+    numbers = [shown(holdfast, holdfast.back_up("web"))]
+    guest_writes(lab, "web", 5 * MIB)
+    numbers.append(shown(holdfast, holdfast.back_up("web")))
+    with_share(holdfast, 1.0)
+    last = holdfast.back_up("web")
+    numbers.append(shown(holdfast, last))
+    assert numbers == [1.0, 0.0, 1.0]
+    told = {each.question: each.answer for each in explained(holdfast, last)}
+    assert told["confidence of the point"].startswith("1: ")
+    # what is forgotten takes no evidence with it
+    with_share(holdfast, 0.0)
+    holdfast.world.catalogue.remove(PointId(last.point_id))
+    again = holdfast.back_up("web")
+    assert shown(holdfast, again) is not None
+
+
+def test_a_suspect_has_no_confidence(holdfast: OneProcess, lab: RunningLab) -> None:
+    with_share(holdfast, 1.0).back_up("web")
+    guest_writes(lab, "web", 5 * MIB)
+    job = holdfast.back_up("web")
+    assert shown(holdfast, job) == 1.0
+    catalogue = holdfast.world.catalogue
+    catalogue.doubt_tracking(lineage(job), "told by a test", suspects=[job.point_id])
+    assert shown(holdfast, job) == 0.0
 
 
 def test_rule_38_after_a_lie_the_point_is_right_and_the_earlier_ones_are_in_doubt(

@@ -18,6 +18,7 @@ from holdfast_controller.service.operator_actions import OperatorActions
 from holdfast_controller.store.catalogue import PointRow
 from holdfast_lab.inventory_plan import InventoryPlan, MachinePlan
 from holdfast_lab.server import running_lab
+from support.many_vms import add_vcenter, add_vms
 from support.one_process import OneProcess, one_process
 from support.policies import policy
 
@@ -123,6 +124,33 @@ def test_a_policy_that_is_switched_off_is_counted_nowhere(holdfast: OneProcess) 
     make(holdfast, policy(vms=("*",), promise="1h", enabled=False), days_ago=100)
     found = status(holdfast)
     assert (found.uncovered, found.late, found.policies) == (4, 0, 0)
+
+
+def questions(holdfast: OneProcess) -> int:
+    """How many a status asks the database."""
+    asked: list[str] = []
+    connection = holdfast.world.policies._database.connection()
+    connection.set_trace_callback(asked.append)
+    try:
+        status(holdfast)
+    finally:
+        connection.set_trace_callback(None)
+    return len(asked)
+
+
+def test_a_status_asks_as_much_of_many_vms_as_of_few(holdfast: OneProcess) -> None:
+    make(holdfast, policy(vms=("*",), promise="26h"))
+    database = holdfast.world.policies._database
+    try:
+        add_vcenter(database)
+        add_vms(database, range(1), taken_at=holdfast.world.clock.now())
+        of_few = questions(holdfast)
+        add_vms(database, range(1, 50), taken_at=holdfast.world.clock.now())
+        assert questions(holdfast) == of_few > 0
+        assert len(status(holdfast).vms) == 4 + 50
+    finally:
+        for table in ("inventory_vms", "inventory_surroundings", "vcenters"):
+            database.execute(f"DELETE FROM {table} WHERE vcenter_id = 'vc'")
 
 
 def test_policies_that_protect_nothing_are_told(holdfast: OneProcess) -> None:

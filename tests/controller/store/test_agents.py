@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_common.clock import SystemClock
+from holdfast_common.clock import SystemClock, parse_utc
 from holdfast_common.errors import AuthenticationFailed, NotFound
 from holdfast_common.identity import AgentId, new_ulid
 from holdfast_controller.store.agents import AgentCapabilities, AgentTable, NewAgent
@@ -102,6 +102,19 @@ def test_session_epochs_rise_and_the_last_hello_is_kept(tmp_path: Path) -> None:
     assert row.capabilities == capabilities
     assert row.features == {"a"}
     assert row.last_seen_at
+
+
+def test_when_agents_were_heard_last_is_written_for_all_at_once(tmp_path: Path) -> None:
+    agents = table(tmp_path)
+    found = []
+    for number in range(2):
+        ends_at = SystemClock().now() + timedelta(minutes=15)
+        agents.add_token(token_hash=f"{number}", role="proxy", host_name="one", expires_at=ends_at)
+        found.append(new_agent())
+        agents.join(f"{number}", found[number])
+    agents.seen({found[0].agent_id: 0.0, found[1].agent_id: 30.0})
+    first, second = (parse_utc(agents.get(each.agent_id).last_seen_at) for each in found)
+    assert first - second == timedelta(seconds=30)
 
 
 def test_a_revoked_agent_stays_in_the_list_and_gives_its_name_away(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,15 @@ def point(number: int, lineage: str = "L") -> PointRow:
         created_at=f"2026-01-0{number}T00:00:00.000000Z",
         record='{"level": "full"}',
     )
+
+
+def test_the_latest_full_point_of_a_lineage_is_found(table: Catalogue) -> None:
+    assert table.latest_full(LineageId("L")) is None
+    for number, level in ((1, "full"), (2, "full"), (3, "differential"), (4, "incremental")):
+        table.add(replace(point(number), record=json.dumps({"level": level})))
+    table.add(point(5, "another"))
+    latest = table.latest_full(LineageId("L"))
+    assert latest is not None and latest.point_id == "POINT000002"
 
 
 def test_the_latest_point_of_a_lineage_is_found(table: Catalogue) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from sqlite_utils import Database as SqliteDatabase
 from sqlite_utils import Migrations
 
 from holdfast_common.errors import ConfigurationError, HoldfastError, Locked, StoreFailed
+from holdfast_controller.store import database as database_module
 from holdfast_controller.store.database import Database
 from holdfast_controller.store.schema import open_database
 from support.failing_store import Failure, failing_writes
@@ -66,6 +68,23 @@ def test_many_threads_read_then_write_without_losing_an_update(tmp_path: Path) -
     for thread in threads:
         thread.join(60)
     assert count(database) == 80
+
+
+def test_a_writer_that_waits_too_long_for_another_thread_is_told_that_the_database_is_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_MS", 50)
+    database = Database(tmp_path / "d", [numbers()])
+
+    def add() -> None:
+        with database.transaction() as connection:
+            connection.execute("INSERT INTO numbers VALUES (1)")
+
+    with ThreadPoolExecutor(1) as other:
+        with database.transaction(), pytest.raises(Locked):
+            other.submit(add).result(30)
+        other.submit(add).result(30)  # and the next one is let in
+    assert count(database) == 1
 
 
 def test_an_error_of_sqlite_leaves_as_one_of_ours(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from holdfast_controller.store.catalogue import Catalogue
 from holdfast_controller.store.database import Database
 from holdfast_controller.store.jobs import JobTable
 from holdfast_controller.store.new_jobs import NewJob
-from holdfast_controller.store.protection import Protection
+from holdfast_controller.store.protection import NewestOfVm, Protection
 from holdfast_controller.store.schema import open_database
 from support.many_vms import add_point, add_vcenter, add_vms, lineage
 
@@ -63,6 +63,25 @@ def test_a_vm_in_another_vcenter_with_the_same_uuid_has_its_own_points(database:
     add_point(database, 1, MONDAY)
     database.execute("UPDATE vcenters SET instance_uuid = 'another'")
     assert last_good(database) == ["", "", ""]
+
+
+def test_the_newest_point_and_the_last_result_of_each_vm_come_together(database: Database) -> None:
+    jobs = JobTable(database, SystemClock())
+    for ends in (JobEvent.END_FAILED, JobEvent.END_CANCELLED, None):
+        backup = NewJob(kind="backup", subject="vm", vcenter_id="vc", instance_uuid="uuid-1")
+        (job,) = jobs.jobs_of_run(jobs.create_run(kind="backup", request={}, jobs=[backup]))
+        if ends is not None:
+            jobs.advance(job.job_id, ends)
+    add_point(database, 0, MONDAY)
+    newest = add_point(database, 0, MONDAY + DAY)
+    found = Protection(database).newest()
+    assert found == {
+        ("vc", "uuid-0"): NewestOfVm(point_id=newest.point_id, result=""),
+        ("vc", "uuid-1"): NewestOfVm(point_id="", result="cancelled"),  # the last has not ended
+        ("vc", "uuid-2"): NewestOfVm(point_id="", result=""),
+    }
+    database.execute("UPDATE vcenters SET instance_uuid = 'another'")
+    assert Protection(database).newest()["vc", "uuid-0"].point_id == ""
 
 
 def test_doubt_stands_until_tracking_was_begun_anew(database: Database) -> None:
