@@ -71,11 +71,12 @@ class VirtualRepository:
 
 @dataclass(eq=False)
 class Work:
-    """An attempt at an agent. ``known_to``: the controllers' lives that wait for it."""
+    """An attempt at an agent. ``lease_over``: the controller gave it up; no later sign of life renews its lease."""
 
     attempt: Attempt
     spec: JobSpec
     lease_seconds: float
+    lease_over: bool = False
     cancelled: bool = False
     ended: bool = False
     result: JobResult | None = None
@@ -213,7 +214,7 @@ class VirtualLink:
             if route.agent is agent and attempt in agent.works:
                 route.last_heard = self._agents.kernel.now
         for attempt, work in agent.works.items():
-            if attempt not in self._routes:
+            if attempt not in self._routes or work.lease_over:
                 work.cancelled = True
 
     def watch(self) -> None:
@@ -245,6 +246,9 @@ class VirtualLink:
     def _lose(self, attempt: Attempt) -> None:
         route = self._routes[attempt]
         route.ended = True
+        work = route.agent.works.get(attempt)
+        if work is not None:
+            work.lease_over = True
         self._agents.count("an attempt was lost")
         route.handler.lost()
 
@@ -379,7 +383,8 @@ class VirtualAgents:
             self.kernel.sleep(HEARTBEAT_SECONDS)
 
     def _holds_lease(self, agent: VirtualAgent, work: Work) -> bool:
-        return not agent.life.dead and (self.kernel.now < agent.last_answer + work.lease_seconds)
+        renewed = self.kernel.now < agent.last_answer + work.lease_seconds
+        return renewed and not work.lease_over and not agent.life.dead
 
     def _work(self, agent: VirtualAgent, work: Work) -> None:
         try:

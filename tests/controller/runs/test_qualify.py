@@ -13,7 +13,7 @@ from holdfast_common.job_spec import JobSpec
 from holdfast_controller.decide.behaviours import Behaviour, Finding, Verdict
 from holdfast_controller.runs import qualify_probes
 from holdfast_controller.runs.qualify import Qualification, QualifyRequest
-from holdfast_controller.vsphere import session
+from holdfast_controller.vsphere import session, task_watcher
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.misbehaviour import KINDS
 from holdfast_lab.server import RunningLab, running_lab
@@ -120,6 +120,7 @@ def holdfast(
 ) -> Iterator[OneProcess]:
     monkeypatch.setattr(qualify_probes, "SNAPSHOT_SECONDS_MAX", LATE_SECONDS)
     monkeypatch.setattr(session, "CONNECTION_TIMEOUT_SECONDS", 15.0)
+    monkeypatch.setattr(task_watcher, "WAIT_SECONDS_MAX", 5)  # well below it, as it always is
     with one_process(tmp_path / "holdfast", lab) as ready:
         yield ready
 
