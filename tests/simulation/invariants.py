@@ -1,7 +1,7 @@
 """What must hold of a seed when faults have stopped and everything that was begun has ended (I1 to I11 of the design).
 
 I1 and I2: every point restores to what the guest had written. I4: one commit for each job. I5: nothing of ours is left.
-I6: nothing foreign was touched (asked at every call, by `virtual_vsphere`). I7: everything ends. I9: the catalogue is what the
+I6: nothing foreign was touched (asked at every call, by `virtual_effects`). I7: everything ends. I9: the catalogue is what the
 repository holds. I10: the audit trail is whole. I11: never more streams than allowed, in all and at one proxy.
 """
 
@@ -13,8 +13,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from holdfast_controller.decide.job_state import ENDED, TRANSITIONS, JobState
-from simulation.virtual_agents import Manifest
-from simulation.virtual_vsphere import Violation, VirtualVm
+from simulation.virtual_repository import Manifest
+from simulation.virtual_time import Violation
+from simulation.virtual_vms import VirtualVm
 
 if TYPE_CHECKING:
     from simulation.simulation import Simulation

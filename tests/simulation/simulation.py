@@ -14,16 +14,15 @@ from holdfast_common.errors import HoldfastError
 from holdfast_common.job_spec import TransportKind
 from holdfast_controller.runs.requests import BackupRequest
 from simulation import deeds, invariants
+from simulation.deeds_of_operators import is_paused, look, resume
+from simulation.product_in_virtual_time import product_in_virtual_time
 from simulation.scenario import Scenario
 from simulation.virtual_agents import VirtualAgents
-from simulation.virtual_controller import (
-    VirtualController,
-    is_intended,
-    new_database,
-    product_in_virtual_time,
-)
-from simulation.virtual_time import Kernel, Life
-from simulation.virtual_vsphere import Misbehaviour, Violation, VirtualVm, VirtualVsphere
+from simulation.virtual_controller import VirtualController
+from simulation.virtual_database import is_intended, new_database
+from simulation.virtual_time import Kernel, Life, Violation
+from simulation.virtual_vms import Misbehaviour, VirtualVm
+from simulation.virtual_vsphere import VirtualVsphere
 
 SETTLES_SECONDS_MAX: Final = 3600.0  # after faults stop everything ends within it
 LOOK_SECONDS: Final = 5.0
@@ -140,7 +139,7 @@ class Simulation:
             agent.life.crash_at = 0
             if agent.life.dead:
                 self.agents.restart(agent)
-        deeds.resume(self)
+        resume(self)
 
     def _settle(self) -> None:
         ends_at = self.kernel.now + SETTLES_SECONDS_MAX
@@ -148,11 +147,9 @@ class Simulation:
         while (left := invariants.unsettled(self)) != "":
             if self.kernel.now > ends_at:
                 raise Violation(f"after {SETTLES_SECONDS_MAX:.0f} s without faults: {left}")
-            deeds.look(self)
-            if deeds.is_paused(
-                self
-            ):  # by somebody who began before faults stopped, and ended after it
-                deeds.resume(self)
+            look(self)
+            if is_paused(self):  # by somebody who began before faults stopped, and ended after it
+                resume(self)
             self.kernel.sleep(LOOK_SECONDS)
 
     def _back_up_everything(self) -> None:

@@ -15,7 +15,7 @@ from simulation.scenario import DEEDS, FAULTS, scenario_of
 from simulation.shrinking import shrunk
 from simulation.simulation import Report, simulate
 from simulation.virtual_disks import LIES
-from simulation.virtual_vsphere import Violation
+from simulation.virtual_time import Violation
 
 PROJECT = Path(__file__).parents[2]
 SEEDS = 2_000

@@ -1,32 +1,18 @@
 """A controller of the simulation: the product's own world, engine, reconciler, scheduler and SQLite, in virtual time.
 
 What is replaced: the login at vSphere, the agents' sessions, the keys of the repository, and everything that would make
-two runs of one seed differ. A life ends at any step; the database stays.
+two runs of one seed differ (`product_in_virtual_time`). A life ends at any step; the database stays.
 """
 
 from __future__ import annotations
 
-import functools
-import json
-import logging
 import sqlite3
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final
 
-from sqlite_utils import Database as SqliteDatabase
-
-from holdfast_common import identity, own_host, retry
-from holdfast_common.errors import HoldfastError, StoreFailed
+from holdfast_common.errors import HoldfastError
 from holdfast_common.job_spec import Attempt
 from holdfast_common.logs import Secret
-from holdfast_controller import ledger
 from holdfast_controller.configuration import ControllerConfiguration, StreamLimits
-from holdfast_controller.runs import free_space_watch, own_machines, vcenters, vm_blobs
 from holdfast_controller.runs.agent_link import SignedGrant
 from holdfast_controller.runs.engine import Engine
 from holdfast_controller.runs.lifecycle import Lifecycle
@@ -34,14 +20,12 @@ from holdfast_controller.runs.pausing import keep_paused
 from holdfast_controller.runs.reconcile import Orphans, Reconciler
 from holdfast_controller.runs.scheduler import Scheduler
 from holdfast_controller.runs.vcenters import Vcenters
-from holdfast_controller.runs.vm_blobs import VmBlobs
 from holdfast_controller.runs.world import World
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.agents import AgentTable
 from holdfast_controller.store.audit import AuditTrail
 from holdfast_controller.store.catalogue import Catalogue
 from holdfast_controller.store.damages import DamageTable
-from holdfast_controller.store.database import Database
 from holdfast_controller.store.inventory import InventoryTable
 from holdfast_controller.store.job_figures import JobFigures
 from holdfast_controller.store.jobs import JobTable
@@ -54,23 +38,18 @@ from holdfast_controller.store.policy_slots import PolicySlotTable
 from holdfast_controller.store.protection import Protection
 from holdfast_controller.store.prunes import PruneTable
 from holdfast_controller.store.runs import RunTable
-from holdfast_controller.store.schema import ALL
 from holdfast_controller.store.secrets import SecretSeal
 from holdfast_controller.store.settings import Settings
 from holdfast_controller.store.vcenters import NewVcenter, VcenterTable
-from holdfast_controller.vsphere import configuration as vm_configuration
-from holdfast_controller.vsphere import devices, hot_add, inventory, properties
-from simulation import virtual_session
-from simulation.virtual_agents import REPOSITORY, VirtualAgents, VirtualLink
-from simulation.virtual_time import (
-    Kernel,
-    Life,
-    VirtualClock,
-    VirtualRandom,
-    VirtualThreading,
-    in_place_of,
-)
-from simulation.virtual_vsphere import INSTANCE, VirtualVsphere
+from holdfast_controller.vsphere import hot_add
+from simulation.virtual_agents import VirtualAgents
+from simulation.virtual_database import StoreFaults, VirtualDatabase
+from simulation.virtual_facts import INSTANCE, inventory_of
+from simulation.virtual_link import VirtualLink
+from simulation.virtual_repository import REPOSITORY
+from simulation.virtual_threading import VirtualThreading
+from simulation.virtual_time import Kernel, Life, VirtualClock
+from simulation.virtual_vsphere import VirtualVsphere
 
 CONTROLLER_ID: Final = "simulated"
 LEASE_SECONDS: Final = 8.0
@@ -79,73 +58,6 @@ PROXY_STREAMS_MAX: Final = 2
 STREAMS_MAX: Final = 3
 WATCH_SECONDS: Final = 2.0
 _SEAL: Final = SecretSeal(Secret(bytes(32)))
-
-
-@dataclass(eq=False)
-class StoreFaults:
-    """``before``, ``after``: so many of the next commits fail, with nothing or with everything written."""
-
-    before: int = 0
-    after: int = 0
-    failed: int = 0
-
-
-class VirtualDatabase(Database):
-    """The product's database over one connection in memory: threads take turns here, and never within a transaction."""
-
-    def __init__(self, kernel: Kernel, connection: sqlite3.Connection, wrong: StoreFaults) -> None:
-        self.path = Path(":memory:")
-        self._kernel = kernel
-        self._only = connection
-        self._wrong = wrong
-        self._threads = SimpleNamespace(connection=connection)  # type: ignore[assignment]  # one for all
-        self._closed = False
-
-    def connection(self) -> sqlite3.Connection:
-        self._kernel.check()
-        return self._only
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Nobody else can be writing."""
-        yield
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        if self._only.in_transaction:
-            with super().transaction() as connection:
-                yield connection
-            return
-        self._kernel.step("before a commit")
-        if self._wrong.before:
-            self._wrong.before -= 1
-            self._wrong.failed += 1
-            raise StoreFailed("the controller's database failed: disk I/O error")
-        with super().transaction() as connection:
-            yield connection
-        self._kernel.step("after a commit")
-        if self._wrong.after:
-            self._wrong.after -= 1
-            self._wrong.failed += 1
-            raise StoreFailed("the controller's database failed: disk is full")
-
-
-@functools.cache
-def _empty_database() -> bytes:
-    """A database with everything but VMs, as bytes: migrations take longer than a seed may."""
-    connection = sqlite3.connect(":memory:", isolation_level=None)
-    database = SqliteDatabase(connection)
-    for migrations in ALL:
-        migrations.apply(database)
-    return bytes(connection.serialize())
-
-
-def new_database() -> sqlite3.Connection:
-    """One that is ready, and empty."""
-    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    connection.deserialize(_empty_database())
-    connection.execute("PRAGMA foreign_keys = ON")
-    return connection
 
 
 class _Keeper:
@@ -242,7 +154,8 @@ class VirtualController:
             )
         )
         self.vcenter_id = row.vcenter_id
-        InventoryTable(database).replace(row.vcenter_id, self._model.inventory())
+        inventory = inventory_of(self._model.vms.values(), seconds=self.kernel.now)
+        InventoryTable(database).replace(row.vcenter_id, inventory)
 
     def start(self) -> None:
         """Begin a life."""
@@ -329,89 +242,3 @@ class VirtualController:
                 jobs=jobs, stopping=stopping, attempts_max=configuration.attempts_max
             ),
         )
-
-
-def is_intended(connection: sqlite3.Connection, kind: str, fact: str, value: str) -> bool:
-    """Whether the ledger has an open entry of this kind with this fact, committed."""
-    if connection.in_transaction:
-        return False
-    rows = connection.execute(
-        "SELECT facts FROM ledger WHERE kind = ? AND state != 'gone'", (kind,)
-    ).fetchall()
-    return any(json.loads(row[0]).get(fact) == value for row in rows)
-
-
-def _disks_as_they_are(found: Any, around: object) -> tuple[Any, ...]:
-    del around
-    return tuple(found)
-
-
-@contextmanager
-def product_in_virtual_time(kernel: Kernel, model: VirtualVsphere, seed: int) -> Iterator[None]:
-    """The product's modules see virtual threads, time and randomness, and the model, until the block ends."""
-    threads, chance = VirtualThreading(kernel), VirtualRandom(kernel, seed)
-    changes: list[tuple[object, str, object]] = [
-        (module, "threading", threads) for module in _with_threads()
-    ]
-    changes += [
-        (identity, "os", chance),
-        (identity, "time", chance),
-        (identity, "_last", 0),
-        (retry, "random", chance),
-        (ledger, "secrets", chance),
-        (vcenters, "time", chance),
-        (vcenters, "VsphereSession", virtual_session.VirtualSession.of(kernel, model)),
-    ]
-    replaced: list[tuple[Any, object]] = [
-        (inventory.read_inventory, virtual_session.read_inventory(model)),
-        (vcenters.read_tags, lambda *_: None),
-        (own_machines.addresses_of, lambda *_, **__: ()),
-        (own_host.bios_uuid, lambda: ""),
-        (own_host.mac_addresses, lambda: ()),
-        (properties.read_one, virtual_session.read_one),
-        (properties.read_many, virtual_session.read_many),
-        (properties.read_everything, virtual_session.read_everything),
-        (inventory.read_vm, virtual_session.read_vm),
-        (inventory.read_vm_around, virtual_session.read_vm_around),
-        (devices.disk_facts, _disks_as_they_are),
-        (vm_configuration.configuration_json, lambda _: "{}"),
-        (vm_blobs.read_blobs, lambda *_: VmBlobs(blobs=(), warnings=())),
-        (vm_blobs.with_ovf, lambda found, _: found),
-        (free_space_watch.free_space_watched, virtual_session.nothing_watched),
-    ]
-    changes += [
-        (module, name, instead)
-        for original, instead in replaced
-        for module, name in _wherever(original)
-    ]
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with in_place_of(changes):
-            yield
-    finally:
-        logging.disable(disabled)
-
-
-@functools.cache
-def _wherever(original: object) -> list[tuple[object, str]]:
-    """Every module of the product that knows this function, and by which name."""
-    return [
-        (module, name)
-        for path, module in sorted(sys.modules.items())
-        if path.startswith("holdfast_")
-        for name, value in sorted(vars(module).items())
-        if value is original
-    ]
-
-
-@functools.cache
-def _with_threads() -> list[object]:
-    """Modules of the product that say `threading`, but for those whose threads are not simulated."""
-    wanted = ("holdfast_controller.runs.", "holdfast_controller.vsphere.")
-    found: list[object] = [
-        module
-        for name, module in sorted(sys.modules.items())
-        if name.startswith(wanted) and hasattr(module, "threading") and "task_watcher" not in name
-    ]
-    return [*found, sys.modules["holdfast_common.pulses"]]

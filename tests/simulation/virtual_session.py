@@ -22,8 +22,9 @@ from holdfast_controller.vsphere.inventory import Surroundings
 from holdfast_controller.vsphere.properties import ObjectProperties
 from holdfast_controller.vsphere.session import REPEATABLE, Login, VsphereSession
 from simulation.virtual_disks import BLOCK_BYTES
-from simulation.virtual_time import Kernel
-from simulation.virtual_vsphere import DATASTORE, HOST_FACTS, Violation, VirtualVsphere
+from simulation.virtual_facts import DATASTORE, HOST_FACTS, inventory_of, vm_facts
+from simulation.virtual_time import Kernel, Violation
+from simulation.virtual_vsphere import VirtualVsphere
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,7 +130,7 @@ class VirtualSession(VsphereSession):
         if method == "Read":
             return model.read(moref, arguments["paths"])
         if method == "ReadVm":
-            return model.facts(model.vm(moref))
+            return vm_facts(model.vm(moref))
         if method == "ReadMany":
             return self._read_many(arguments["references"], arguments["paths"])
         if method == "ReadEverything":
@@ -227,7 +228,7 @@ def read_inventory(model: VirtualVsphere) -> Callable[[VsphereSession], object]:
 
     def read(session: VsphereSession) -> object:
         _ask(session, reference(vim.Folder, "group-d1"), "ReadEverything")
-        return model.inventory()
+        return inventory_of(model.vms.values(), seconds=model.kernel.now)
 
     return read
 

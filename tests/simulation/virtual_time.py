@@ -1,7 +1,7 @@
 """One loop over virtual time: threads of the product run one at a time, and the seed says which one goes on.
 
-Below everything else of the simulation. `VirtualThreading` stands in the place of the module `threading` wherever the
-product says so; nothing of it knows that time is not real. A life is what dies together: a controller, an agent.
+Below everything else of the simulation. A life is what dies together: a controller, an agent. What the product has of
+threads stands above it, in `virtual_threading`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import _thread
 import heapq
 import random
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from simulation.virtual_threading import VirtualThread
 
 BEGIN: Final = datetime(2026, 3, 2, 1, 0, 0, tzinfo=UTC)
 DEAD_WAITS_MAX: Final = (
@@ -25,6 +27,10 @@ STEPS_MAX: Final = 400_000  # of one seed: more is a loop that never ends
 
 class Crashed(BaseException):
     """The process that this thread belongs to is dead: nothing that it does counts any more."""
+
+
+class Violation(AssertionError):
+    """What must never be, was."""
 
 
 class Deadlock(AssertionError):
@@ -240,182 +246,3 @@ class VirtualClock:
 
     def monotonic_seconds(self) -> float:
         return self._kernel.now
-
-
-class VirtualEvent:
-    """`threading.Event`."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
-        self._flag = False
-        self._waiters: list[Task] = []
-
-    def is_set(self) -> bool:
-        return self._flag
-
-    def set(self) -> None:
-        self._flag = True
-        for task in list(self._waiters):
-            self._kernel.wake(task)
-
-    def clear(self) -> None:
-        self._flag = False
-
-    def wait(self, timeout: float | None = None) -> bool:
-        if self._flag:
-            self._kernel.check()
-            return True
-        return self._kernel.block(self._waiters, timeout) or self._flag
-
-
-class VirtualLock:
-    """`threading.Lock`, and ``again``: `threading.RLock`."""
-
-    def __init__(self, kernel: Kernel, *, again: bool = False) -> None:
-        self._kernel = kernel
-        self._again = again
-        self._owner: Task | None = None
-        self._depth = 0
-        self._waiters: list[Task] = []
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        kernel = self._kernel
-        me = kernel.current
-        if self._again and self._owner is me:
-            self._depth += 1
-            return True
-        deadline = None if timeout < 0 else kernel.now + timeout
-        while self._owner is not None:
-            if not blocking or (deadline is not None and kernel.now >= deadline):
-                return False
-            if self._owner.life.dead:
-                raise Crashed
-            kernel.block(self._waiters, None if deadline is None else deadline - kernel.now)
-        self._owner = me
-        self._depth = 1
-        return True
-
-    def release(self) -> None:
-        self._depth -= 1
-        if self._depth:
-            return
-        self._owner = None
-        if self._waiters:
-            self._kernel.wake(self._waiters[0])
-
-    def locked(self) -> bool:
-        return self._owner is not None
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-
-class VirtualThread:
-    """`threading.Thread`; it belongs to the life of whoever starts it."""
-
-    def __init__(
-        self,
-        kernel: Kernel,
-        target: Callable[..., object],
-        args: tuple[Any, ...],
-        name: str,
-    ) -> None:
-        self._kernel = kernel
-        self._target = target
-        self._args = args
-        self.name = name
-        self.ended = VirtualEvent(kernel)
-        self.task: Task | None = None
-        kernel.threads_made += 1
-        self._number = kernel.threads_made
-
-    def __hash__(self) -> int:
-        """The product keeps threads in sets: their order must not depend on where they lie in memory."""
-        return self._number
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def start(self) -> None:
-        self._kernel.check()
-        life = self._kernel.current.life
-        self.task = self._kernel.spawn(life, self.name, self._run)
-        self.task.thread = self
-
-    def _run(self) -> None:
-        self._target(*self._args)
-
-    def join(self, timeout: float | None = None) -> None:
-        self.ended.wait(timeout)
-
-    def is_alive(self) -> bool:
-        return self.task is not None and not self.ended.is_set()
-
-
-class VirtualThreading:
-    """The module, for one kernel."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
-
-    def Event(self) -> VirtualEvent:  # noqa: N802 - the module's names
-        return VirtualEvent(self._kernel)
-
-    def Lock(self) -> VirtualLock:  # noqa: N802
-        return VirtualLock(self._kernel)
-
-    def RLock(self) -> VirtualLock:  # noqa: N802
-        return VirtualLock(self._kernel, again=True)
-
-    def Thread(  # noqa: N802
-        self,
-        target: Callable[..., object],
-        args: tuple[Any, ...] = (),
-        name: str = "",
-        daemon: bool = True,
-    ) -> VirtualThread:
-        assert daemon, "threads of the product do not hold the program up"
-        return VirtualThread(self._kernel, target, args, name)
-
-    def current_thread(self) -> VirtualThread | None:
-        return self._kernel.current.thread
-
-
-class VirtualRandom:
-    """What the product uses of `random`, `secrets`, `os` and `time` where that would make two runs differ."""
-
-    def __init__(self, kernel: Kernel, seed: int) -> None:
-        self._kernel = kernel
-        self._random = random.Random(seed * 104729 + 5)
-
-    def uniform(self, low: float, high: float) -> float:
-        return self._random.uniform(low, high)
-
-    def token_hex(self, length: int) -> str:
-        return self._random.randbytes(length).hex()
-
-    def urandom(self, length: int) -> bytes:
-        return self._random.randbytes(length)
-
-    def time_ns(self) -> int:
-        moment = BEGIN + timedelta(seconds=self._kernel.now + self._kernel.wall_offset)
-        return int(moment.timestamp() * 1000) * 1_000_000
-
-    def monotonic(self) -> float:
-        return self._kernel.now
-
-
-@contextmanager
-def in_place_of(changes: list[tuple[object, str, object]]) -> Iterator[None]:
-    """Attributes of modules, put back at the end."""
-    before = [(module, name, getattr(module, name)) for module, name, _ in changes]
-    try:
-        for module, name, value in changes:
-            setattr(module, name, value)
-        yield
-    finally:
-        for module, name, value in reversed(before):
-            setattr(module, name, value)

@@ -8,163 +8,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
-from types import SimpleNamespace
-from typing import Any, Final
+from datetime import timedelta
+from typing import Any
 
 from pyVmomi import vim
 
-from holdfast_common.clock import utc_text
 from holdfast_common.errors import SourceGone, VsphereBusy, VsphereFailed
-from holdfast_common.identity import DatastoreId
-from holdfast_controller.facts import (
-    ChainLink,
-    DatastoreFacts,
-    DiskFacts,
-    HostFacts,
-    Inventory,
-    ServerFacts,
-    SnapshotNode,
-    VmFacts,
-)
-from simulation.virtual_disks import BLOCK_BYTES, VirtualDisk, VirtualFile
+from simulation.virtual_disks import VirtualDisk, VirtualFile
+from simulation.virtual_effects import Effects
+from simulation.virtual_facts import config_of, property_of
 from simulation.virtual_time import BEGIN, Kernel
-
-INSTANCE: Final = "vcenter-instance"
-HOST: Final = "host-1"
-DATASTORE: Final = DatastoreFacts(
-    moref="datastore-1",
-    datastore_id=DatastoreId("ds:///vmfs/volumes/one/"),
-    name="one",
-    kind="VMFS",
-    capacity_bytes=1 << 40,
-    free_bytes=1 << 39,
-    accessible=True,
-    datacenter_moref="datacenter-1",
+from simulation.virtual_vms import (
+    FrozenDisk,
+    Misbehaviour,
+    VirtualSnapshot,
+    VirtualTask,
+    VirtualVm,
 )
-HOST_FACTS: Final = HostFacts(
-    moref=HOST,
-    name="esx1",
-    connection_state="connected",
-    in_maintenance=False,
-    version="8.0.2",
-    build="23305546",
-    compute_moref="cluster-1",
-    hardware_uuid="hardware",
-    certificate_sha256="",
-    datastore_morefs=(DATASTORE.moref,),
-)
-_PLAIN: Final = VmFacts(
-    moref="",
-    name="",
-    instance_uuid="",
-    bios_uuid="",
-    place="dc1",
-    folder_moref="group-1",
-    host_moref=HOST,
-    host_name="esx1",
-    pool_moref="pool-1",
-    datacenter_moref="datacenter-1",
-    datastore_names=("one",),
-    power_state="poweredOn",
-    connection_state="connected",
-    template=False,
-    hardware_version=20,
-    guest_id="debian12_64Guest",
-    guest_name="Debian",
-    firmware="efi",
-    tools_running="guestToolsRunning",
-    tools_version_status="guestToolsCurrent",
-    change_tracking_supported=True,
-    change_tracking_enabled=False,
-    consolidation_needed=False,
-    encrypted=False,
-    has_vtpm=False,
-    fault_tolerant=False,
-    memory_mb=1024,
-    cpu_count=1,
-    vmx=None,
-    snapshots=(),
-    current_snapshot_moref="",
-    disks=(),
-)
-
-
-class Violation(AssertionError):
-    """What must never be, was."""
-
-
-@dataclass(eq=False)
-class FrozenDisk:
-    """A disk as a snapshot holds it. ``truth``: what the guest had written at that moment."""
-
-    disk: VirtualDisk
-    file: VirtualFile
-    change_id: str
-    sequence: int
-    count: int
-    truth: list[int]
-
-
-@dataclass(eq=False)
-class VirtualSnapshot:
-    """A snapshot. ``ours``: made by the controller of this simulation."""
-
-    moref: str
-    parent: VirtualSnapshot | None
-    name: str
-    description: str
-    created_at: datetime
-    quiesced: bool
-    ours: bool
-    disks: list[FrozenDisk]
-
-
-@dataclass(eq=False)
-class VirtualTask:
-    """A task; it ends whether or not anybody waits for it."""
-
-    moref: str
-    target: str
-    state: str = "running"
-    fault: str = ""
-
-
-@dataclass(eq=False)
-class VirtualVm:
-    """One VM; ``devices`` are those of a proxy (pyVmomi's), ``attached`` the keys of what we attached."""
-
-    moref: str
-    name: str
-    disks: list[VirtualDisk]
-    snapshots: list[VirtualSnapshot] = field(default_factory=list)
-    current: VirtualSnapshot | None = None
-    tracking: bool = False
-    consolidation_needed: bool = False
-    version: int = 1
-    tasks: list[VirtualTask] = field(default_factory=list)
-    devices: list[Any] = field(default_factory=list)
-    attached: set[int] = field(default_factory=set)
-
-    @property
-    def instance_uuid(self) -> str:
-        return f"instance-{self.moref}"
-
-    def running(self) -> list[VirtualTask]:
-        return [task for task in self.tasks if task.state == "running"]
-
-
-@dataclass(eq=False)
-class Misbehaviour:
-    """What goes wrong now; the driver sets it."""
-
-    down_until: float = -1.0
-    replies_lost: int = 0
-    tasks_failed: dict[str, int] = field(default_factory=dict)  # by method
-    leaves_links: int = 0  # removals that succeed and merge nothing
-    slow_tasks: float = 1.0
-    lies: frozenset[str] = frozenset()
 
 
 class VirtualVsphere:
@@ -182,7 +42,7 @@ class VirtualVsphere:
         self.logins: set[int] = set()
         self.wrong = Misbehaviour()
         self.counts: dict[str, int] = {}
-        self._intended = intended
+        self._effects = Effects(self, intended)
         self._number = 100
         self._value = 0
 
@@ -327,40 +187,6 @@ class VirtualVsphere:
         disk.count += 2
         vm.version += 1
 
-    def facts(self, vm: VirtualVm) -> VmFacts:
-        """As the product reads it."""
-        moref = "" if vm.current is None else vm.current.moref
-        return replace(
-            _PLAIN,
-            moref=vm.moref,
-            name=vm.name,
-            instance_uuid=vm.instance_uuid,
-            bios_uuid=f"bios-{vm.moref}",
-            change_tracking_enabled=vm.tracking,
-            consolidation_needed=vm.consolidation_needed,
-            snapshots=tuple(self._node(each) for each in vm.snapshots),
-            current_snapshot_moref=moref,
-            disks=tuple(self._disk(each, each.tip, each.change_id) for each in vm.disks),
-            configuration_version=str(vm.version),
-        )
-
-    def inventory(self) -> Inventory:
-        """Everything."""
-        return Inventory(
-            server=ServerFacts(
-                instance_uuid=INSTANCE,
-                product="model",
-                version="8.0.2",
-                build="1",
-                is_vcenter=True,
-            ),
-            taken_at=utc_text(BEGIN + timedelta(seconds=self.kernel.now)),
-            vms=tuple(self.facts(vm) for vm in self.vms.values()),
-            hosts=(HOST_FACTS,),
-            datastores=(DATASTORE,),
-            places=(),
-        )
-
     # -- calls of the product ------------------------------------------------------------------------
 
     def vm(self, moref: str) -> VirtualVm:
@@ -377,16 +203,16 @@ class VirtualVsphere:
             for vm in self.vms.values():
                 for found in vm.snapshots:
                     if found.moref == moref:
-                        return {"config": self._config(found)}
+                        return {"config": config_of(found)}
             raise SourceGone("the object is no longer there", object=moref)
         vm = self.vm(moref)
-        return {path: self._property(vm, path) for path in paths}
+        return {path: property_of(vm, path) for path in paths}
 
     def start_task(self, moref: str, method: str, arguments: Mapping[str, Any]) -> Any:
         """A task of the product's. Raises: SourceGone, VsphereBusy."""
         vm = self._target(moref)
         self.counts[method] = self.counts.get(method, 0) + 1
-        effect = self._effect(vm, moref, method, arguments)
+        effect = self._effects.of(vm, moref, method, arguments)
         if vm.running():
             raise VsphereBusy("another task holds the object", object=vm.moref)
         task = VirtualTask(self._moref("task"), vm.moref)
@@ -424,11 +250,15 @@ class VirtualVsphere:
             raise VsphereFailed("this change id is not known", fault="FileFault")
         return changed
 
+    def next_number(self) -> int:
+        """One that nothing has yet."""
+        self._number += 1
+        return self._number
+
     # -- inside --------------------------------------------------------------------------------------
 
     def _moref(self, kind: str) -> str:
-        self._number += 1
-        return f"{kind}-{self._number}"
+        return f"{kind}-{self.next_number()}"
 
     def _target(self, moref: str) -> VirtualVm:
         if not moref.startswith("snapshot"):
@@ -437,101 +267,6 @@ class VirtualVsphere:
             if any(each.moref == moref for each in vm.snapshots):
                 return vm
         raise SourceGone("the object is no longer there", object=moref)
-
-    def _effect(
-        self, vm: VirtualVm, moref: str, method: str, arguments: Mapping[str, Any]
-    ) -> Callable[[], None]:
-        """What the task does at its end; what must hold of the call is looked at now."""
-        if method in ("CreateSnapshot_Task", "CreateSnapshotEx_Task"):
-            return self._create(vm, arguments, quiesced=method == "CreateSnapshotEx_Task")
-        if method == "RemoveSnapshot_Task":
-            return self._remove(vm, moref, arguments)
-        if method == "ConsolidateVMDisks_Task":
-            return lambda: self.merge_unexplained(vm)
-        assert method == "ReconfigVM_Task", method
-        return self._reconfigure(vm, arguments["spec"])
-
-    def _create(
-        self, vm: VirtualVm, arguments: Mapping[str, Any], *, quiesced: bool
-    ) -> Callable[[], None]:
-        description = str(arguments["description"])
-        nonce = description.rpartition("nonce=")[2]
-        job = description.partition("job=")[2].partition(" ")[0]
-        if not self._intended("snapshot", "nonce", nonce):
-            raise Violation("a snapshot is made that the ledger does not know")
-
-        def make() -> None:
-            found = self.make_snapshot(
-                vm, str(arguments["name"]), description, ours=True, quiesced=quiesced
-            )
-            self.truths.setdefault(job, []).append(found)
-
-        return make
-
-    def _remove(
-        self, vm: VirtualVm, moref: str, arguments: Mapping[str, Any]
-    ) -> Callable[[], None]:
-        found = next(each for each in vm.snapshots if each.moref == moref)
-        if not found.ours or arguments.get("removeChildren"):
-            raise Violation(f"a foreign snapshot is removed: {found.description}")
-        held = {f"[one] {each.file.path}" for each in found.disks}
-        for proxy in self.vms.values():
-            for device in proxy.devices:
-                if getattr(getattr(device, "backing", None), "fileName", "") in held:
-                    raise Violation("a snapshot is removed while a disk of it is attached")
-        leaves = self.wrong.leaves_links > 0
-        if leaves:
-            self.wrong.leaves_links -= 1
-
-        def drop() -> None:
-            if found in vm.snapshots:
-                self.drop_snapshot(vm, found, merges=not leaves)
-
-        return drop
-
-    def _reconfigure(self, vm: VirtualVm, spec: Any) -> Callable[[], None]:
-        if spec.changeVersion and spec.changeVersion != str(vm.version):
-            raise VsphereBusy("somebody else changed it", fault="ConcurrentAccess")
-        if not spec.deviceChange:
-            wanted = bool(spec.changeTrackingEnabled)
-            if wanted and vm.snapshots:
-                raise Violation("change tracking is switched on under a snapshot")
-
-            def switch() -> None:
-                vm.tracking = wanted
-                vm.version += 1
-
-            return switch
-        change = spec.deviceChange[0]
-        if change.fileOperation:
-            raise Violation("a device is changed with a file operation")
-        device = change.device
-        if str(change.operation) == "add":
-            return self._attach(vm, device)
-        if int(device.key) not in vm.attached:
-            raise Violation(f"a foreign disk is detached: {device.backing.fileName}")
-
-        def detach() -> None:
-            vm.devices = [each for each in vm.devices if each.key != device.key]
-            vm.attached.discard(int(device.key))
-
-        return detach
-
-    def _attach(self, vm: VirtualVm, device: Any) -> Callable[[], None]:
-        path = str(device.backing.fileName).partition("] ")[2]
-        if not self._intended("hot_add", "path", path):
-            raise Violation("a disk is attached that the ledger does not know")
-
-        def attach() -> None:
-            taken = {each.unitNumber for each in vm.devices if each.key >= 2000}
-            if device.unitNumber in taken:
-                raise VsphereFailed("the unit is taken", fault="InvalidDeviceSpec")
-            self._number += 1
-            device.key = 3000 + self._number
-            vm.devices = [*vm.devices, device]
-            vm.attached.add(int(device.key))
-
-        return attach
 
     def _end(
         self, vm: VirtualVm, task: VirtualTask, effect: Callable[[], None], *, fails: bool
@@ -544,86 +279,3 @@ class VirtualVsphere:
                 effect()
             except VsphereFailed as error:
                 task.state, task.fault = "error", str(error.facts.get("fault", ""))
-
-    def _property(self, vm: VirtualVm, path: str) -> Any:
-        values: dict[str, Callable[[], Any]] = {
-            "name": lambda: vm.name,
-            "snapshot": lambda: self._tree(vm),
-            "config.instanceUuid": lambda: vm.instance_uuid,
-            "config.changeVersion": lambda: str(vm.version),
-            "config.changeTrackingEnabled": lambda: vm.tracking,
-            "config.hardware.device": lambda: list(vm.devices),
-            "recentTask": lambda: [vim.Task(each.moref, None) for each in vm.running()],
-            "runtime.powerState": lambda: "poweredOn",
-            "runtime.connectionState": lambda: "connected",
-            "runtime.host": lambda: vim.HostSystem(HOST, None),
-        }
-        return values[path]()
-
-    def _tree(self, vm: VirtualVm) -> Any:
-        if not vm.snapshots:
-            return None
-
-        def tree(found: VirtualSnapshot) -> Any:
-            return SimpleNamespace(
-                snapshot=vim.vm.Snapshot(found.moref, None),
-                name=found.name,
-                description=found.description,
-                createTime=found.created_at,
-                quiesced=found.quiesced,
-                childSnapshotList=[tree(each) for each in vm.snapshots if each.parent is found],
-            )
-
-        return SimpleNamespace(
-            rootSnapshotList=[tree(each) for each in vm.snapshots if each.parent is None],
-            currentSnapshot=vim.vm.Snapshot(vm.current.moref, None) if vm.current else None,
-        )
-
-    def _config(self, found: VirtualSnapshot) -> Any:
-        disks = [
-            self._disk(each.disk, each.file, each.change_id, count=each.count)
-            for each in found.disks
-        ]
-        return SimpleNamespace(hardware=SimpleNamespace(device=disks))
-
-    def _node(self, found: VirtualSnapshot) -> SnapshotNode:
-        return SnapshotNode(
-            moref=found.moref,
-            parent_moref="" if found.parent is None else found.parent.moref,
-            name=found.name,
-            description=found.description,
-            created_at=utc_text(found.created_at),
-            quiesced=found.quiesced,
-        )
-
-    def _disk(
-        self, disk: VirtualDisk, tip: VirtualFile, change_id: str, *, count: int = 0
-    ) -> DiskFacts:
-        return DiskFacts(
-            device_key=disk.key,
-            backing_uuid=disk.uuid,
-            label=f"Hard disk {disk.key - 1999}",
-            capacity_bytes=(count or disk.count) * BLOCK_BYTES,
-            sector_bytes=512,
-            chain=tuple(
-                ChainLink(
-                    datastore_id=DATASTORE.datastore_id,
-                    datastore_moref=DATASTORE.moref,
-                    datastore_name=DATASTORE.name,
-                    path=link.path,
-                )
-                for link in tip.links()
-            ),
-            change_id=change_id,
-            mode="persistent",
-            sharing="sharingNone",
-            thin=True,
-            raw_mapping="",
-            encrypted=False,
-            controller_key=1000,
-            bus_number=0,
-            unit_number=disk.key - 2000,
-            adapter="pvscsi",
-            bus_sharing="noSharing",
-            unprotected_reason="",
-        )
