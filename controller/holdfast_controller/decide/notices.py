@@ -123,7 +123,7 @@ def _counted(one: str, many: str) -> Callable[[int], str]:
 
 
 _TITLES: Final[Mapping[NoticeKind, Callable[[int], str]]] = {
-    NoticeKind.FAILURE: _counted("a job did not end well", "jobs did not end well"),
+    NoticeKind.FAILURE: _counted("a job or run did not end well", "jobs or runs did not end well"),
     NoticeKind.MISSING_SUCCESS: _counted(
         "a VM has no recent good point", "VMs have no recent good point"
     ),
@@ -136,7 +136,8 @@ _TITLES: Final[Mapping[NoticeKind, Callable[[int], str]]] = {
     NoticeKind.DIGEST: _counted("a run has ended", "runs have ended"),
 }
 _ADVICE: Final[Mapping[NoticeKind, str]] = {
-    NoticeKind.FAILURE: "`holdfast job show JOB` tells more, `holdfast job retry RUN` tries again.",
+    NoticeKind.FAILURE: "`holdfast job show JOB` tells more, `holdfast job retry RUN` tries again."
+    " A policy's run that cannot begin is tried as long as its window is open: `holdfast doctor` tells what is missing.",
     NoticeKind.MISSING_SUCCESS: "`holdfast status` shows all VMs.",
     NoticeKind.DEBT: "It is tried again by itself; `holdfast status` shows what is left.",
     NoticeKind.SUSPECT: "Earlier points of these VMs may lack something: `holdfast point list`. The next backup reads everything.",

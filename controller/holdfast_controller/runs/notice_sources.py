@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from holdfast_common.clock import parse_utc
+from holdfast_common.clock import parse_utc, utc_text
 from holdfast_common.errors import NotFound
 from holdfast_common.identity import RunId
 from holdfast_common.units import size_text
@@ -22,6 +22,7 @@ from holdfast_controller.runs.repository_space import Space
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.job_figures import EndedJob
 from holdfast_controller.store.jobs import JobRow
+from holdfast_controller.store.policy_slots import NotBegun
 from holdfast_controller.store.protection import ProtectedVm
 
 _NOT_WELL: Final = frozenset({JobState.FAILED, JobState.PARTIAL, JobState.INTERRUPTED})
@@ -44,6 +45,19 @@ def passing_notices(world: World, ended: Sequence[EndedJob]) -> list[Notice]:
     since = world.clock.now() - PASSING_AGE_MAX
     recent = [job for job in ended if parse_utc(job.finished_at) >= since]
     return [*_failures(recent), *_digests(world, recent)]
+
+
+def not_begun_notices(runs: Iterable[NotBegun]) -> list[Notice]:
+    """Of policies' runs that could not begin though they were tried for long."""
+    return [
+        Notice(
+            key=f"not begun:{each.moment.policy_id}:{utc_text(each.moment.slot)}",
+            kind=NoticeKind.FAILURE,
+            text=f"policy {each.policy}: its run of {each.moment.slot.isoformat(timespec='minutes')}"
+            f" cannot begin: {shortened(each.moment.told)}",
+        )
+        for each in runs
+    ]
 
 
 def _debts(world: World) -> Iterator[Notice]:

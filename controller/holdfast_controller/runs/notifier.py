@@ -27,7 +27,12 @@ from holdfast_controller.decide.notices import (
     standing_changes,
 )
 from holdfast_controller.notification_urls import is_set, notification_urls
-from holdfast_controller.runs.notice_sources import passing_notices, standing_notices
+from holdfast_controller.runs.notice_sources import (
+    not_begun_notices,
+    passing_notices,
+    standing_notices,
+)
+from holdfast_controller.runs.policy_runs import TRIES_SECONDS
 from holdfast_controller.runs.promises import Promises
 from holdfast_controller.runs.repository_space import SpaceWatch
 from holdfast_controller.runs.sending import Sent, send
@@ -63,6 +68,7 @@ class Notifier:
     def look(self) -> None:
         """Write down what is to be told. Raises: Locked, StoreFailed."""
         self._note_passing()
+        self._note_not_begun()
         table, now = self._world.notices, self._world.clock.now()
         changes = standing_changes(
             standing_notices(self._world, self._space.space, self._promises.now()),
@@ -97,6 +103,16 @@ class Notifier:
         while ended := figures.ended_after(cursor):
             cursor = ended[-1].event_id
             table.add_passing(passing_notices(self._world, ended), cursor=cursor)
+
+    def _note_not_begun(self) -> None:
+        """Runs of policies that could not begin: no job ever ends that would tell of them."""
+        slots, now = self._world.policy_slots, self._world.clock.now()
+        tried_out = now - timedelta(seconds=TRIES_SECONDS)
+        found = slots.not_begun(since_before=tried_out, news_since=tried_out - PASSING_AGE_MAX)
+        if found:
+            # in this order: a notice that is there already is added once, and one that is missed never comes
+            self._world.notices.add(not_begun_notices(found))
+            slots.note_told(each.moment for each in found)
 
     def _tell(self, kind: NoticeKind, texts: Sequence[str], due: Sequence[Notice]) -> None:
         message = message_of(kind, texts, sender=socket.gethostname())

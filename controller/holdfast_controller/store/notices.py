@@ -100,14 +100,19 @@ class NoticeTable:
     def add_passing(self, notices: Iterable[Notice], *, cursor: int) -> None:
         """Notices of events up to ``cursor``, to be told; one that is known stays as it is."""
         with self._database.transaction() as connection:
-            connection.executemany(
-                "INSERT OR IGNORE INTO notices (key, kind, text, told_at) VALUES (?,?,?,'')",
-                [(notice.key, notice.kind, notice.text) for notice in notices],
-            )
+            self.add(notices)
             connection.execute(
                 "INSERT INTO notice_cursors (name, event_id) VALUES (?,?)"
                 " ON CONFLICT (name) DO UPDATE SET event_id = excluded.event_id",
                 (_CURSOR, cursor),
+            )
+
+    def add(self, notices: Iterable[Notice]) -> None:
+        """Passing notices, to be told; one that is known stays as it is."""
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO notices (key, kind, text, told_at) VALUES (?,?,?,'')",
+                [(notice.key, notice.kind, notice.text) for notice in notices],
             )
 
     def standing_told(self) -> dict[str, datetime]:

@@ -5,8 +5,10 @@ One whose run could not begin yet is written down too, with why; it was not made
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlite_utils import Database as SqliteDatabase
 from sqlite_utils import Migrations
@@ -45,6 +47,15 @@ def keep_what_cannot_begin(database: SqliteDatabase) -> None:
     database.table("policy_slots").add_column("pending", int, not_null_default=0)
 
 
+@MIGRATIONS()
+def know_what_was_told(database: SqliteDatabase) -> None:
+    """``failing_since``: when its run could not begin first; "": it never failed. ``is_told`` 1: people were notified."""
+    table = database.table("policy_slots")
+    table.add_column("failing_since", str, not_null_default="")
+    table.add_column("is_told", int, not_null_default=0)
+    table.create_index(["pending"])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicySlot:
     """A due moment. ``missed``: earlier ones that it stands for too. ``told``: what people must know of it; ""."""
@@ -55,6 +66,14 @@ class PolicySlot:
     missed: int = 0
     run_id: str = ""
     told: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotBegun:
+    """A due moment whose run could not begin, of the policy with this name; the moment's ``told`` says why."""
+
+    policy: str
+    moment: PolicySlot
 
 
 class PolicySlotTable:
@@ -83,6 +102,32 @@ class PolicySlotTable:
             (policy_id,),
         )
         return found[0] if found else None
+
+    def not_begun(self, *, since_before: datetime, news_since: datetime) -> list[NotBegun]:
+        """What could not begin first before ``since_before``, and of which nobody was notified; oldest first.
+
+        Without what another run stood for since, and without what began to fail before ``news_since``, unless it is
+        the policy's newest moment, which is tried yet.
+        """
+        rows = self._database.execute(
+            "SELECT policies.name, s.policy_id, s.slot, s.calendar, s.missed, s.run_id, s.told"
+            " FROM policy_slots AS s JOIN policies USING (policy_id)"
+            " WHERE s.pending = 1 AND s.is_told = 0 AND s.failing_since != ''"
+            " AND s.failing_since <= ?1 AND (s.failing_since >= ?2 OR s.slot ="
+            " (SELECT max(slot) FROM policy_slots AS n WHERE n.policy_id = s.policy_id))"
+            " AND NOT EXISTS (SELECT 1 FROM policy_slots AS later WHERE later.policy_id = s.policy_id"
+            " AND later.slot > s.slot AND later.run_id != '') ORDER BY s.slot, policies.name",
+            (utc_text(since_before), utc_text(news_since)),
+        ).fetchall()
+        return [NotBegun(policy=str(row[0]), moment=_slot(row[1:])) for row in rows]
+
+    def note_told(self, moments: Iterable[PolicySlot]) -> None:
+        """People were notified that their runs could not begin."""
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "UPDATE policy_slots SET is_told = 1 WHERE policy_id = ? AND slot = ?",
+                [(each.policy_id, utc_text(each.slot)) for each in moments],
+            )
 
     def go_on(self, slot: PolicySlot, run_id: RunId) -> None:
         """Another run goes on with what was left of its run."""
@@ -126,8 +171,8 @@ class PolicySlotTable:
         """Whether it was: not over what was taken."""
         with self._database.transaction() as connection:
             written = connection.execute(
-                "INSERT INTO policy_slots (policy_id, slot, calendar, missed, run_id, told, taken_at, pending)"
-                " VALUES (?,?,?,?,?,?,?,?) ON CONFLICT (policy_id, slot) DO UPDATE SET"
+                "INSERT INTO policy_slots (policy_id, slot, calendar, missed, run_id, told, taken_at, pending,"
+                " failing_since) VALUES (?1,?2,?3,?4,?5,?6,?7,?8, iif(?8, ?7, '')) ON CONFLICT (policy_id, slot) DO UPDATE SET"
                 " calendar = excluded.calendar, missed = excluded.missed, run_id = excluded.run_id,"
                 " told = excluded.told, taken_at = excluded.taken_at, pending = excluded.pending"
                 " WHERE pending = 1",
@@ -149,14 +194,15 @@ class PolicySlotTable:
             f"SELECT policy_id, slot, calendar, missed, run_id, told FROM policy_slots {where}",  # noqa: S608 - constant texts
             values,
         ).fetchall()
-        return [
-            PolicySlot(
-                policy_id=str(row[0]),
-                slot=parse_utc(row[1]),
-                calendar=str(row[2]),
-                missed=int(row[3]),
-                run_id=str(row[4]),
-                told=str(row[5]),
-            )
-            for row in rows
-        ]
+        return [_slot(row) for row in rows]
+
+
+def _slot(row: Sequence[Any]) -> PolicySlot:
+    return PolicySlot(
+        policy_id=str(row[0]),
+        slot=parse_utc(row[1]),
+        calendar=str(row[2]),
+        missed=int(row[3]),
+        run_id=str(row[4]),
+        told=str(row[5]),
+    )

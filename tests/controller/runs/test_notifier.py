@@ -35,6 +35,7 @@ from holdfast_controller.store.ledger import LedgerTable
 from holdfast_controller.store.new_jobs import NewJob
 from holdfast_controller.store.notices import NoticeTable
 from holdfast_controller.store.policies import PolicyChange, PolicyTable
+from holdfast_controller.store.policy_slots import PolicySlot, PolicySlotTable
 from holdfast_controller.store.protection import Protection
 from holdfast_controller.store.runs import RunTable
 from holdfast_controller.store.schema import open_database
@@ -98,6 +99,7 @@ class Desk:
             catalogue=Catalogue(database),
             protection=Protection(database),
             policies=PolicyTable(database, clock, AuditTrail(database, clock)),
+            policy_slots=PolicySlotTable(database, self.clock),
             vcenters=Vcenters(
                 table=VcenterTable(database, clock, seal),
                 inventory=InventoryTable(database),
@@ -139,6 +141,17 @@ class Desk:
         add_vcenter(self.database)
         add_vms(self.database, range(2), taken_at=self.clock.now())
         return add_point(self.database, 0, self.clock.now())
+
+    def cannot_begin(self, why: str = "no proxy agent is connected") -> PolicySlot:
+        """A policy's run that is due now and cannot begin."""
+        if not self.world.policies.policies():
+            self.world.policies.change([PolicyChange(policy=policy(vms=("vm*",)))], actor="me")
+        (stored,) = self.world.policies.policies()
+        moment = PolicySlot(
+            policy_id=stored.policy_id, slot=self.clock.now(), calendar="0 22 * * *", told=why
+        )
+        self.world.policy_slots.cannot_begin(moment)
+        return moment
 
     def _send(self, message: Message, urls: Sequence[Secret]) -> list[Sent]:
         answers = []
@@ -183,6 +196,47 @@ def test_a_job_that_somebody_cancelled_is_no_failure(desk: Desk) -> None:
     assert [kind for kind, _ in desk.look()] == [NoticeKind.DIGEST]
 
 
+def test_a_run_that_cannot_begin_is_told_once_when_it_was_tried_for_an_hour(desk: Desk) -> None:
+    moment = desk.cannot_begin()
+    assert desk.look() == []
+    desk.clock.later += timedelta(minutes=50)
+    desk.world.policy_slots.cannot_begin(replace(moment, told="vCenter does not answer"))
+    assert desk.look() == [], "another reason is no other run"
+    ((kind, line),) = desk.look(later=timedelta(minutes=11))
+    assert kind is NoticeKind.FAILURE
+    assert line.startswith("policy gold: its run of ")
+    assert line.endswith(" cannot begin: vCenter does not answer")
+    assert "holdfast doctor" in desk.sent[-1][1].body
+    # it is tried for days, and what was told a day ago is forgotten
+    for _ in range(3):
+        desk.world.policy_slots.cannot_begin(replace(moment, told="no proxy agent is connected"))
+        assert desk.look(later=timedelta(days=1)) == []
+    desk.cannot_begin()
+    ((kind, _),) = desk.look(later=timedelta(minutes=61))
+    assert kind is NoticeKind.FAILURE, "the next moment is another run"
+
+
+def test_a_run_that_began_after_all_is_not_told_as_one_that_cannot(desk: Desk) -> None:
+    desk.world.policy_slots.take(replace(desk.cannot_begin(), run_id="r1"))
+    assert desk.look(later=timedelta(hours=2)) == []
+    desk.cannot_begin()
+    desk.clock.later += timedelta(minutes=30)
+    desk.world.policy_slots.take(replace(desk.cannot_begin(), run_id="r2", missed=1))
+    assert desk.look(later=timedelta(hours=2)) == [], "the next run stood for it"
+
+
+def test_runs_that_could_not_begin_while_nobody_was_to_be_told_are_no_news_but_the_newest(
+    desk: Desk,
+) -> None:
+    for _ in range(4):
+        desk.cannot_begin()
+        desk.clock.later += timedelta(days=2)
+    desk.look()
+    assert [each.title.rpartition(": ")[2] for _, each in desk.sent] == [
+        "a job or run did not end well"
+    ]
+
+
 def test_failures_that_come_close_together_are_one_message(desk: Desk) -> None:
     desk.job("web")
     assert len(desk.look()) == 2  # and its run
@@ -191,7 +245,7 @@ def test_failures_that_come_close_together_are_one_message(desk: Desk) -> None:
     assert desk.look(later=A_MOMENT) == []
     told = desk.look(later=GATHERING)
     assert [kind for kind, _ in told] == [NoticeKind.FAILURE, NoticeKind.DIGEST]
-    assert "30 jobs did not end well" in desk.sent[-2][1].title
+    assert "30 jobs or runs did not end well" in desk.sent[-2][1].title
     assert desk.look(later=timedelta(days=2)) == []
 
 
