@@ -115,7 +115,12 @@ def init(
                 "--accept-recovery-sheet": accept_recovery_sheet,
             }
         )
-        _check_fresh(places)
+        _check_fresh(
+            places,
+            # that file may be what opens the repository since: its keys may have been changed before the end
+            advice=f"remove {places.trust} and {places.database}, with the files whose names begin so, and run it"
+            f" again; leave {places.controller_state / 'keys'}",
+        )
         unlock = (secrets if secrets.count else replace(secrets, ask_recovery=True)).unlock()
         # imported here: no other set-up waits for the daemon's code
         from holdfast_controller.service.listeners import only_controller
@@ -166,14 +171,15 @@ def initialise_without_repository(places: Places, configuration: ControllerConfi
     _finish(places, configuration, lambda _: None)
 
 
-def _check_fresh(places: Places) -> None:
+def _check_fresh(places: Places, *, advice: str = "") -> None:
     """Before anything is made: what is there already? Raises: Refused; nothing was changed."""
     for left in (places.trust, places.database):
         if left.exists():
             raise Refused(
                 "an earlier set-up was never finished; nothing was changed",
                 found=str(left),
-                advice=f"nothing uses it: remove {places.controller_state} and run init again",
+                advice=advice
+                or f"nothing uses it: remove {places.controller_state} and run init again",
             )
 
 

@@ -2,14 +2,14 @@
 
 The last copy of its database is put in place and told what it cannot know: it is another life (the next controller
 epoch), with keys of its own (rotated: the lost machine's key file opens nothing that comes after), and what the
-repository shows that is newer than the copy. The configuration file comes last and says that all of it is there;
-whatever ends this before leaves nothing that a controller would start with, and it can be done again.
+repository shows that is newer than the copy. It claims the repository before it changes anything else there. The
+configuration file comes last and says that all of it is there; whatever ends this before leaves nothing that a
+controller would start with, and it can be done again.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -17,8 +17,8 @@ from typing import Final
 from holdfast_common.clock import Clock, utc_text
 from holdfast_common.errors import (
     FormatError,
+    HoldfastError,
     IntegrityError,
-    NotFound,
     ObjectExists,
     ObjectMissing,
     Refused,
@@ -29,8 +29,6 @@ from holdfast_common.repository.controller_copy import (
     CopyHead,
     CopyPlace,
     check_copy,
-    copies_by_age,
-    extract_copy,
     stored_copies,
 )
 from holdfast_common.repository.key_changes import add_recipient, recipients_of, rotate, settle
@@ -47,6 +45,7 @@ from holdfast_common.repository.recipients import (
     new_key_file,
 )
 from holdfast_common.trust.keys import write_private
+from holdfast_controller.runs.chosen_copy import Chosen, choose_copy
 from holdfast_controller.runs.own_copy import (
     CONFIGURATION,
     MAY_LACK,
@@ -71,14 +70,6 @@ UNKNOWN_SESSIONS: Final = 1 << 20  # more than any agent can have opened since t
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
-    """The copy that is to be used, with its database in a file; ``passed_over``: newer ones, and why."""
-
-    head: CopyHead
-    passed_over: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BroughtBack:
     """What was done, and what people must know."""
 
@@ -94,39 +85,6 @@ class BroughtBack:
     agents_revoked: tuple[str, ...]
     agents_unknown: tuple[str, ...]
     passed_over: tuple[str, ...]
-
-
-def choose_copy(
-    store: ObjectStore, keys: RepositoryKeys, target: Path, *, needed: Set[str] = frozenset()
-) -> Chosen:
-    """Write the database of the last copy that is whole to ``target``; ``needed``: files that it must have.
-
-    Raises: NotFound, RepositoryFailed.
-    """
-    passed_over: list[str] = []
-    for place in copies_by_age(store):
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                head = extract_copy(store, place, keys, file.write)
-                file.flush()
-                os.fsync(file.fileno())
-        except (IntegrityError, FormatError, ObjectMissing) as error:
-            passed_over.append(f"{place.name}: {error}")
-            continue
-        lacks = sorted(needed - head.files.keys())
-        if lacks:
-            passed_over.append(f"{place.name}: it lacks {', '.join(lacks)}")
-            continue
-        return Chosen(head=head, passed_over=tuple(passed_over))
-    target.unlink(missing_ok=True)
-    raise NotFound(
-        "no copy of a controller in this repository can be used"
-        if passed_over
-        else "there is no copy of a controller in this repository",
-        passed_over="; ".join(passed_over)[:500],
-        advice="its points can be restored all the same, without Holdfast: see about/rescue.py in it",
-    )
 
 
 class BringingBack:
@@ -181,31 +139,42 @@ class BringingBack:
     def _take_over(
         self, database: Database, keys: RepositoryKeys, chosen: Chosen, *, configuration: bytes
     ) -> BroughtBack:
+        """The claim comes first: from then on no other controller begins anything. Only then the keys are changed.
+
+        So an attempt that ends before its claim changed nothing, and of two at the same time at most one rotates.
+        """
         settings = Settings(database)
         keys = self._as_the_copy_knows_it(settings, keys)
         points = list_points(self._store, keys)
         epoch = self._next_epoch(settings, keys, points)
-        changed, recipient = self._with_own_key(keys, chosen.head.files.get(RECIPIENT, b""))
-        settle(self._store, changed)
         with database.transaction():
-            self._note(settings, changed, epoch)
-            known = _known_points(database, changed)
-            revoked, unknown = self._agents(database, changed)
-            added = self._add_points(database, changed, points, known)
+            self._note(settings, keys, CopyPlace(controller_epoch=epoch, number=1))
+            known = _known_points(database, keys)
+            revoked, unknown = self._agents(database, keys)
+            added = self._add_points(database, keys, points, known)
             AuditTrail(database, self._clock).append(
                 actor=ACTOR,
                 action="bring the controller back",
-                object=changed.repository_id,
+                object=keys.repository_id,
                 result=f"from {chosen.head.place.name}, controller epoch {epoch}",
             )
         own = OwnCopy(
             place=CopyPlace(controller_epoch=epoch, number=1),
             controller_id=settings.get(names.CONTROLLER_ID),
             made_at=settings.get(names.DATABASE_COPIED_AT),
-            recipient=recipient,
+            recipient=chosen.head.files.get(RECIPIENT, b""),
             configuration=configuration,
         )
-        self._claim(database, changed, own)
+        self._claim(database, keys, own)
+        changed, recipient = self._with_own_key(keys, own.recipient)
+        settle(self._store, changed)
+        second = CopyPlace(controller_epoch=epoch, number=2)
+        with database.transaction():
+            self._note(settings, changed, second)
+        # sealed with the new keys: who kept those of the lost controller cannot put a later one
+        own = replace(own, place=second, recipient=recipient)
+        store_own_copy(self._store, changed, own, database=database, places=self._places)
+        self._check_newest(changed, epoch)
         there = {str(point.point_id) for point in points.points}
         there |= {item.name.rpartition("/")[2] for item in points.unusable}
         return BroughtBack(
@@ -243,43 +212,63 @@ class BringingBack:
 
     def _next_epoch(self, settings: Settings, keys: RepositoryKeys, points: PointList) -> int:
         """Beyond every one that was ever used, as far as the copy, the copies and the points tell."""
-        epoch = int(settings.get(names.CONTROLLER_EPOCH) or 1)
+        epoch = self._newest_epoch(keys, at_least=int(settings.get(names.CONTROLLER_EPOCH) or 1))
+        return max([epoch, *(point.controller_epoch for point in points.points)]) + 1
+
+    def _newest_epoch(self, keys: RepositoryKeys, *, at_least: int) -> int:
+        """Of the copies that somebody with the keys put."""
         for place in reversed(stored_copies(self._store)):
-            if place.controller_epoch <= epoch:
+            if place.controller_epoch <= at_least:
                 break
             try:
                 check_copy(self._store, place, keys.common)
             except (IntegrityError, FormatError, ObjectMissing):
                 continue  # anybody may have put it
-            epoch = place.controller_epoch
-        return max([epoch, *(point.controller_epoch for point in points.points)]) + 1
+            return place.controller_epoch
+        return at_least
+
+    def _check_newest(self, keys: RepositoryKeys, epoch: int) -> None:
+        """Raises: Refused when somebody else took over since this one's claim."""
+        if self._newest_epoch(keys, at_least=epoch) > epoch:
+            raise _two_at_once()
 
     def _with_own_key(self, keys: RepositoryKeys, lost: bytes) -> tuple[RepositoryKeys, bytes]:
-        """Rotated, with a new key file in the place of the lost controller's; and its public key."""
+        """Rotated, with a new key file in the place of the lost controller's; and its public key.
+
+        An attempt on this machine that ended after its rotation left its key file: that one is used, and the keys
+        need no further change.
+        """
+        key_file = self._places.controller_state / "keys" / f"{keys.repository_id}.key"
+        entries = recipients_of(self._store, keys)
+        left = _public_key(key_file)
+        if left and left != lost and any(entry.public_key == left for entry in entries):
+            return keys, left
         content = new_key_file(SYSTEM_RANDOMNESS)
         new = key_file_recipient(content, label=LABEL)
-        key_file = self._places.controller_state / "keys" / f"{keys.repository_id}.key"
         write_private(key_file, content)  # before the generation that needs it
-        entries = recipients_of(self._store, keys)
         own = _own_entry(entries, lost)
-        if own is None:
-            keys = add_recipient(self._store, keys, new, clock=self._clock)
-            return rotate(self._store, keys), new.public_key
-        changed = tuple(
-            _renewed(entry, new, at=utc_text(self._clock.now())) if entry is own else entry
-            for entry in entries
-        )
-        return rotate(self._store, keys, recipients=changed), new.public_key
+        try:
+            if own is None:
+                keys = add_recipient(self._store, keys, new, clock=self._clock)
+                return rotate(self._store, keys), new.public_key
+            changed = tuple(
+                _renewed(entry, new, at=utc_text(self._clock.now())) if entry is own else entry
+                for entry in entries
+            )
+            return rotate(self._store, keys, recipients=changed), new.public_key
+        except ObjectExists as error:
+            raise _two_at_once() from error
 
-    def _note(self, settings: Settings, keys: RepositoryKeys, epoch: int) -> None:
+    def _note(self, settings: Settings, keys: RepositoryKeys, place: CopyPlace) -> None:
+        """What this life is, and that it puts this copy next."""
         now = utc_text(self._clock.now())
         settings.set(names.REPOSITORY_FOLDER, str(self._folder))
         settings.set(names.REPOSITORY_GENERATION, str(keys.generation))
         settings.set(names.REPOSITORY_AUTHORITY, keys.authority_public.hex())
         settings.set(names.WRITERS_NUMBER, str(keys.writers(self._store).number))
-        settings.set(names.CONTROLLER_EPOCH, str(epoch))
+        settings.set(names.CONTROLLER_EPOCH, str(place.controller_epoch))
         settings.set(names.BROUGHT_BACK_AT, now)
-        settings.set(names.SELF_BACKUP_NUMBER, "1")
+        settings.set(names.SELF_BACKUP_NUMBER, str(place.number))
         settings.set(names.DATABASE_COPIED_AT, now)
         settings.set(names.SELF_BACKUP_KEY_EPOCH, str(keys.secrets.current.epoch))
         settings.set(names.SELF_BACKUP_PROBLEM, "")
@@ -318,10 +307,15 @@ class BringingBack:
         try:
             store_own_copy(self._store, keys, own, database=database, places=self._places)
         except ObjectExists as error:
-            raise Refused(
-                "somebody else brings this controller back at the same time",
-                advice="let only one of them finish; then remove what this one left and try again",
-            ) from error
+            raise _two_at_once() from error
+        self._check_newest(keys, own.place.controller_epoch)
+
+
+def _two_at_once() -> Refused:
+    return Refused(
+        "somebody else brings this controller back at the same time",
+        advice="let only one of them go on: stop the other one, and run this one again",
+    )
 
 
 def removed_leftovers(places: Places) -> Callable[[], None]:
@@ -343,6 +337,14 @@ def removed_leftovers(places: Places) -> Callable[[], None]:
 def _known_points(database: Database, keys: RepositoryKeys) -> set[str]:
     rows = Catalogue(database).points()
     return {row.point_id for row in rows if row.repository_id == keys.repository_id}
+
+
+def _public_key(key_file: Path) -> bytes:
+    """Empty: there is no such file, or it is none."""
+    try:
+        return key_file_recipient(key_file.read_bytes(), label=LABEL).public_key
+    except (OSError, HoldfastError):
+        return b""
 
 
 def _own_entry(entries: tuple[RecipientEntry, ...], lost: bytes) -> RecipientEntry | None:

@@ -5,20 +5,28 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from holdfast_common.clock import SystemClock
-from holdfast_common.errors import NotFound, Refused, WrongKey
+from holdfast_common.errors import HoldfastError, NotFound, Refused, WrongKey
 from holdfast_common.identity import AgentId, JobId
 from holdfast_common.job_spec import Attempt
 from holdfast_common.logs import Secret
 from holdfast_common.places import HOME_VARIABLE, Places, find_places
-from holdfast_common.repository.controller_copy import CopyPlace, stored_copies
+from holdfast_common.repository.controller_copy import (
+    CopyPlace,
+    copies_by_age,
+    extract_copy,
+    stored_copies,
+)
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.keys import open_repository
-from holdfast_common.repository.recipients import KeyFileUnlock
+from holdfast_common.repository.object_store import ObjectStore
+from holdfast_common.repository.recipients import KeyFileUnlock, Unlock
 from holdfast_controller import main
+from holdfast_controller.runs.bring_back import BringingBack
 from holdfast_controller.runs.engine import Engine
 from holdfast_controller.runs.repository_care import RepositoryCare
 from holdfast_controller.runs.requests import BackupRequest
@@ -29,6 +37,7 @@ from holdfast_controller.store.database import Database
 from holdfast_controller.store.schema import open_database
 from holdfast_controller.store.secrets import SecretSeal
 from holdfast_controller.store.settings import Settings
+from support.faulty_store import Fault, FaultyStore
 from support.one_controller import OneController, one_controller
 
 NOT_FOUND = NotFound.exit_status
@@ -371,3 +380,127 @@ def test_only_so_many_copies_stay(lost: OneController) -> None:
     with DirectoryStore.open(lost.repository) as store:
         numbers = [place.number for place in stored_copies(store)]
     assert numbers == list(range(8, 32))
+
+
+class Cut(HoldfastError):
+    """Not of the kinds that are handled anywhere: as if it ended here."""
+
+    code = "cut"
+
+
+def bringing(lost: OneController, home: Path, store: ObjectStore, unlock: Unlock) -> BringingBack:
+    places = find_places({HOME_VARIABLE: str(home)})
+    places.configuration.mkdir(parents=True, exist_ok=True)
+    return BringingBack(places, lost.repository, store, unlock=unlock, clock=SystemClock())
+
+
+def attempt(lost: OneController, home: Path, fault: Fault, *, unlock: Unlock) -> None:
+    """One that is cut off at a call of the storage, and undoes nothing; raises what cut it off."""
+    with DirectoryStore.open(lost.repository) as inner:
+        faulty = FaultyStore(inner, fault)
+        bringing(lost, home, faulty, unlock).carry_out(lambda text: text, sheet_was_typed=True)
+
+
+def again(home: Path) -> None:
+    """As the refusal of a second attempt advises."""
+    state = find_places({HOME_VARIABLE: str(home)})
+    shutil.rmtree(state.trust, ignore_errors=True)
+    for path in state.database.parent.glob(state.database.name + "*"):
+        path.unlink()
+
+
+def lasting_steps(lost: OneController, home: Path, unlock: Unlock) -> list[tuple[int, str]]:
+    """The calls that change something, by number: at the others nothing new can have happened."""
+
+    class Listing(FaultyStore):
+        def _step(self, what: str) -> bool:
+            if what.startswith(("put ", "commit ", "delete ")):
+                steps.append((self.calls, what))
+            return super()._step(what)
+
+    steps: list[tuple[int, str]] = []
+    with DirectoryStore.open(lost.repository) as inner:
+        listing = Listing(inner, Fault(call=-1, error=Cut("")))
+        bringing(lost, home, listing, unlock).carry_out(lambda text: text, sheet_was_typed=True)
+    return steps
+
+
+def test_wherever_it_is_cut_off_nobody_or_one_works_and_the_next_attempt_ends_it(
+    lost: OneController, tmp_path: Path
+) -> None:
+    """With the lost controller alive beside it, and its own key file as the only secret that anybody has."""
+    old_key = next((lost.places.controller_state / "keys").glob("*.key")).read_bytes()
+    untouched = tmp_path / "untouched"
+    shutil.copytree(lost.repository, untouched)
+    unlock = KeyFileUnlock(old_key)
+    steps = lasting_steps(lost, tmp_path / "whole", unlock)
+    assert steps[0][1].startswith("commit controller/0000000002/"), "the claim comes first"
+    assert any(what.startswith("put keys/") for _, what in steps)
+    for number, (call, what) in enumerate(steps):
+        for reply_lost in (False, True):
+            where = f"{what}, {reply_lost=}"
+            shutil.rmtree(lost.repository)
+            shutil.copytree(untouched, lost.repository)
+            home = tmp_path / f"home {number} {reply_lost}"
+            fault = Fault(call=call, error=Cut("cut off"), reply_lost=reply_lost, persistent=True)
+            with pytest.raises(Cut):
+                attempt(lost, home, fault, unlock=unlock)
+            places = find_places({HOME_VARIABLE: str(home)})
+            assert not places.controller_configuration.exists(), where
+            with DirectoryStore.open(lost.repository) as store:
+                is_claimed = CopyPlace(controller_epoch=2, number=1) in stored_copies(store)
+                generation = newest_generation(lost)
+            assert generation == 1 or is_claimed, where
+            lost.settings.set(names.TAKEN_OVER, "")
+            lost.backup.look()
+            assert bool(lost.settings.get(names.TAKEN_OVER)) == is_claimed, where
+            again(home)
+            key_file = next((places.controller_state / "keys").glob("*.key"), None)
+            key = key_file.read_bytes() if generation > 1 and key_file else old_key
+            attempt(lost, home, Fault(call=-1, error=Cut("")), unlock=KeyFileUnlock(key))
+            assert places.controller_configuration.exists(), where
+            with DirectoryStore.open(lost.repository) as store:
+                new = open_repository(store, KeyFileUnlock(key_file_of(places).read_bytes()))
+                last = copies_by_age(store)[0]
+                assert extract_copy(store, last, new, lambda _: None).place.number == 2, where
+                with pytest.raises(WrongKey):
+                    open_repository(store, KeyFileUnlock(old_key))
+            database = open_database(places.database)
+            epoch = int(Settings(database).get(names.CONTROLLER_EPOCH))
+            database.close()
+            assert (epoch, last.controller_epoch) == (epoch, epoch), where
+            assert epoch == (3 if is_claimed else 2), where
+            is_whole = what.startswith("commit controller/") and number > 0
+            assert new.generation == 2 or is_whole, f"no rotation that nobody needs: {where}"
+
+
+def newest_generation(lost: OneController) -> int:
+    return max(int(path.name[:10]) for path in (lost.repository / "keys").glob("0*"))
+
+
+def key_file_of(places: Places) -> Path:
+    return next((places.controller_state / "keys").glob("*.key"))
+
+
+def test_of_two_that_bring_it_back_at_once_the_later_claim_is_refused_and_changes_no_key(
+    lost: OneController, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both looked before either put its claim."""
+    unlock = KeyFileUnlock(key_file_of(lost.places).read_bytes())
+    whole = Fault(call=-1, error=Cut(""))
+    claim = BringingBack._claim
+
+    def claim_later(bringing: BringingBack, database: Database, *more: Any) -> None:
+        monkeypatch.setattr(BringingBack, "_claim", claim)
+        attempt(lost, tmp_path / "other", whole, unlock=unlock)
+        claim(bringing, database, *more)
+
+    monkeypatch.setattr(BringingBack, "_claim", claim_later)
+    with pytest.raises(Refused, match="at the same time"):
+        attempt(lost, tmp_path / "later", whole, unlock=unlock)
+    assert newest_generation(lost) == 2, "the other one's"
+    assert not (tmp_path / "later/etc/controller.toml").exists()
+    other = find_places({HOME_VARIABLE: str(tmp_path / "other")})
+    with DirectoryStore.open(lost.repository) as store:
+        assert open_repository(store, KeyFileUnlock(key_file_of(other).read_bytes()))
+        assert copies_by_age(store)[0] == CopyPlace(controller_epoch=2, number=2)
