@@ -12,6 +12,8 @@ from typing import Final
 from holdfast_common.identity import DatastoreId, JobId, LineageId, PointId, RepositoryId, RunId
 from holdfast_common.logs import Secret
 
+_ALL: Final = 1_000_000
+
 
 class TransportKind(StrEnum):
     """A way to reach one disk."""
@@ -146,6 +148,10 @@ class TrackingAudit:
 
     share_millionths: int
     turn: int = 0
+
+    def bytes_of(self, length: int) -> int:
+        """How many of so many bytes it reads, roughly: it is a random sample."""
+        return length * min(self.share_millionths, _ALL) // _ALL
 
 
 NO_AUDIT: Final = TrackingAudit(share_millionths=0)

@@ -22,7 +22,6 @@ from holdfast_agent.pipelines.repository_access import (
     same_disk,
 )
 from holdfast_agent.pipelines.tracking_audit import (
-    AUDIT_UNIT_BYTES,
     TRACKING_LIED,
     Audited,
     audit_sample,
@@ -165,7 +164,7 @@ def _back_up_disk(
     with opened_disk(
         disk.ticket, context.configuration, capacity_bytes=disk.capacity_bytes, check=context.check
     ) as source:
-        audited = _audited(plan, audit, source, writer, context)
+        audited = _audited(plan, audit, source, writer, context, progress=progress)
         if audited.differing:
             context.warn(TRACKING_LIED, f"{disk.label}: {lie_text(audited.differing)}")
             before, plan = plan, _read_whole(plan, audited)
@@ -215,6 +214,8 @@ def _audited(
     source: OpenedDisk,
     writer: PointWriter,
     context: JobContext,
+    *,
+    progress: Progress,
 ) -> Audited:
     """What change tracking calls unchanged, looked at in part; nothing where everything is read anyway."""
     if not plan.only_changes or plan.previous is None or not isinstance(source, RandomDisk):
@@ -226,11 +227,22 @@ def _audited(
         changed=plan.areas,
     )
 
-    def check() -> None:
-        context.pace(plan.disk.device_key, AUDIT_UNIT_BYTES)
-        writer.renew_lease()
+    unchanged_bytes = plan.disk.capacity_bytes - plan.areas.total_bytes
+    expected_bytes = audit.bytes_of(unchanged_bytes)  # a random sample comes to it roughly
+    progress.expect(expected_bytes)
+    looked_at = 0
 
-    return audit_tracking(source, writer.previous_blocks(plan.previous), sample, check=check)
+    def check(length: int) -> None:
+        nonlocal looked_at
+        context.pace(plan.disk.device_key, length)
+        writer.renew_lease()
+        looked_at += length
+        progress.add(length)
+
+    previous = writer.previous_blocks(plan.previous)
+    audited = audit_tracking(source, previous, sample, check=check)
+    progress.expect(looked_at - expected_bytes)
+    return audited
 
 
 def _read_whole(plan: _Plan, audited: Audited) -> _Plan:

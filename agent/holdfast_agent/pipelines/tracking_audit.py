@@ -8,31 +8,37 @@ audit is a random sample, and as many audits in a row as there are shares have r
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from holdfast_agent.pipelines.repository_access import WORKERS
 from holdfast_agent.transport_table import RandomDisk
 from holdfast_common.blocks.wanted import told_apart
 from holdfast_common.direct_writes import page_aligned
 from holdfast_common.extents import Extent, merged, split, total_length
 from holdfast_common.job_spec import TrackingAudit
-from holdfast_common.repository.previous_digests import PreviousBlocks
-from holdfast_common.units import MIB
+from holdfast_common.repository.previous_digests import BlockDigests, PreviousBlocks
+from holdfast_common.units import GIB, MIB
 
 TRACKING_LIED: Final = "tracking_lied"  # the warning's code
 AUDIT_UNIT_BYTES: Final = 4 * MIB  # few seeks, and yet a sample of a small disk is one
 _READ_BYTES: Final = MIB
+_HOLE_BYTES: Final = GIB
 _UNITS_AT_ONCE: Final = 1 << 20
 _ALL: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audited:
-    """What an audit found. It ends at the first unit that differs; ``differing`` are blocks of that one."""
+    """What an audit found. It ends at the first MiB that differs; ``differing`` are blocks of that one."""
 
     compared_bytes: int = 0
     unknown_bytes: int = 0  # of which the repository cannot say any more what they were
@@ -44,34 +50,28 @@ def audit_tracking(
     previous: PreviousBlocks,
     sample: Iterable[Extent],
     *,
-    check: Callable[[], None],
+    check: Callable[[int], None],
 ) -> Audited:
     """Read the sample and compare it with the previous point, until something differs.
 
-    ``check`` is called before each read. Raises: what it raises; SourceFailed, ShortRead, IntegrityError
-    and others.
+    ``check`` is called before each read, with its length. Raises: what it raises; SourceFailed, ShortRead,
+    IntegrityError and others. When it returns or raises, the source is read no more.
     """
     compared_bytes = unknown_bytes = 0
-    buffer = page_aligned(_READ_BYTES)
-    for unit in sample:
-        differing: list[Extent] = []
-        for part, is_allocated in source.parts([unit]):
-            for piece in split([part], unit=_READ_BYTES):
-                check()
-                data = buffer[: piece.length] if is_allocated else None
-                if data is not None:
-                    source.read_into(piece.offset, data)
-                found = previous.compared(piece, data)
-                compared_bytes += piece.length - found.unknown_bytes
-                unknown_bytes += found.unknown_bytes
-                differing += found.differing
-        if differing:
-            return Audited(
-                compared_bytes=compared_bytes,
-                unknown_bytes=unknown_bytes,
-                differing=tuple(merged(differing)),
-            )
-    return Audited(compared_bytes=compared_bytes, unknown_bytes=unknown_bytes)
+    differing: list[Extent] = []
+    with closing(_read_ahead(source, previous, sample, check=check)) as pieces:
+        for piece, digests in pieces:
+            found = previous.compared(piece, digests())
+            compared_bytes += piece.length - found.unknown_bytes
+            unknown_bytes += found.unknown_bytes
+            differing += found.differing
+            if differing:
+                break
+    return Audited(
+        compared_bytes=compared_bytes,
+        unknown_bytes=unknown_bytes,
+        differing=tuple(merged(differing)),
+    )
 
 
 def audit_sample(
@@ -93,8 +93,55 @@ def lie_text(differing: Iterable[Extent]) -> str:
     )
 
 
+_Piece = tuple[Extent, Callable[[], BlockDigests | None]]  # waits for its digests; None: a hole
+
+
+def _read_ahead(
+    source: RandomDisk,
+    previous: PreviousBlocks,
+    sample: Iterable[Extent],
+    *,
+    check: Callable[[int], None],
+) -> Generator[_Piece]:
+    """The sample's pieces in order, some of them ahead: reading and hashing take several threads."""
+    buffers: SimpleQueue[memoryview] = SimpleQueue()
+    for _ in range(WORKERS):
+        buffers.put(page_aligned(_READ_BYTES))
+
+    def digests(piece: Extent) -> BlockDigests:
+        buffer = buffers.get()
+        try:
+            data = buffer[: piece.length]
+            source.read_into(piece.offset, data)
+            return previous.digests_of(data)
+        finally:
+            buffers.put(buffer)
+
+    ahead: deque[_Piece] = deque()
+    readers = ThreadPoolExecutor(WORKERS, thread_name_prefix="tracking-audit")
+    try:
+        for unit in sample:
+            for part, is_allocated in source.parts([unit]):
+                for piece in split([part], unit=_READ_BYTES if is_allocated else _HOLE_BYTES):
+                    check(piece.length)
+                    reading = readers.submit(digests, piece).result if is_allocated else _no_digests
+                    ahead.append((piece, reading))
+                    if len(ahead) > 2 * WORKERS:
+                        yield ahead.popleft()
+        yield from ahead
+    finally:
+        readers.shutdown(cancel_futures=True)
+
+
+def _no_digests() -> None:
+    return None
+
+
 def _units(audit: TrackingAudit, disk_uuid: str, capacity_bytes: int) -> Iterator[Extent]:
     turns = -(-_ALL // min(audit.share_millionths, _ALL))
+    if turns == 1:
+        yield Extent(offset=0, length=capacity_bytes)
+        return
     cycle, turn = divmod(audit.turn, turns)
     seed = hashlib.sha256(f"{disk_uuid} {cycle}".encode()).digest()[:8]
     count = -(-capacity_bytes // AUDIT_UNIT_BYTES)

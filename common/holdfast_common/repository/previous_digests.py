@@ -25,6 +25,7 @@ from holdfast_common.repository.layout import (
 from holdfast_common.repository.repository_index import RepositoryIndex
 
 UNKNOWN = b""  # a digest that equals none
+BlockDigests = tuple[bytes | None, ...]  # None: the block is zero
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,36 +37,38 @@ class Compared:
 
 
 class PreviousBlocks:
-    """A disk's blocks in an earlier point, to be compared with what is read. One thread, ascending."""
+    """A disk's blocks in an earlier point, to be compared with what is read. `compared`: one thread, ascending."""
 
     def __init__(self, digests: Callable[[int], tuple[bytes | None, ...]], hasher: Hasher) -> None:
         """``digests``: what `previous_digests_of` made."""
         self._digests = digests
         self._hasher = hasher
 
-    def compared(self, extent: Extent, data: memoryview | None) -> Compared:
-        """Compare ``data`` (None: all zeros) with what the point has there; no reading of any pack.
+    def digests_of(self, data: memoryview) -> BlockDigests:
+        """Of what was read from a block's beginning on, for `compared`. In any thread."""
+        parts = [data[start : start + BLOCK_BYTES] for start in range(0, len(data), BLOCK_BYTES)]
+        return tuple(None if _is_zero(part) else self._hasher.block_digest(part) for part in parts)
+
+    def compared(self, extent: Extent, found: BlockDigests | None) -> Compared:
+        """Compare ``found`` (None: all zeros) with what the point has there; no reading of any pack.
 
         ``extent`` begins at a block and ends at one, or at the disk's end. Raises: IntegrityError and others.
         """
         differing: list[Extent] = []
         unknown_bytes = 0
-        for block in split([extent], unit=BLOCK_BYTES):
-            window, place = divmod(block.offset, FRAME_BYTES)
-            before = self._digests(window)[place // BLOCK_BYTES]
-            if before == UNKNOWN:
-                unknown_bytes += block.length
-                continue
-            if data is None:
-                is_same = before is None
-            else:
-                start = block.offset - extent.offset
-                part = data[start : start + block.length]
-                is_same = (
-                    _is_zero(part) if before is None else self._hasher.block_digest(part) == before
+        for part in split([extent], unit=FRAME_BYTES):
+            window, place = divmod(part.offset, FRAME_BYTES)
+            before = self._digests(window)[place // BLOCK_BYTES :]
+            if found is None and before.count(None) == len(before):
+                continue  # a hole, as it was
+            for digest, block in zip(before, split([part], unit=BLOCK_BYTES), strict=False):
+                now = (
+                    None if found is None else found[(block.offset - extent.offset) // BLOCK_BYTES]
                 )
-            if not is_same:
-                differing.append(block)
+                if digest == UNKNOWN:
+                    unknown_bytes += block.length
+                elif digest != now:
+                    differing.append(block)
         return Compared(differing=tuple(differing), unknown_bytes=unknown_bytes)
 
 

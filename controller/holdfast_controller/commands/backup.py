@@ -23,7 +23,13 @@ from holdfast_controller.decide.level import LEVELS
     help="Not these, though they are named otherwise; may be given more than once.",
 )
 @click.option("--method", type=click.Choice(["image"]), default="image", show_default=True)
-@click.option("--level", type=click.Choice(LEVELS), default="incremental", show_default=True)
+@click.option(
+    "--level",
+    type=click.Choice(LEVELS),
+    default="incremental",
+    show_default=True,
+    help="compare: read everything, and find what change tracking kept back since the newest point.",
+)
 @click.option(
     "--consistency",
     type=click.Choice(["filesystem", "crash", "cold"]),

@@ -14,14 +14,17 @@ from holdfast_common.job_spec import AreaSource
 from holdfast_controller.facts import DiskDecision, DiskFacts, HostFacts, SnapshotNode, VmFacts
 
 FULL = "full"
+COMPARE = "compare"  # a full one that is compared with the previous point: what tracking kept back is found
 INCREMENTAL = "incremental"
 DIFFERENTIAL = "differential"
-LEVELS: Final = (FULL, DIFFERENTIAL, INCREMENTAL)
+LEVELS: Final = (FULL, COMPARE, DIFFERENTIAL, INCREMENTAL)
+READS_WHOLE: Final = (FULL, COMPARE)
 # The reasons of a disk that is read by its changes.
 _BY_CHANGES: Final[Mapping[str, str]] = {
     INCREMENTAL: "changes since the previous point",
     DIFFERENTIAL: "changes since the last full point",
 }
+_COMPARED: Final = "all of it is read, and compared with the previous point"
 
 # Host builds whose change tracking is known to lose changes (ESXi 6.0 before build 3247720: I/O
 # during consolidation, Broadcom 317933). A range is half open: [first, fixed).
@@ -53,7 +56,7 @@ class PreviousPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevelDecision:
-    """The level of a point: full only when no disk is read by its changes."""
+    """The level of a point: full only when no disk is read by its changes alone."""
 
     level: str
     reason: str
@@ -76,16 +79,18 @@ def decide_level(
     ``previous``: the newest point; of a differential the newest full one.
     ``full_needed``: why the lineage must be read whole next (a restore, a failed audit), or "".
     ``is_doubted``: change tracking was caught, and is not believed what is allocated either.
+    ``level_asked`` `COMPARE`: an audit of all that tracking calls unchanged goes with it (`audit_share_of`).
     ``vmfs_datastores``: ids of the datastores where vSphere knows what is allocated.
     """
     general = _general_reason(snapshot_tree, host, previous, level_asked, full_needed)
+    by_changes = _COMPARED if level_asked == COMPARE else _BY_CHANGES.get(level_asked, "")
     before = {} if previous is None else {_identity(each): each for each in previous.disks}
     decided = tuple(
         _one_disk(
             disk,
             before.get(_identity(disk)),
             general,
-            by_changes=_BY_CHANGES.get(level_asked, ""),
+            by_changes=by_changes,
             knows_allocation=disk.tip is not None
             and disk.tip.datastore_id in vmfs_datastores
             and not is_doubted,
@@ -96,10 +101,15 @@ def decide_level(
     changed = [each for each in decided if each.areas is AreaSource.CHANGED]
     reasons = [each.reason for each in decided if each.areas is not AreaSource.CHANGED]
     return LevelDecision(
-        level=level_asked if changed else FULL,
-        reason="; ".join(dict.fromkeys(reasons)) or _BY_CHANGES.get(level_asked, ""),
+        level=level_asked if changed and level_asked != COMPARE else FULL,
+        reason="; ".join(dict.fromkeys(reasons)) or by_changes,
         disks=decided,
     )
+
+
+def audit_share_of(level_asked: str, configured: float) -> float:
+    """How much of what tracking calls unchanged is read again with a backup, 0 to 1."""
+    return 1.0 if level_asked == COMPARE else configured
 
 
 def nothing_below(level: str) -> str:

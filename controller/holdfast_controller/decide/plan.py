@@ -25,7 +25,7 @@ from holdfast_controller.decide.due_policies import (
     due_policy,
     looked_at,
 )
-from holdfast_controller.decide.level import FULL
+from holdfast_controller.decide.level import COMPARE, FULL, READS_WHOLE
 from holdfast_controller.decide.load_limits import LoadKey, LoadKind, LoadLimits, in_order
 from holdfast_controller.decide.policy import Policy
 from holdfast_controller.decide.windows import current_opening, next_opening
@@ -226,10 +226,10 @@ class Plan:
             if vm.facts.problem:
                 yield self._decided(Act.LEFT_OUT, state, vm, reason=vm.facts.problem)
                 continue
-            full = due.level == FULL or policy.full_is_due(
-                last_full=vm.last_full, slot=due.due.due_at
-            )
-            self._add(state, vm, FULL if full else due.level, f"{self._runs:08}-{number:08}")
+            level = due.level
+            if level != FULL and policy.full_is_due(last_full=vm.last_full, slot=due.due.due_at):
+                level = COMPARE
+            self._add(state, vm, level, f"{self._runs:08}-{number:08}")
             begun += 1
         if not begun:
             reason = state.facts.problem or "no VM can be backed up"
@@ -274,7 +274,7 @@ class Plan:
             job = self._jobs[begun.job_id]
             job.begun = True
             facts = job.vm.facts
-            seconds = facts.full_seconds if job.level == FULL else facts.seconds
+            seconds = facts.full_seconds if job.level in READS_WHOLE else facts.seconds
             ends_at = self._now + timedelta(seconds=max(seconds, 1.0))
             heapq.heappush(self._events, (ends_at, -1, begun.job_id))
             yield self._decided(
@@ -294,7 +294,7 @@ class Plan:
         job.policy.jobs.discard(job_id)
         job.vm.job_id = None
         job.vm.last_good = self._now
-        if job.level == FULL:
+        if job.level in READS_WHOLE:
             job.vm.last_full = self._now
         yield self._decided(Act.END, job.policy, job.vm, level=job.level)
 

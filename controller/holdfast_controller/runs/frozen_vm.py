@@ -95,7 +95,7 @@ def backup_work(
         ),
         keys=world.keeper.writer_keys(LineageId(job.lineage_id)),
         damaged_packs=damaged_packs(world),
-        audit=next_audit(world, LineageId(job.lineage_id), audit_share),
+        audit=next_audit(world, LineageId(job.lineage_id), job.level_asked, audit_share),
     )
 
 

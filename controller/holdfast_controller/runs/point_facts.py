@@ -10,6 +10,7 @@ from holdfast_common.identity import LineageId
 from holdfast_common.point_record import PointRecord
 from holdfast_controller.decide.disk_choice import LeftOutDisk
 from holdfast_controller.decide.level import (
+    COMPARE,
     DIFFERENTIAL,
     FULL,
     PreviousDisk,
@@ -105,7 +106,9 @@ def expected_level(world: World, lineage_id: LineageId, level: str) -> str:
     if reason := world.catalogue.full_needed(lineage_id):
         return f"full, because {reason}"
     doubt = world.catalogue.tracking_doubt(lineage_id)
-    return f"{level} that reads everything, because {doubt}" if doubt else level
+    if doubt:
+        return f"{level} that reads everything, because {doubt}"
+    return "full, compared with the previous point" if level == COMPARE else level
 
 
 def previous_point(record: PointRecord) -> PreviousPoint:

@@ -20,7 +20,7 @@ from holdfast_controller.decide.due_policies import (
     due_policy,
     may_go_on,
 )
-from holdfast_controller.decide.level import FULL
+from holdfast_controller.decide.level import COMPARE, FULL
 from holdfast_controller.decide.policy import Policy
 from holdfast_controller.decide.vm_index import VmIndex
 from holdfast_controller.runs.engine import Engine
@@ -255,7 +255,10 @@ class PolicyRuns:
         read_whole = self._world.catalogue.last_full_at(lineage_id)
         last_full = parse_utc(read_whole) if read_whole else None
         if policy.full_is_due(last_full=last_full, slot=due.due.due_at):
-            return FULL, f"read whole, {policy.level.full_days} days after it was last"
+            return (
+                COMPARE,
+                f"read whole and compared, {policy.level.full_days} days after it was last",
+            )
         return due.level, ""
 
     def _request(

@@ -13,7 +13,7 @@ from holdfast_common.identity import LineageId
 from holdfast_common.job_spec import NO_AUDIT, TrackingAudit
 from holdfast_common.point_record import PointRecord
 from holdfast_controller.decide.confidence import point_confidence
-from holdfast_controller.decide.level import is_by_changes
+from holdfast_controller.decide.level import audit_share_of, is_by_changes
 from holdfast_controller.decide.suspects import PointReading, suspect_points
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.catalogue import PointRow
@@ -25,10 +25,11 @@ _ALL = 1_000_000
 
 
 def next_audit(
-    world: World, lineage_id: LineageId, audit_share: float | None = None
+    world: World, lineage_id: LineageId, level_asked: str, audit_share: float | None = None
 ) -> TrackingAudit:
     """The audit that goes with the next backup of a VM; ``audit_share`` None: as the controller is configured."""
-    share = round((world.configuration.audit_share if audit_share is None else audit_share) * _ALL)
+    configured = world.configuration.audit_share if audit_share is None else audit_share
+    share = round(audit_share_of(level_asked, configured) * _ALL)
     if not share:
         return NO_AUDIT
     return TrackingAudit(share_millionths=share, turn=world.catalogue.audit_turn(lineage_id))

@@ -127,7 +127,7 @@ def test_what_nobody_knows_any_more_is_no_lie() -> None:
     digests = (hasher.block_digest(same), UNKNOWN, None, hasher.block_digest(b"z"))
     blocks = PreviousBlocks(lambda _: digests + (None,) * 12, hasher)
     data = memoryview(same + b"?" * BLOCK_BYTES + bytes(2 * BLOCK_BYTES))
-    found = blocks.compared(Extent(offset=0, length=4 * BLOCK_BYTES), data)
+    found = blocks.compared(Extent(offset=0, length=4 * BLOCK_BYTES), blocks.digests_of(data))
     assert found.unknown_bytes == BLOCK_BYTES
     assert found.differing == (Extent(offset=3 * BLOCK_BYTES, length=BLOCK_BYTES),)
     zeros = blocks.compared(Extent(offset=0, length=4 * BLOCK_BYTES), None)

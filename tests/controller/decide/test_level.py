@@ -94,6 +94,21 @@ def test_the_same_disk_is_read_by_its_changes() -> None:
     assert found.disks[0].since == "52 aa/3"
 
 
+def test_a_compare_asks_for_the_changes_audits_all_else_and_is_a_full_one() -> None:
+    found = decided(asked="compare")
+    assert (found.level, found.disks[0].areas) == ("full", AreaSource.CHANGED)
+    assert found.reason == found.disks[0].reason
+    assert "compared with the previous point" in found.reason
+    assert not level.is_by_changes(found.reason), "it proves the disk, whatever tracking said"
+    assert [level.audit_share_of(each, 0.01) for each in ("compare", "incremental")] == [1.0, 0.01]
+
+
+def test_a_compare_that_has_nothing_to_compare_with_says_so() -> None:
+    found = decided(asked="compare", previous=None)
+    assert (found.level, found.reason) == ("full", "there is no previous point")
+    assert decided(asked="compare", full_needed="it was restored").reason == "it was restored"
+
+
 def test_a_differential_is_one_only_when_a_disk_is_read_by_its_changes() -> None:
     found = decided(asked="differential")
     assert (found.level, found.disks[0].since) == ("differential", "52 aa/3")

@@ -131,7 +131,7 @@ def test_a_first_backup_and_one_that_is_due_are_full_and_take_as_long() -> None:
     rule = LevelRule(full_days=3)
     nights = planned([vm("a")], [policy("gold", "a", level=rule)], days=7)
     levels = [each.level for each in nights if each.act is Act.BEGIN]
-    assert [level[0] for level in levels] == list("iifiifi")
+    assert [level[0] for level in levels] == list("iiciici")
 
 
 def test_a_policy_that_is_due_by_day_begins_when_its_window_opens() -> None:

@@ -554,8 +554,10 @@ def test_a_vm_is_read_whole_after_so_many_days(night: Night) -> None:
     night.look(days=1)
     assert {job.level for job in night.jobs(stored).values()} == {"incremental"}
     night.look(days=5)
-    assert {job.level for job in night.jobs(stored).values()} == {"full"}
-    assert "web: read whole, 5 days after it was last" in night.slot(stored).told
+    assert {(job.level_asked, job.level) for job in night.jobs(stored).values()} == {
+        ("compare", "full")
+    }
+    assert "web: read whole and compared, 5 days after it was last" in night.slot(stored).told
     assert night.slot(stored).missed == 4
 
 
@@ -766,7 +768,7 @@ def test_why_names_what_failed_in_a_run_and_what_was_told_of_a_vm_beside_that_vm
         jobs = night.jobs(stored)
     for name, other in (("web", "db"), ("db", "web")):
         told = reasons(night, jobs[name].job_id)["told"]
-        assert told == [f"{name}: read whole, 1 days after it was last"]
+        assert told == [f"{name}: read whole and compared, 1 days after it was last"]
         assert other not in told[0]
     failed = reasons(night, night.slot(stored).run_id)["failed"]
     assert sorted(text.partition(": ")[0] for text in failed) == ["db", "web"]

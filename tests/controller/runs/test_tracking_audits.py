@@ -130,6 +130,35 @@ def test_rule_38_after_a_lie_the_point_is_right_and_the_earlier_ones_are_in_doub
     assert "Hard disk 1" in catalogue.tracking_doubt(lineage(job))
 
 
+def test_rule_38_a_compare_finds_whatever_was_kept_back_and_proves_an_honest_vm(
+    holdfast: OneProcess, lab: RunningLab
+) -> None:
+    with_share(holdfast, 0.0)
+    holdfast.back_up("web")
+    guest_writes(lab, "web", 5 * MIB)
+    holdfast.back_up("web")
+    honest = holdfast.back_up("web", level="compare")
+    assert (honest.level, honest.level_asked) == ("full", "compare")
+    assert shown(holdfast, honest) == 1.0
+    assert not warned(honest, "tracking_lied")
+    assert all(disk.seen_bytes == 12 * MIB for disk in holdfast.record(honest).disks)
+    read_whole_at = holdfast.world.catalogue.point(honest.point_id).created_at
+    assert holdfast.world.catalogue.last_full_at(lineage(honest)) == read_whole_at
+    lab.lab.misbehaviour.arm("lying_changed_blocks", match={"vm": "web"}, times=None)
+    for offset in (MIB, 7 * MIB):
+        guest_writes(lab, "web", offset)
+    wrong = holdfast.back_up("web")
+    assert shown(holdfast, wrong) == 0.0
+    job = holdfast.back_up("web", level="compare")
+    assert disk_content(holdfast, job) == disk_truth(lab, "web")
+    assert warned(job, "tracking_lied")
+    assert set(holdfast.world.catalogue.suspects()) == {wrong.point_id}, (
+        "the compared one is proven"
+    )
+    assert "Hard disk 1" in holdfast.world.catalogue.tracking_doubt(lineage(job))
+    assert str(job.state) == "done"
+
+
 def test_rule_38_tracking_that_lied_is_begun_anew_and_believed_again(
     audited: OneProcess, lab: RunningLab
 ) -> None:
