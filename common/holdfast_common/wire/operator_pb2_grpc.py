@@ -259,6 +259,11 @@ class OperatorsStub:
                 request_serializer=holdfast__common_dot_wire_dot_operator__pb2.PolicyDeletion.SerializeToString,
                 response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.PolicyChanges.FromString,
                 _registered_method=True)
+        self.RunPolicy = channel.unary_unary(
+                '/holdfast.v1.Operators/RunPolicy',
+                request_serializer=holdfast__common_dot_wire_dot_operator__pb2.PolicyRun.SerializeToString,
+                response_deserializer=holdfast__common_dot_wire_dot_operator__pb2.RunStarted.FromString,
+                _registered_method=True)
 
 
 class OperatorsServicer:
@@ -534,6 +539,12 @@ class OperatorsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RunPolicy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -761,6 +772,11 @@ def add_OperatorsServicer_to_server(servicer, server):
                     servicer.DeletePolicy,
                     request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.PolicyDeletion.FromString,
                     response_serializer=holdfast__common_dot_wire_dot_operator__pb2.PolicyChanges.SerializeToString,
+            ),
+            'RunPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.RunPolicy,
+                    request_deserializer=holdfast__common_dot_wire_dot_operator__pb2.PolicyRun.FromString,
+                    response_serializer=holdfast__common_dot_wire_dot_operator__pb2.RunStarted.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1978,6 +1994,33 @@ class Operators:
             '/holdfast.v1.Operators/DeletePolicy',
             holdfast__common_dot_wire_dot_operator__pb2.PolicyDeletion.SerializeToString,
             holdfast__common_dot_wire_dot_operator__pb2.PolicyChanges.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.Operators/RunPolicy',
+            holdfast__common_dot_wire_dot_operator__pb2.PolicyRun.SerializeToString,
+            holdfast__common_dot_wire_dot_operator__pb2.RunStarted.FromString,
             options,
             channel_credentials,
             insecure,

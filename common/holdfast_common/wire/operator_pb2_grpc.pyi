@@ -76,6 +76,7 @@ class OperatorsStub:
     ShowPolicy: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PolicyName, _operator_pb2.PolicyDetail]
     ApplyPolicies: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PolicyText, _operator_pb2.PolicyChanges]
     DeletePolicy: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PolicyDeletion, _operator_pb2.PolicyChanges]
+    RunPolicy: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PolicyRun, _operator_pb2.RunStarted]
 
 @_typing.type_check_only
 class OperatorsAsyncStub(OperatorsStub):
@@ -125,6 +126,7 @@ class OperatorsAsyncStub(OperatorsStub):
     ShowPolicy: _aio.UnaryUnaryMultiCallable[_operator_pb2.PolicyName, _operator_pb2.PolicyDetail]  # type: ignore[assignment]
     ApplyPolicies: _aio.UnaryUnaryMultiCallable[_operator_pb2.PolicyText, _operator_pb2.PolicyChanges]  # type: ignore[assignment]
     DeletePolicy: _aio.UnaryUnaryMultiCallable[_operator_pb2.PolicyDeletion, _operator_pb2.PolicyChanges]  # type: ignore[assignment]
+    RunPolicy: _aio.UnaryUnaryMultiCallable[_operator_pb2.PolicyRun, _operator_pb2.RunStarted]  # type: ignore[assignment]
 
 class OperatorsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -441,5 +443,12 @@ class OperatorsServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_pb2.PolicyDeletion,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.PolicyChanges, _abc.Awaitable[_operator_pb2.PolicyChanges]]: ...
+
+    @_abc_1.abstractmethod
+    def RunPolicy(
+        self,
+        request: _operator_pb2.PolicyRun,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.RunStarted, _abc.Awaitable[_operator_pb2.RunStarted]]: ...
 
 def add_OperatorsServicer_to_server(servicer: OperatorsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,4 +1,4 @@
-"""`holdfast policy create|list|show|edit|delete|apply`."""
+"""`holdfast policy create|list|show|edit|delete|apply|run`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import click
 
 from holdfast_common.wire import operator_pb2
+from holdfast_controller.commands.backup import show_plan, show_started
 from holdfast_controller.commands.entry import Entry, json_option, pass_entry
+from holdfast_controller.commands.following import follow
 from holdfast_controller.commands.operator_client import operators
 from holdfast_controller.commands.output import Output, note
 from holdfast_controller.commands.policy_editor import edit_policy
@@ -20,6 +22,7 @@ from holdfast_controller.commands.policy_shown import (
     show_list,
     show_policy,
 )
+from holdfast_controller.decide.level import LEVELS
 from holdfast_controller.decide.policy import Policy
 from holdfast_controller.decide.policy_text import policies_text, read_policies
 from holdfast_controller.decide.policy_values import NEEDED, policy_of_values, policy_values
@@ -162,6 +165,47 @@ def apply(
     )
     with operators(entry.places) as client:
         show_changes(client.call(client.stub.ApplyPolicies, request), output)
+
+
+@policy.command()
+@click.argument("name")
+@click.option(
+    "--level",
+    type=click.Choice(LEVELS),
+    default=None,
+    help="Of all its VMs; as the policy's rule says by default.",
+)
+@click.option("--wait/--detach", default=True, help="Wait for the end, or return at once.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and why.")
+@json_option
+@pass_entry
+@click.pass_context
+def run(
+    context: click.Context,
+    entry: Entry,
+    *,
+    name: str,
+    level: str | None,
+    wait: bool,
+    dry_run: bool,
+    output: Output,
+) -> None:
+    """Back up what a policy selects now, as it says, without waiting for its calendar.
+
+    While its window is open the run stops when that closes; a window that is shut is ignored. The next due moment is
+    begun all the same.
+    """
+    request = operator_pb2.PolicyRun(name=name, level=level or "", dry_run=dry_run)
+    with operators(entry.places) as client:
+        started = client.call(client.stub.RunPolicy, request)
+        if dry_run:
+            show_plan(started, output)
+            return
+        for text in started.told:
+            note(text)
+        if wait:
+            context.exit(follow(client, started.run_id, output))
+        show_started(started, output)
 
 
 def _changed(text: str, given: dict[str, object]) -> Policy:

@@ -137,7 +137,8 @@ _TITLES: Final[Mapping[NoticeKind, Callable[[int], str]]] = {
 }
 _ADVICE: Final[Mapping[NoticeKind, str]] = {
     NoticeKind.FAILURE: "`holdfast job show JOB` tells more, `holdfast job retry RUN` tries again."
-    " A policy's run that cannot begin is tried as long as its window is open: `holdfast doctor` tells what is missing.",
+    " A policy's run that cannot begin is tried as long as its window is open: `holdfast doctor` tells what is missing,"
+    " `holdfast policy run NAME` begins one by hand.",
     NoticeKind.MISSING_SUCCESS: "`holdfast status` shows all VMs.",
     NoticeKind.DEBT: "It is tried again by itself; `holdfast status` shows what is left.",
     NoticeKind.SUSPECT: "Earlier points of these VMs may lack something: `holdfast point list`. The next backup reads everything.",

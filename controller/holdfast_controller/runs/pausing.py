@@ -18,6 +18,7 @@ from holdfast_controller.runs.loads import PAUSE
 from holdfast_controller.runs.requests import RetryRequest
 from holdfast_controller.runs.world import World
 from holdfast_controller.store import settings as names
+from holdfast_controller.store.runs import RunRow
 
 AUDIT_OBJECT: Final = "backups"
 
@@ -113,11 +114,16 @@ def _still_stopping(world: World, engine: Engine) -> list[str]:
         f"{job.subject} has not stopped yet; when it has, begin it anew with"
         f" `holdfast job retry {job.run_id} --failed`"
         for job in jobs
-        if not world.runs.run(job.run_id).request.get("policy")
+        if not _is_schedulers(world.runs.run(job.run_id))
     ]
 
 
 def _stopped_by(world: World, paused: Pause) -> list[RunId]:
-    """Operators' own backups; those of policies are gone on with by the scheduler, in their windows."""
+    """Operators' own backups; those of policies' calendars are gone on with by the scheduler, in their windows."""
     runs = world.runs.stopped_since(paused.since, code=Paused.code)
-    return [run.run_id for run in runs if not run.request.get("policy")]
+    return [run.run_id for run in runs if not _is_schedulers(run)]
+
+
+def _is_schedulers(run: RunRow) -> bool:
+    """Whether a due moment of a policy began it."""
+    return bool(run.request.get("policy")) and not run.request.get("by_hand")

@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from holdfast_common.clock import parse_utc
-from holdfast_common.errors import HoldfastError, NothingProtected
+from holdfast_common.errors import HoldfastError
 from holdfast_common.identity import JobId, RunId
 from holdfast_controller.decide.begin_again import FIRST_PAUSE
-from holdfast_controller.decide.coverage import check_tags, select
 from holdfast_controller.decide.due_policies import (
     DuePolicy,
     PolicyHistory,
@@ -20,15 +18,12 @@ from holdfast_controller.decide.due_policies import (
     due_policy,
     may_go_on,
 )
-from holdfast_controller.decide.level import COMPARE, FULL
-from holdfast_controller.decide.policy import Policy
-from holdfast_controller.decide.vm_index import VmIndex
 from holdfast_controller.runs.engine import Engine
-from holdfast_controller.runs.left_of_run import Left, busy_vms, left_of_run
+from holdfast_controller.runs.left_of_run import Left, left_of_run
 from holdfast_controller.runs.loads import window_gate
+from holdfast_controller.runs.policy_requests import level_of_vm, policy_request, selected_vms
 from holdfast_controller.runs.requests import BackupRequest, Started
-from holdfast_controller.runs.world import World, lineage_of
-from holdfast_controller.store.inventory import KnownVm
+from holdfast_controller.runs.world import World
 from holdfast_controller.store.new_jobs import nothing_else
 from holdfast_controller.store.policies import StoredPolicy
 from holdfast_controller.store.policy_slots import PolicySlot
@@ -179,7 +174,7 @@ class PolicyRuns:
     def _begin(self, stored: StoredPolicy, due: DuePolicy, slot: PolicySlot) -> Started | None:
         """None: all its VMs are at work, which is written down; trying again would back them up twice."""
         policy = stored.policy
-        chosen, told = self._selected(policy)
+        chosen, told = selected_vms(self._world, self._engine, policy)
         if slot.missed:
             told.insert(0, f"it stands for {slot.missed} earlier moments that were missed")
         if not chosen:
@@ -187,7 +182,7 @@ class PolicyRuns:
             return None
         wanted = []
         for known in chosen:
-            level, why = self._level(policy, due, known)
+            level, why = level_of_vm(self._world, policy, known, level=due.level, slot=slot.slot)
             if why:
                 told.append(f"{known.vm.name}: {why}")
             wanted.append((self._request(stored, level), known))
@@ -215,70 +210,14 @@ class PolicyRuns:
         self._stopped[stored.policy_id] = stopped
         return not stopped <= before
 
-    def _selected(self, policy: Policy) -> tuple[list[KnownVm], list[str]]:
-        """The VMs that it names now, without those at work, and what is to be told of its selection.
-
-        Empty when all of them are at work. Raises: NothingProtected when there is none at all; CapabilityAbsent and
-        its kin when it cannot be said.
-        """
-        told = self._engine.read_inventories((*policy.vms, *policy.exclude))
-        inventory = self._world.vcenters.inventory
-        pairs = inventory.selectable()
-        vms = VmIndex(vm for _, vm in pairs)
-        check_tags(policy, vms, inventory.tags.sources())
-        selection = select(policy, vms)
-        # a selector that names nothing holds no run up at night, but it is told
-        told += [
-            f"the selector {getattr(policy, field)[position]} names no VM"
-            for field, position in selection.unmatched
-        ]
-        chosen = {
-            (known.vcenter_id, known.vm.instance_uuid): known
-            for known in (pairs[number][0] for number in selection.chosen)
-        }
-        if not chosen:
-            raise NothingProtected("the policy selects no VM", policy=policy.name)
-        busy = busy_vms(self._world)
-        for identity in [each for each in chosen if each in busy]:
-            name = chosen.pop(identity).vm.name
-            told.append(f"{name}: left out, it is at work in job {busy[identity]}")
-        return list(chosen.values()), told
-
-    def _level(self, policy: Policy, due: DuePolicy, known: KnownVm) -> tuple[str, str]:
-        """The level of one VM, and why when the policy's calendar alone does not say it."""
-        if due.level == FULL:
-            return FULL, ""
-        vcenter = self._world.vcenters.table.vcenter(known.vcenter_id)
-        lineage_id = lineage_of(
-            vcenter_instance_uuid=vcenter.instance_uuid, vm_instance_uuid=known.vm.instance_uuid
-        )
-        read_whole = self._world.catalogue.last_full_at(lineage_id)
-        last_full = parse_utc(read_whole) if read_whole else None
-        if policy.full_is_due(last_full=last_full, slot=due.due.due_at):
-            return (
-                COMPARE,
-                f"read whole and compared, {policy.level.full_days} days after it was last",
-            )
-        return due.level, ""
-
     def _request(
         self, stored: StoredPolicy, level: str, *, priority_first: bool = False
     ) -> BackupRequest:
-        policy = stored.policy
-        return BackupRequest(
-            selectors=policy.vms,
-            excludes=policy.exclude,
-            level=level or "incremental",
-            consistency=policy.consistency,
-            transport=policy.transport,
-            policy=policy.name,
-            when_not_reached=policy.when_not_reached,
-            priority=policy.priority + int(priority_first),
-            attempts_max=policy.attempts_max,
-            lanes=policy.lanes,
-            resume_seconds=policy.resume_seconds,
-            disks=policy.wanted_disks,
-            gates=(window_gate(stored.policy_id, policy.name),),
+        return policy_request(
+            stored,
+            level=level,
+            priority=stored.policy.priority + int(priority_first),
+            gates=(window_gate(stored.policy_id, stored.policy.name),),
         )
 
     def _not_begun(

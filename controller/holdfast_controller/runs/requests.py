@@ -10,7 +10,7 @@ from holdfast_common.job_spec import FileFormat
 from holdfast_common.logs import Secret
 from holdfast_common.repository.prune_report import PruneLimits
 from holdfast_controller.decide.disk_choice import ALL_DISKS, WantedDisks
-from holdfast_controller.decide.load_limits import LoadKey
+from holdfast_controller.decide.load_limits import LoadKey, LoadKind
 from holdfast_controller.decide.policy import WhenNotReached
 from holdfast_controller.decide.retries import RetryKind
 
@@ -23,6 +23,7 @@ class BackupRequest:
     ``gates``: what must be open for its jobs to begin. ``attempts_max``, ``resume_seconds`` 0: as the controller is
     configured; the latter is how long a snapshot waits for an agent that lost its connection.
     ``lanes``: how many streams a VM may have at once, if its disks are on as many storages of their own.
+    ``by_hand``: a policy's run that an operator began; ``window_of``: the policy whose window it stops with; "": none.
     ``audit_share``: of what change tracking calls unchanged; None: as the controller is configured.
     """
 
@@ -42,6 +43,8 @@ class BackupRequest:
     lanes: int = 1
     disks: WantedDisks = ALL_DISKS
     audit_share: float | None = None
+    by_hand: bool = False
+    window_of: str = ""
 
     def saved(self) -> dict[str, object]:
         """What of it a run remembers."""
@@ -58,12 +61,16 @@ class BackupRequest:
             "resume_seconds": self.resume_seconds,
             "disks": list(self.disks.selectors),
             "exclude_disks": list(self.disks.excludes),
+            "by_hand": self.by_hand,
+            "window_of": self.window_of,
         }
 
     @classmethod
     def again(cls, saved: Mapping[str, object]) -> BackupRequest:
         """How a run was asked for, without its VMs; older runs remember less."""
         asked = cls(selectors=())
+        window_of = str(saved.get("window_of") or "")
+        gate = LoadKey(LoadKind.WINDOW, window_of, str(saved.get("policy", "")))
         return cls(
             selectors=(),
             level=str(saved.get("level", asked.level)),
@@ -78,6 +85,8 @@ class BackupRequest:
             disks=WantedDisks(
                 selectors=_texts(saved.get("disks")), excludes=_texts(saved.get("exclude_disks"))
             ),
+            gates=(gate,) if window_of else (),
+            window_of=window_of,
         )
 
 

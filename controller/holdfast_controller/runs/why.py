@@ -210,8 +210,11 @@ def _left_out(world: World, name: str) -> Iterator[Reason]:
 
 
 def _asked_by(world: World, job: JobRow) -> Iterator[Reason]:
-    policy = str(world.runs.run(job.run_id).request.get("policy") or "")
+    request = world.runs.run(job.run_id).request
+    policy = str(request.get("policy") or "")
     by = f"policy {policy}" if policy else "an operator"
+    if request.get("by_hand"):
+        by = f"an operator, who ran policy {policy}"
     kept = world.keeping.of_run(job.run_id)
     if kept is not None:
         by = f"the controller, which keeps the repository ({kept.task} was due at {kept.slot.isoformat(timespec='minutes')})"

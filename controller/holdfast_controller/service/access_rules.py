@@ -80,6 +80,7 @@ RULES: Final[Mapping[str, frozenset[Role]]] = {
     "/holdfast.v1.Operators/ShowPolicy": _OPERATORS,
     "/holdfast.v1.Operators/ApplyPolicies": _OPERATORS,
     "/holdfast.v1.Operators/DeletePolicy": _OPERATORS,
+    "/holdfast.v1.Operators/RunPolicy": _OPERATORS,
 }
 
 

@@ -60,7 +60,7 @@ class OperatorActions:
         self.keys = KeyActions(world)
         self.notifications = NotificationActions(world)
         self.points = PointActions(world, engine.care)
-        self.policies = PolicyActions(world)
+        self.policies = PolicyActions(world, engine)
         self.repository = RepositoryActions(world, engine)
         self.repositories = RepositoryListing(world)
         self._status = StatusActions(world, told=engine.latency.told)

@@ -317,6 +317,12 @@ class OperatorService(operator_pb2_grpc.OperatorsServicer):
         """See `PolicyActions.delete`."""
         return await self._call(self._actions.policies.delete, request, context)
 
+    async def RunPolicy(
+        self, request: operator_pb2.PolicyRun, context: Context
+    ) -> operator_pb2.RunStarted:
+        """See `PolicyActions.run`."""
+        return await self._call(self._actions.policies.run, request, context)
+
     async def _call(
         self, action: Callable[[Request], Reply], request: Request, context: Context
     ) -> Reply:

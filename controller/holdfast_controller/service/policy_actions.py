@@ -13,10 +13,12 @@ from holdfast_common.wire import operator_pb2
 from holdfast_controller.decide.calendar import due_after, next_due
 from holdfast_controller.decide.coverage import select
 from holdfast_controller.decide.disk_choice import ALL_DISKS, WantedDisks, unsaved_disks
+from holdfast_controller.decide.level import LEVELS
 from holdfast_controller.decide.policy import Policy
 from holdfast_controller.decide.policy_checks import Oddity
 from holdfast_controller.decide.policy_text import policies_text
 from holdfast_controller.decide.windows import next_opening
+from holdfast_controller.runs.engine import Engine
 from holdfast_controller.runs.policies import (
     Action,
     ChangeRequest,
@@ -25,8 +27,10 @@ from holdfast_controller.runs.policies import (
     Surroundings,
     policy_warnings,
 )
+from holdfast_controller.runs.policy_by_hand import run_policy
 from holdfast_controller.runs.world import World
 from holdfast_controller.service.access_rules import current_actor
+from holdfast_controller.service.operator_messages import started_message
 from holdfast_controller.store.inventory import KnownVm
 from holdfast_controller.store.policies import StoredPolicy, UnreadablePolicy
 
@@ -39,8 +43,9 @@ _LOCAL: Final = "%a %Y-%m-%d %H:%M %Z"
 class PolicyActions:
     """Thread-safe."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, engine: Engine) -> None:
         self._world = world
+        self._engine = engine
         self._desk = PolicyDesk(world)
 
     def list_policies(self, _: operator_pb2.Empty) -> operator_pb2.PolicyList:
@@ -110,6 +115,18 @@ class PolicyActions:
             revision=revision,
             uncovered=[known.vm.name for known in bare],
         )
+
+    def run(self, request: operator_pb2.PolicyRun) -> operator_pb2.RunStarted:
+        """Begin (or only plan) a run of it now. Raises: as `run_policy`."""
+        if request.level not in {"", *LEVELS}:
+            expected = ", ".join(LEVELS)
+            raise UsageError("unknown level", level=request.level, expected=expected)
+        found = run_policy(
+            self._world, self._engine, request.name, level=request.level, dry_run=request.dry_run
+        )
+        message = started_message(self._world, found.started)
+        message.told.extend(found.told)
+        return message
 
     def _summary(self, stored: StoredPolicy, vms: int) -> operator_pb2.PolicySummary:
         policy = stored.policy

@@ -20,6 +20,7 @@ from holdfast_controller.commands import policy as policy_commands
 from holdfast_controller.commands.operator_client import OperatorClient, operators
 from holdfast_controller.decide.policy import Policy
 from holdfast_controller.decide.policy_checks import RunLengths
+from holdfast_controller.runs.pausing import pause, resume
 from holdfast_controller.service.operator_actions import OperatorActions
 from holdfast_controller.service.operators import OperatorService
 from holdfast_controller.store.policies import PolicyChange, StoredPolicy, UnreadablePolicy
@@ -509,3 +510,20 @@ def test_a_policy_that_cannot_be_read_is_listed_given_anew_or_deleted(
 def test_what_does_not_exist_is_not_found(command: Command) -> None:
     for arguments in (("show", "gold"), ("edit", "gold", "--priority", "1"), ("show", "../x")):
         assert "there is no such policy" in command(*arguments, expect=1).err
+
+
+def test_a_policy_is_run_by_hand_as_a_dry_run_and_refused_while_everything_is_paused(
+    holdfast: OneProcess, command: Command
+) -> None:
+    command("create", "gold", "--vms", "db*", "--start", "0 0 29 2 *", "--allow", "unmatched")
+    planned = command("run", "gold", "--dry-run", "--level", "full", "--json").json()
+    assert planned["plan"][0].startswith("db1: full, as asked")
+    assert planned["run_id"] == ""
+    pause(holdfast.world, holdfast.engine, actor="anna", reason="firmware")
+    try:
+        told = command("run", "gold", "--detach", expect=15).err
+    finally:
+        resume(holdfast.world, holdfast.engine, actor="anna")
+    assert "firmware" in told
+    assert "holdfast resume" in told
+    assert "there is no such policy" in command("run", "nosuch", expect=1).err

@@ -14,7 +14,7 @@ from holdfast_controller.decide.policy import Policy
 from holdfast_controller.runs import inventory_watch
 from holdfast_controller.runs.doctor_vcenters import test_vcenter as vcenter_checks
 from holdfast_controller.runs.policies import Surroundings, policy_warnings
-from holdfast_controller.runs.policy_runs import PolicyRuns
+from holdfast_controller.runs.policy_requests import selected_vms
 from holdfast_controller.runs.requests import BackupRequest
 from holdfast_controller.service.agent_administration import AgentAdministration
 from holdfast_controller.service.operator_actions import OperatorActions
@@ -181,9 +181,8 @@ def policy_plan(
     holdfast: OneProcess, *, vms: tuple[str, ...], exclude: tuple[str, ...]
 ) -> set[str]:
     """What a policy's run would take."""
-    runs = PolicyRuns(holdfast.world, holdfast.engine)
     policy = Policy(name="gold", vms=vms, exclude=exclude, start="0 22 * * *")
-    return {known.vm.name for known in runs._selected(policy)[0]}
+    return {known.vm.name for known in selected_vms(holdfast.world, holdfast.engine, policy)[0]}
 
 
 def test_a_policy_chooses_and_excludes_by_tag_and_never_by_tags_that_nobody_read(
