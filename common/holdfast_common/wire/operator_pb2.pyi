@@ -891,6 +891,9 @@ class StartBackupRequest(_message.Message):
     AGENT_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     EXCLUDES_FIELD_NUMBER: _builtins.int
+    DISKS_FIELD_NUMBER: _builtins.int
+    EXCLUDE_DISKS_FIELD_NUMBER: _builtins.int
+    LANES_FIELD_NUMBER: _builtins.int
     vcenter: _builtins.str
     method: _builtins.str
     """image"""
@@ -903,11 +906,21 @@ class StartBackupRequest(_message.Message):
     agent: _builtins.str
     """"" = any that can"""
     dry_run: _builtins.bool
+    lanes: _builtins.int
+    """how many streams a VM may have at once; 0 = one"""
     @_builtins.property
     def vms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def excludes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """selectors: not these VMs"""
+
+    @_builtins.property
+    def disks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """selectors: only these disks of each VM; none = all"""
+
+    @_builtins.property
+    def exclude_disks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """but not these"""
 
     def __init__(
         self,
@@ -921,10 +934,13 @@ class StartBackupRequest(_message.Message):
         agent: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
         excludes: _abc.Iterable[_builtins.str] | None = ...,
+        disks: _abc.Iterable[_builtins.str] | None = ...,
+        exclude_disks: _abc.Iterable[_builtins.str] | None = ...,
+        lanes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "consistency", b"consistency", "dry_run", b"dry_run", "excludes", b"excludes", "level", b"level", "method", b"method", "transport", b"transport", "vcenter", b"vcenter", "vms", b"vms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "consistency", b"consistency", "disks", b"disks", "dry_run", b"dry_run", "exclude_disks", b"exclude_disks", "excludes", b"excludes", "lanes", b"lanes", "level", b"level", "method", b"method", "transport", b"transport", "vcenter", b"vcenter", "vms", b"vms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,6 +9,7 @@ from holdfast_controller.commands.entry import Entry, json_option, pass_entry
 from holdfast_controller.commands.following import follow
 from holdfast_controller.commands.operator_client import operators
 from holdfast_controller.commands.output import Output, note
+from holdfast_controller.decide.lanes import LANES_MAX
 from holdfast_controller.decide.level import LEVELS
 
 
@@ -38,6 +39,25 @@ from holdfast_controller.decide.level import LEVELS
     help="What is asked; the level reached is recorded with its evidence.",
 )
 @click.option("--transport", type=click.Choice(["direct", "hotadd", "nfc"]), default=None)
+@click.option(
+    "--disks",
+    multiple=True,
+    metavar="SELECTOR",
+    help="Only these disks of each VM, as disk:2000 (device key) or 'disk:Hard disk 2' (label); all if none is given.",
+)
+@click.option(
+    "--exclude-disks",
+    multiple=True,
+    metavar="SELECTOR",
+    help="But not these disks; may be given more than once.",
+)
+@click.option(
+    "--lanes",
+    type=click.IntRange(1, LANES_MAX),
+    default=1,
+    show_default=True,
+    help="How many streams a VM may have at once, if its disks are on as many storages of their own.",
+)
 @click.option("--agent", default="", help="Id or host name of a proxy; any that can by default.")
 @click.option("--wait/--detach", default=True, help="Wait for the end, or return at once.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and why.")
@@ -55,6 +75,9 @@ def backup(
     level: str,
     consistency: str,
     transport: str | None,
+    disks: tuple[str, ...],
+    exclude_disks: tuple[str, ...],
+    lanes: int,
     agent: str,
     wait: bool,
     dry_run: bool,
@@ -69,6 +92,9 @@ def backup(
         level=level,
         consistency=consistency,
         transport=transport or "",
+        disks=disks,
+        exclude_disks=exclude_disks,
+        lanes=lanes,
         agent=agent,
         dry_run=dry_run,
     )

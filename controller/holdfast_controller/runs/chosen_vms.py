@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from holdfast_common.errors import NothingProtected, UsageError
+from holdfast_controller.decide.disk_choice import WantedDisks, names_disk
 from holdfast_controller.runs.requests import BackupRequest
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.inventory import KnownVm
@@ -26,4 +27,16 @@ def chosen_vms(world: World, request: BackupRequest) -> list[KnownVm]:
             )
     if not chosen:
         raise NothingProtected("no VM is selected", vcenter=request.vcenter)
+    _check_disks(request.disks, chosen)
     return chosen
+
+
+def _check_disks(wanted: WantedDisks, chosen: list[KnownVm]) -> None:
+    """Who names disks means some of these: a slip of the pen must not save more, or less."""
+    for selector in (*wanted.selectors, *wanted.excludes):
+        if not any(names_disk(selector, disk) for known in chosen for disk in known.vm.disks):
+            raise UsageError(
+                "a selector names no disk of these VMs",
+                selector=selector,
+                advice="see `holdfast inventory show`",
+            )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from holdfast_common.errors import UsageError
 from holdfast_common.identity import RunId
 from holdfast_common.wire import operator_pb2
+from holdfast_controller.decide.disk_choice import WantedDisks, check_disk_selector
+from holdfast_controller.decide.lanes import LANES_MAX
 from holdfast_controller.decide.level import INCREMENTAL, LEVELS
 from holdfast_controller.decide.retries import RetryKind
 from holdfast_controller.runs.engine import Engine
@@ -39,6 +41,8 @@ class BackupActions:
                 consistency=request.consistency or "crash",
                 transport=request.transport,
                 agent=request.agent,
+                disks=_wanted_disks(request),
+                lanes=_lanes(request),
             ),
             dry_run=request.dry_run,
         )
@@ -89,3 +93,15 @@ class BackupActions:
                 for each in found
             ]
         )
+
+
+def _wanted_disks(request: operator_pb2.StartBackupRequest) -> WantedDisks:
+    for selector in (*request.disks, *request.exclude_disks):
+        check_disk_selector(selector)
+    return WantedDisks(selectors=tuple(request.disks), excludes=tuple(request.exclude_disks))
+
+
+def _lanes(request: operator_pb2.StartBackupRequest) -> int:
+    if request.lanes > LANES_MAX:
+        raise UsageError("out of range", lanes=request.lanes, expected=f"1 to {LANES_MAX}")
+    return request.lanes or 1
