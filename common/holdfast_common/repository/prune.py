@@ -43,6 +43,8 @@ from holdfast_common.repository.prune_plan import (
     FoundObjects,
     PackPlan,
     deletable,
+    is_dated_ahead,
+    is_followed,
     plan_indexes,
     plan_packs,
     waiting,
@@ -169,10 +171,11 @@ class _Round:
             if not self.limits.dry_run:
                 self._delete_litter(leases)
                 self._delete(fences)
-            wait = waiting(self._fence_facts(fences, leases))
+            facts = self._fence_facts(fences, leases)
+            wait = waiting(facts)
             self.report = replace(self.report, waiting=wait)
             if wait is None or self.limits.dry_run:
-                self._next_fence(fences, writers)
+                self._next_fence(fences, writers, begins_anew=is_dated_ahead(facts))
         except _OutOfTime:
             self.report = replace(self.report, out_of_time=True)
         if self.limits.dry_run:
@@ -200,14 +203,15 @@ class _Round:
             pending=newest is not None and any(name in self.existing for name in newest.tombstones),
         )
 
-    def _next_fence(self, fences: Fences, writers: WriterList) -> None:
+    def _next_fence(self, fences: Fences, writers: WriterList, *, begins_anew: bool) -> None:
         needed = find_needed(
             self.store, self.ring, fences=fences, check=self._check, tell=self.tell
         )
         refuse_unknown(needed)
         # once more: this listing is the one that decides what counts
         refuse_missing(self.expected_points, {*needed.census, *needed.void}, fences)
-        if fences.newest_problem:  # what it called dead is not known: two new ones begin anew
+        # what it called dead, or since when, is not known: two new ones begin anew
+        if fences.newest_problem or begins_anew:
             if not self.limits.dry_run:
                 self._publish(fences, needed, [])
             return
@@ -234,10 +238,7 @@ class _Round:
             self._tell_plan(found, plan, fences)
             return
         dead = self._moved(found, survey, plan)
-        pending = fences.newest is not None and any(
-            name in self.existing for name in fences.newest.tombstones
-        )
-        if dead or pending:
+        if dead or is_followed(fences.newest, existing=self.existing, census=needed.census):
             self._publish(fences, needed, sorted(dead))
 
     def _found(self, needed: Needed, survey: PackSurvey, writers: WriterList) -> FoundObjects:

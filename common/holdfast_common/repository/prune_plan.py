@@ -6,7 +6,7 @@ after all older writers have ended, calls it dead again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Container, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -83,13 +83,39 @@ def waiting(facts: FenceFacts) -> Waiting | None:
     )
     if older and decided:
         return Waiting(writers=older)
-    if facts.newest is None or not facts.pending:
+    if facts.newest is None or not facts.pending or is_dated_ahead(facts):
         return None
-    if facts.storage_now is not None and facts.newest_stored_at is not None:
-        age = facts.storage_now - facts.newest_stored_at
-    else:
-        age = facts.now - parse_utc(facts.newest.closed_at)
+    age = _age(facts, facts.newest)
     return Waiting(until=facts.now + facts.grace - age) if age < facts.grace else None
+
+
+def is_dated_ahead(facts: FenceFacts) -> bool:
+    """Whether the newest fence was written by a clock that ran ahead: nobody knows when its grace time is over.
+
+    Only an accepted clock comes that far. What this fence called dead is then found dead anew, behind one without any.
+    """
+    return facts.newest is not None and _age(facts, facts.newest) < -CLOCK_TOLERANCE
+
+
+def is_followed(
+    newest: Fence | None, *, existing: Container[str], census: Mapping[str, bytes]
+) -> bool:
+    """Whether another fence is to follow the newest one although nothing is dead.
+
+    What it called dead is still there; or it is gone, and points that it did not count can be forgotten only
+    behind another one, which nothing else might ever bring (`forget.plan_forget`).
+    """
+    if newest is None or not newest.tombstones:
+        return False
+    if any(name in existing for name in newest.tombstones):
+        return True
+    return any(newest.census.get(name) != digest for name, digest in census.items())
+
+
+def _age(facts: FenceFacts, newest: Fence) -> timedelta:
+    if facts.storage_now is not None and facts.newest_stored_at is not None:
+        return facts.storage_now - facts.newest_stored_at
+    return facts.now - parse_utc(newest.closed_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from holdfast_common.clock import utc_text
@@ -113,3 +115,37 @@ def test_a_point_younger_than_the_fence_waits_for_the_next_one(
     repository.clock.advance(GRACE_SECONDS + 1)
     pruner.round()
     assert plan(repository, young).forgotten
+
+
+def test_a_fence_of_a_clock_that_ran_ahead_holds_nothing_up_once_the_clock_is_accepted(
+    repository: Repository, pruner: Pruner
+) -> None:
+    gone = repository.backup(patterned(4 * BLOCK, "gone"))
+    repository.store.delete(gone.name)
+    kept = repository.backup(IMAGE)
+    ahead = timedelta(days=400).total_seconds()
+    repository.clock.advance(ahead)
+    assert pruner.round().fence == 1
+    repository.clock.advance(-ahead)
+    with pytest.raises(Refused, match="went back"):
+        pruner.round()
+    assert not pruner.round(accept_clock=True).deleted, "a grace time begins"
+    assert pruner.round().doomed
+    assert not pruner.round().deleted
+    repository.clock.advance(GRACE_SECONDS + 1)
+    assert pruner.round().deleted
+    assert repository.restored(kept) == IMAGE
+
+
+def test_a_young_point_can_be_forgotten_although_nothing_else_dies_any_more(
+    repository: Repository, pruner: Pruner
+) -> None:
+    repository.store.delete(repository.backup(patterned(4 * BLOCK, "gone")).name)
+    pruner.round()
+    repository.clock.advance(GRACE_SECONDS + 1)
+    assert pruner.round().deleted
+    young = repository.backup(patterned(4 * BLOCK, "young"))
+    assert [reason for _, reason in plan(repository, young).kept] == [TOO_NEW]
+    pruner.round()
+    assert plan(repository, young).forgotten
+    assert not pruner.round().fence, "one is enough"
