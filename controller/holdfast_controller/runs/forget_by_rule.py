@@ -26,6 +26,7 @@ from holdfast_controller.decide.retention import (
     RetentionRule,
     plan_retention,
 )
+from holdfast_controller.runs.clock_watch import clock_doubt
 from holdfast_controller.runs.results import LOWER_CONSISTENCY, NOT_PROTECTED
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.catalogue import PointRow
@@ -67,7 +68,9 @@ class ForgetByRule:
         """The points that the rule drops. Raises: RepositoryFailed."""
         world = self.world
         now = world.clock.now()
-        problem = "" if self.accept_clock else clock_problem_of(seen, now)
+        problem = ""
+        if not self.accept_clock:
+            problem = clock_doubt(world) or clock_problem_of(seen, now)
         repository_id = world.keeper.repository_id
         rows = [row for row in self.rows if row.repository_id == repository_id]
         self.decisions = plan_retention(

@@ -23,6 +23,7 @@ from holdfast_common.errors import (
     NotFound,
     ObjectMissing,
     PointsMissing,
+    Refused,
 )
 from holdfast_common.identity import JobId, PointId
 from holdfast_common.repository.derivation import lineage_tag
@@ -49,6 +50,7 @@ from holdfast_common.repository.points import Point, PointList, list_points
 from holdfast_common.repository.prune import prune
 from holdfast_common.repository.prune_progress import Tell
 from holdfast_common.repository.prune_report import PruneLimits, PruneReport
+from holdfast_controller.runs.clock_watch import clock_doubt
 from holdfast_controller.runs.forget_by_rule import Chooser, SeenRepository, kept_for_readers
 from holdfast_controller.runs.point_rows import point_row
 from holdfast_controller.runs.unusable_points import lost_names, with_given_up, with_unusable
@@ -111,6 +113,7 @@ class RepositoryCare:
             )
             end = PruneEnd(counts={}, problem="it ended by a bug: see the controller's log")
             try:
+                self._refuse_doubt(limits)
                 report = prune(
                     store,
                     world.keeper.keys(),
@@ -170,7 +173,7 @@ class RepositoryCare:
                     held=held,
                     last_seen=self._last_seen(),
                 )
-                point_ids = list({*point_ids, *choose(seen)})
+                point_ids = sorted({*point_ids, *choose(seen)})
             chosen = [
                 PointName(name=found[each].name, digest=found[each].digest)
                 for each in point_ids
@@ -340,8 +343,18 @@ class RepositoryCare:
             with DirectoryStore.open(folder, files=watched_files(folder)) as store:
                 yield store
 
+    def _refuse_doubt(self, limits: PruneLimits) -> None:
+        """What was found of this clock stays found, whoever asks. Raises: Refused."""
+        doubt = clock_doubt(self._world)
+        if doubt and not limits.accept_clock:
+            raise Refused(
+                f"nothing is deleted by a doubtful clock: {doubt}",
+                advice="see that the clock is right, then prune again with --accept-clock",
+            )
+
     def _last_seen(self) -> datetime | None:
-        seen = [job.created_at for job in self._world.jobs.latest(limit=1)]
+        written_at = self._world.jobs.last_written_at()
+        seen = [written_at] if written_at else []
         last = self._prunes.latest()
         if last is not None:
             seen.append(last.ended_at or last.started_at)

@@ -257,6 +257,16 @@ class JobTable:
             return self._select("WHERE subject = ? ORDER BY job_id DESC LIMIT ?", (subject, limit))
         return self._select("ORDER BY job_id DESC LIMIT ?", (limit,))
 
+    def last_written_at(self) -> str:
+        """When anything was written of a job last (UTC text), in the order of writing; empty: nothing ever was.
+
+        Not of the youngest job: ids follow a clock, and one that was wrong once would be the youngest for long.
+        """
+        row = self._database.execute(
+            "SELECT at FROM job_events ORDER BY event_id DESC LIMIT 1"
+        ).fetchone()
+        return "" if row is None else str(row[0])
+
     def last_data_checks(self) -> dict[AgentId, JobId]:
         """The newest check of each agent that read data and came to its end, whatever it found."""
         rows = self._database.execute(

@@ -14,6 +14,7 @@ from holdfast_common.wire import operator_pb2
 from holdfast_controller.runs.requests import CheckRequest, Started
 from holdfast_controller.service.point_actions import PointActions
 from holdfast_controller.service.repository_actions import RepositoryActions
+from holdfast_controller.store import settings as names
 from holdfast_controller.store.jobs import JobRow
 from holdfast_controller.store.prunes import PruneEnd, PruneRow
 from holdfast_lab.server import RunningLab
@@ -86,6 +87,26 @@ def test_rule_32_a_clock_that_jumped_deletes_nothing(holdfast: OneProcess) -> No
     assert "the clock went back" in job.error.message
     assert "the clock went back" in row.problem
     assert prune(holdfast, accept_clock=True)[0].error is None
+
+
+def test_rule_32_what_is_asked_for_by_hand_believes_no_clock_that_is_in_doubt(
+    holdfast: OneProcess,
+) -> None:
+    actions = RepositoryActions(holdfast.world, holdfast.engine)
+    first = holdfast.back_up("web").point_id
+    holdfast.back_up("web")
+    assert first is not None
+    holdfast.world.settings.set(names.CLOCK_DOUBT, "the clock went ahead by 9:00:00 within 0:00:15")
+    job, row = prune(holdfast)
+    assert job.error is not None
+    assert job.error.code == Refused.code
+    assert "went ahead by 9:00:00" in row.problem
+    assert not actions.forget(operator_pb2.ForgetRequest(keep_last=1)).names
+    assert list(
+        actions.forget(operator_pb2.ForgetRequest(keep_last=1, accept_clock=True)).names
+    ) == [first]
+    assert prune(holdfast, accept_clock=True)[0].error is None
+    assert prune(holdfast)[0].error is None, "it stays accepted"
 
 
 def test_the_catalogue_is_made_anew_from_the_repository_alone(holdfast: OneProcess) -> None:

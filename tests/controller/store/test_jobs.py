@@ -1,11 +1,14 @@
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from holdfast_common.clock import SystemClock
+from holdfast_common import identity
+from holdfast_common.clock import SystemClock, utc_text
 from holdfast_common.errors import InvalidTransition, Locked, NotFound, Refused
 from holdfast_common.extents import Extent
 from holdfast_common.identity import AgentId, JobId, PointId
@@ -15,6 +18,7 @@ from holdfast_controller.store import job_tables
 from holdfast_controller.store.database import Database
 from holdfast_controller.store.jobs import JobTable
 from holdfast_controller.store.new_jobs import NewJob
+from support.repositories import FixedClock
 
 WEB = NewJob(
     kind="backup", subject="web", vcenter_id="v", instance_uuid="i", level_asked="incremental"
@@ -140,3 +144,25 @@ def test_cancelling_what_has_ended_or_is_unknown_is_refused(table: JobTable) -> 
         table.ask_cancel(job.job_id)
     with pytest.raises(NotFound):
         table.job(JobId("nothing"))
+
+
+def test_what_was_written_last_is_known_although_a_clock_ran_ahead_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(tmp_path / "clock.sqlite", [job_tables.MIGRATIONS])
+    clock = FixedClock()
+    table = JobTable(database, clock)
+    assert table.last_written_at() == ""
+    ahead, right = timedelta(days=400), time.time_ns()
+    monkeypatch.setattr(identity, "_last", 0)
+    monkeypatch.setattr(time, "time_ns", lambda: right + 400 * 86_400 * 10**9)
+    clock.advance(ahead.total_seconds())
+    table.create_run(kind="forget", request={}, jobs=[NewJob(kind="forget", subject="points")])
+    assert table.last_written_at() == utc_text(clock.now())
+    # it is put right, and the program begins anew
+    monkeypatch.setattr(time, "time_ns", lambda: right)
+    monkeypatch.setattr(identity, "_last", 0)
+    clock.advance(-ahead.total_seconds())
+    table.create_run(kind="forget", request={}, jobs=[NewJob(kind="forget", subject="points")])
+    assert table.last_written_at() == utc_text(clock.now())
+    database.close()
