@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from simulation.deeds_of_guests import GUESTS
+from simulation.deeds_of_keepers import KEEPERS
 from simulation.deeds_of_operators import OPERATORS
 from simulation.deeds_of_processes import PROCESSES
 from simulation.deeds_of_vcenters import VCENTERS
@@ -30,4 +31,4 @@ def set_up(simulation: Simulation) -> None:
     simulation.model.wrong.slow_tasks = 1.0
 
 
-_ALL: Final[Deeds] = {**OPERATORS, **PROCESSES, **VCENTERS, **GUESTS}
+_ALL: Final[Deeds] = {**OPERATORS, **KEEPERS, **PROCESSES, **VCENTERS, **GUESTS}

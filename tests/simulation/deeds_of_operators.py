@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from holdfast_common.identity import JobId, RunId
 from holdfast_controller.decide.policy import LevelRule, Policy, WhenNotReached
+from holdfast_controller.decide.retention import RetentionRule
 from holdfast_controller.decide.retries import RetryKind
 from holdfast_controller.runs import pausing
 from holdfast_controller.runs.requests import BackupRequest, RetryRequest
@@ -16,16 +17,21 @@ if TYPE_CHECKING:
     from simulation.simulation import Simulation
 
 ACTOR: Final = "local:0"
+NEVER: Final = "0 0 1 1 *"  # not while a seed lasts
 
 
-def is_paused(simulation: Simulation) -> bool:
-    """Whether a controller is there and everything is paused."""
+def is_as_after_faults(simulation: Simulation) -> bool:
+    """Whether `resume` did all that it is for."""
     world = simulation.controller.world
-    return simulation.controller.is_up and world is not None and pausing.is_paused(world)
+    if not simulation.controller.is_up or world is None:
+        return True  # another look will see
+    starts = [stored.policy.start for stored in world.policies.policies()]
+    wanted = [NEVER] if simulation.scenario.keep_last else []
+    return starts == wanted and not pausing.is_paused(world)
 
 
 def resume(simulation: Simulation) -> None:
-    """When faults stop, nothing is paused any more, and no policy begins anything."""
+    """When faults stop, nothing is paused any more, no policy begins anything, and what is kept is known."""
 
     def work() -> None:
         world, engine = simulation.controller.world, simulation.controller.engine
@@ -33,6 +39,8 @@ def resume(simulation: Simulation) -> None:
         assert engine is not None
         for stored in world.policies.policies():
             world.policies.delete(stored.policy_id, revision=stored.revision, actor=ACTOR)
+        if simulation.scenario.keep_last:
+            world.policies.create(_policy(simulation, start=NEVER), actor=ACTOR)
         if pausing.is_paused(world):
             pausing.resume(world, engine, actor=ACTOR)
 
@@ -125,18 +133,19 @@ def _look(simulation: Simulation, number: int) -> bool:
         assert world is not None
         assert scheduler is not None
         if not world.policies.policies():
-            world.policies.create(_policy(), actor=ACTOR)
+            world.policies.create(_policy(simulation), actor=ACTOR)
         scheduler.look(world.clock.now())
 
     simulation.operator("look", work)
     return simulation.controller.is_up
 
 
-def _policy() -> Policy:
+def _policy(simulation: Simulation, *, start: str = "* * * * *") -> Policy:
     return Policy(
         name="minutely",
         vms=("vm*",),
-        start="* * * * *",
+        start=start,
+        retention=RetentionRule(keep_last=simulation.scenario.keep_last),
         consistency="crash",
         level=LevelRule(full_days=30),
     )
@@ -149,7 +158,7 @@ def _edit(simulation: Simulation, number: int) -> bool:
         assert scheduler is not None
         found = world.policies.policies()
         if not found:
-            world.policies.create(_policy(), actor=ACTOR)
+            world.policies.create(_policy(simulation), actor=ACTOR)
             return
         stored = found[0]
         if number % 4 == 0:

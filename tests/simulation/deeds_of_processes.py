@@ -74,12 +74,14 @@ def _store_after(simulation: Simulation, number: int) -> bool:
 
 def _full(simulation: Simulation, number: int) -> bool:
     del number
-    simulation.agents.repository.full = True
+    simulation.agents.repository.storage.full = True
     return True
 
 
 def _clock(simulation: Simulation, number: int) -> bool:
-    simulation.kernel.wall_offset += (-3600.0, 3600.0, -400 * 86400.0, 400 * 86400.0)[number % 4]
+    simulation.watch.clock_moved(
+        (-3600.0, 3600.0, -400 * 86400.0, 400 * 86400.0)[number % 4], simulation.controller
+    )
     return True
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from holdfast_controller.decide.job_state import ENDED, TRANSITIONS, JobState
 from simulation.virtual_repository import Manifest
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 GOOD = (JobState.DONE, JobState.PARTIAL)
 _EDGES = frozenset((before, after) for (before, _), after in TRANSITIONS.items())
 ATTEMPTS_MAX = 2
+TOLD: Final = {
+    "keeping kept what is held": "held: a test",
+    "a prune waited for writers": "waiting for writers at work",
+    "a prune waited for its grace time": "waiting for the grace time",
+}
 
 
 def unsettled(simulation: Simulation) -> str:
@@ -46,7 +51,7 @@ def unsettled(simulation: Simulation) -> str:
     for agent in simulation.agents.all:
         if agent.works:
             return f"{agent.host_name} is at work"
-    missing = set(simulation.agents.repository.points) - _catalogued(simulation)
+    missing = _visible(simulation) - _catalogued(simulation)
     if missing:
         return f"points that the catalogue lacks: {sorted(missing)}"
     return ""
@@ -57,17 +62,15 @@ def check_at_rest(simulation: Simulation) -> int:
     for vm in simulation.model.vms.values():
         _check_nothing_left(vm)
     _check_stories(simulation)
-    lost = _catalogued(simulation) - set(simulation.agents.repository.points)
+    lost = _catalogued(simulation) - _visible(simulation)
     if lost:
-        raise Violation(f"the catalogue knows points that were never committed: {sorted(lost)}")
+        raise Violation(f"the catalogue knows points that are not there: {sorted(lost)}")
     world = simulation.controller.world
     assert world is not None
     broken = world.audit.first_broken()
     if broken is not None:
         raise Violation(f"the audit trail is broken at {broken}")
-    return sum(
-        _check_point(simulation, each) for each in simulation.agents.repository.points.values()
-    )
+    return sum(_check_point(simulation, each) for each in simulation.agents.repository.visible())
 
 
 def check_last_backups(simulation: Simulation, started: list[str], wanted: list[str]) -> None:
@@ -90,12 +93,28 @@ def transitions(simulation: Simulation) -> Counter[str]:
     return found
 
 
+def kept_for_reasons(simulation: Simulation) -> Counter[str]:
+    """How often keeping told why it did not go on: for a hold, a reader, a writer, the grace time or the clock."""
+    texts = [
+        str(row[0])
+        for row in simulation.connection.execute(
+            "SELECT detail FROM job_events WHERE event = 'kept' UNION ALL SELECT plan FROM prunes"
+            " UNION ALL SELECT problem FROM prunes UNION ALL SELECT error FROM jobs"
+        )
+    ]
+    return Counter({name: sum(words in text for text in texts) for name, words in TOLD.items()})
+
+
 def story(simulation: Simulation) -> str:
     """Everything that was written of jobs, as text: two runs of a seed have the same."""
     rows = simulation.connection.execute(
         "SELECT job_id, at, event, detail FROM job_events ORDER BY event_id"
     ).fetchall()
     return json.dumps(rows)
+
+
+def _visible(simulation: Simulation) -> set[str]:
+    return {each.point_id for each in simulation.agents.repository.visible()}
 
 
 def _catalogued(simulation: Simulation) -> set[str]:
@@ -136,10 +155,10 @@ def _stories(simulation: Simulation) -> dict[str, list[str]]:
 
 def _check_stories(simulation: Simulation) -> None:
     rows = simulation.connection.execute(
-        "SELECT job_id, state, attempt, point_id FROM jobs"
+        "SELECT job_id, state, attempt, point_id, kind FROM jobs"
     ).fetchall()
     stories = _stories(simulation)
-    for job_id, state, attempt, point_id in rows:
+    for job_id, state, attempt, point_id, kind in rows:
         states = [JobState(each) for each in stories.get(job_id, [])]
         for before, after in pairwise(states):
             if (before, after) not in _EDGES:
@@ -148,6 +167,8 @@ def _check_stories(simulation: Simulation) -> None:
             raise Violation(f"job {job_id} is {state}, and its story ends as {states[-1]}")
         if attempt > ATTEMPTS_MAX:
             raise Violation(f"job {job_id} was tried {attempt} times")
+        if kind != "backup":
+            continue
         committed = simulation.agents.repository.of_job(job_id)
         if len(committed) > 1:
             raise Violation(f"job {job_id} has {len(committed)} points")
@@ -162,6 +183,8 @@ def _check_stories(simulation: Simulation) -> None:
 def _check_point(simulation: Simulation, found: Manifest) -> int:
     """Whether a point is what the guest had written when its snapshot was taken. Raises: Violation."""
     record = found.record
+    if not simulation.agents.repository.is_there(found):
+        raise Violation(f"point {record.point_id} lacks blocks")
     moments = [
         each
         for each in simulation.model.truths.get(record.job_id, ())

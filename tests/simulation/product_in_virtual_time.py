@@ -6,18 +6,36 @@ import functools
 import logging
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from holdfast_common import identity, own_host, retry
+from holdfast_common.repository import (
+    hang_watch,
+    lease,
+    lease_survey,
+    live_chunks,
+    points,
+    prune,
+    writers,
+)
 from holdfast_controller import ledger
-from holdfast_controller.runs import free_space_watch, own_machines, vcenters, vm_blobs
+from holdfast_controller.decide import calendar
+from holdfast_controller.runs import (
+    free_space_watch,
+    own_machines,
+    repository_care,
+    vcenters,
+    vm_blobs,
+)
 from holdfast_controller.runs.vm_blobs import VmBlobs
 from holdfast_controller.vsphere import configuration as vm_configuration
 from holdfast_controller.vsphere import devices, inventory, properties
-from simulation import virtual_session
+from simulation import virtual_pruning, virtual_session, virtual_writers
+from simulation.virtual_keys import WRITERS
+from simulation.virtual_storage import VirtualStorage
 from simulation.virtual_threading import VirtualThreading
 from simulation.virtual_time import BEGIN, Kernel
 from simulation.virtual_vsphere import VirtualVsphere
@@ -47,19 +65,46 @@ class VirtualRandom:
         return self._kernel.now
 
 
+MISSED_COUNT_MAX: Final = 10  # when a clock jumps by years; in the product it takes its time
+_PRUNING: Final[tuple[tuple[str, object], ...]] = (
+    ("survey_packs", virtual_pruning.survey_packs),
+    ("copy_needed", virtual_pruning.copy_needed),
+    ("keep_reserve", virtual_pruning.keep_reserve),
+    ("rewrite_indexes", virtual_pruning.no_names),
+    ("proven_packs", virtual_pruning.no_proofs),
+    ("merge_while_many", virtual_pruning.nothing),
+    ("remove_finished_replacements", virtual_pruning.nothing),
+)
+
+
+def _carried_out(work: Callable[[], Any], *, gave_up: object = None) -> Any:
+    """In place of `hang_watch.while_it_answers`: nothing hangs here."""
+    del gave_up
+    return work()
+
+
 def _disks_as_they_are(found: Any, around: object) -> tuple[Any, ...]:
     del around
     return tuple(found)
 
 
 @contextmanager
-def product_in_virtual_time(kernel: Kernel, model: VirtualVsphere, seed: int) -> Iterator[None]:
+def product_in_virtual_time(
+    kernel: Kernel, model: VirtualVsphere, storage: VirtualStorage, seed: int
+) -> Iterator[None]:
     """The product's modules see virtual threads, time and randomness, and the model, until the block ends."""
     threads, chance = VirtualThreading(kernel), VirtualRandom(kernel, seed)
     changes: list[tuple[object, str, object]] = [
         (module, "threading", threads) for module in _with_threads()
     ]
     changes += [
+        (calendar, "MISSED_COUNT_MAX", MISSED_COUNT_MAX),
+        (lease, "LEASE_SECONDS", virtual_writers.LEASE_SECONDS),
+        (lease_survey, "LEASE_SECONDS", virtual_writers.LEASE_SECONDS),
+        (lease_survey, "LEASE_MARGIN_SECONDS", virtual_writers.LEASE_MARGIN_SECONDS),
+        (repository_care, "DirectoryStore", virtual_pruning.StorageAsFolder(storage)),
+        (repository_care, "check_answers", virtual_pruning.nothing),
+        *((prune, name, instead) for name, instead in _PRUNING),
         (identity, "os", chance),
         (identity, "time", chance),
         (identity, "_last", 0),
@@ -84,6 +129,11 @@ def product_in_virtual_time(kernel: Kernel, model: VirtualVsphere, seed: int) ->
         (vm_blobs.read_blobs, lambda *_: VmBlobs(blobs=(), warnings=())),
         (vm_blobs.with_ovf, lambda found, _: found),
         (free_space_watch.free_space_watched, virtual_session.nothing_watched),
+        (points.list_points, virtual_pruning.list_points),
+        (live_chunks.find_needed, virtual_pruning.find_needed),
+        (hang_watch.while_it_answers, _carried_out),
+        (hang_watch.watched_files, virtual_pruning.nothing),
+        (writers.load_writers, lambda *_: WRITERS),
     ]
     changes += [
         (module, name, instead)

@@ -17,6 +17,24 @@ KINDS_SHARE: Final = 0.35  # of all kinds of fault, in one seed
 
 # What people and guests do. Every seed knows all of it that its world allows.
 DEEDS: Final = ("backup", "write", "cancel", "look", "retry")
+KEEPING: Final = (  # in seeds that keep points, and not all
+    "hold",
+    "unhold",
+    "forget by hand",
+    "forget by policies",
+    "prune",
+    "check a point",
+    "a retention is edited",
+    "the storage fails",
+    "the clock jumps for a while",
+    "the controller dies while it keeps",
+    "a writer dies before a prune",
+    "a backup reaches less",
+)
+KEEPING_SECONDS: Final = (
+    150.0  # until faults stop in such a seed: its calendars come due each minute
+)
+KEEPS_SHARE: Final = 0.16  # of all seeds: they take twice as long as others
 FAULTS: Final = (
     "crash the controller",
     "stop the controller",
@@ -64,7 +82,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """A seed's world and events, in order."""
+    """A seed's world and events, in order. ``keep_last``: what its policy keeps of each VM; 0: nothing is forgotten.
+
+    ``storage_tells_time``: whether the repository's storage has a clock that can be asked.
+    """
 
     seed: int
     vm_sizes: tuple[tuple[int, ...], ...]
@@ -72,6 +93,8 @@ class Scenario:
     lies: frozenset[str]
     audit_share: float
     streams_max: int
+    keep_last: int
+    storage_tells_time: bool
     events: tuple[Event, ...]
 
 
@@ -110,6 +133,10 @@ def scenario_of(seed: int, *, lie: str = "") -> Scenario:
             )
             for _ in range(source.randint(1, 6))
         ]
+    keep_last = source.choice((1, 1, 2)) if source.random() < KEEPS_SHARE else 0
+    tells_time = source.random() < 0.3
+    if keep_last:
+        events += _of_keeping(source)
     return Scenario(
         seed=seed,
         vm_sizes=sizes,
@@ -117,5 +144,18 @@ def scenario_of(seed: int, *, lie: str = "") -> Scenario:
         lies=lies,
         audit_share=1.0 if lies else 0.25,
         streams_max=source.choice((1, 2, 3)),
+        keep_last=keep_last,
+        storage_tells_time=tells_time,
         events=tuple(sorted(events, key=lambda each: each.at)),
     )
+
+
+def _of_keeping(source: random.Random) -> list[Event]:
+    """Backups, so that there is something to forget, and what concerns keeping."""
+    kinds = ["look", *(["backup"] * source.randint(1, 3))]
+    kinds += [source.choice(KEEPING) for _ in range(source.randint(2, 5))]
+    moments = [READY_SECONDS, *(source.uniform(READY_SECONDS, KEEPING_SECONDS) for _ in kinds[1:])]
+    return [
+        Event(at=at, kind=kind, number=source.getrandbits(30))
+        for at, kind in zip(moments, kinds, strict=True)
+    ]

@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from holdfast_common.errors import HoldfastError
 from holdfast_common.job_spec import TransportKind
+from holdfast_controller.decide.policy import Policy
 from holdfast_controller.runs.requests import BackupRequest
 from simulation import deeds, invariants
-from simulation.deeds_of_operators import is_paused, look, resume
+from simulation.deeds_of_keepers import forget_by_hand, prune
+from simulation.deeds_of_operators import is_as_after_faults, look, resume
+from simulation.keeping_watch import KeepingWatch
 from simulation.product_in_virtual_time import product_in_virtual_time
 from simulation.scenario import Scenario
 from simulation.virtual_agents import VirtualAgents
-from simulation.virtual_controller import VirtualController
+from simulation.virtual_controller import (
+    GRACE_SECONDS,
+    KEEPING_CYCLE_SECONDS,
+    KEEPING_LOOK_SECONDS,
+    VirtualController,
+)
 from simulation.virtual_database import is_intended, new_database
 from simulation.virtual_time import Kernel, Life, Violation
 from simulation.virtual_vms import Misbehaviour, VirtualVm
@@ -26,6 +35,10 @@ from simulation.virtual_vsphere import VirtualVsphere
 
 SETTLES_SECONDS_MAX: Final = 3600.0  # after faults stop everything ends within it
 LOOK_SECONDS: Final = 5.0
+CYCLES_MAX: Final = 2
+CYCLES_BEGIN_SECONDS: Final = (
+    2 * KEEPING_LOOK_SECONDS + 5.0
+)  # a look finds what is due, then it works
 RESTART_SECONDS_MAX: Final = 4.0
 
 
@@ -63,7 +76,17 @@ class Simulation:
             self.agents,
             self.connection,
             audit_share=scenario.audit_share,
+            keeps=scenario.keep_last > 0,
             streams_max=scenario.streams_max,
+        )
+        storage = self.agents.repository.storage
+        storage.tells_time = scenario.storage_tells_time
+        self.watch = storage.watcher = KeepingWatch(
+            self.kernel,
+            self.connection,
+            self.agents.repository,
+            self._policies,
+            grace_seconds=GRACE_SECONDS,
         )
         self.faults: Counter[str] = Counter()
         self.vms: list[VirtualVm] = []
@@ -73,7 +96,8 @@ class Simulation:
 
     def run(self) -> Report:
         """Raises: Violation, and whatever a bug raises."""
-        with product_in_virtual_time(self.kernel, self.model, self.scenario.seed):
+        storage = self.agents.repository.storage
+        with product_in_virtual_time(self.kernel, self.model, storage, self.scenario.seed):
             try:
                 self._begin()
                 for event in self.scenario.events:
@@ -82,6 +106,7 @@ class Simulation:
                 self._faults_stop()
                 self._settle()
                 self._back_up_everything()
+                self._keep_everything()
                 restores = invariants.check_at_rest(self)
             finally:
                 self._end()
@@ -131,7 +156,13 @@ class Simulation:
         self.model.wrong = Misbehaviour(lies=lies)
         self.controller.wrong.before = self.controller.wrong.after = 0
         self.controller.life.crash_at = 0
-        self.agents.repository.full = False
+        storage = self.agents.repository.storage
+        storage.full, storage.failing = False, 0
+        self.watch.dies_after = 0
+        if self.scenario.keep_last:  # time synchronisation puts it right
+            self.watch.clock_moved(-self.kernel.wall_offset, self.controller)
+        if self.watch.clock_was_wrong:
+            self.controller.stop()  # what it wrote by that clock must not count for ever
         self.agents.delays = 1.0
         for agent in self.agents.all:
             agent.away_until = -1.0
@@ -148,7 +179,7 @@ class Simulation:
             if self.kernel.now > ends_at:
                 raise Violation(f"after {SETTLES_SECONDS_MAX:.0f} s without faults: {left}")
             look(self)
-            if is_paused(self):  # by somebody who began before faults stopped, and ended after it
+            if not is_as_after_faults(self):  # somebody was at it when faults stopped
                 resume(self)
             self.kernel.sleep(LOOK_SECONDS)
 
@@ -175,6 +206,42 @@ class Simulation:
             self._settle()
             invariants.check_last_backups(self, started, wanted)
 
+    def _keep_everything(self) -> None:
+        """What can be forgotten is forgotten within two cycles, and what nothing needs is deleted two later."""
+        for point_id in sorted(self.watch.by_hand):  # who was not told that it is done asks again
+            forget_by_hand(self, point_id)
+        if not self.scenario.keep_last:
+            return
+        if self.watch.clock_was_wrong:
+            self._accept_clock()
+        uuids = {vm.instance_uuid for vm in self.model.vms.values()}
+        self._within_cycles(lambda: self.watch.forgettable(uuids), "is not forgotten")
+        self._within_cycles(self.agents.repository.garbage, "is not deleted")
+
+    def _accept_clock(self) -> None:
+        """An operator who sees that the clock is right again says so, as the refusal of a prune asks him to."""
+        ask = self.connection.execute
+        rounds = "SELECT count(*) FROM prunes WHERE ended_at != '' AND problem = ''"
+        (before,) = ask(rounds).fetchone()
+        ends_at = self.kernel.now + SETTLES_SECONDS_MAX
+        while ask(rounds).fetchone()[0] == before:
+            if self.kernel.now > ends_at:
+                raise Violation("no prune begins although the clock was accepted")
+            prune(self, accept_clock=True)
+            self.kernel.sleep(LOOK_SECONDS)
+
+    def _within_cycles(self, left: Callable[[], list[str]], what: str) -> None:
+        ends_at = self.kernel.now + CYCLES_MAX * KEEPING_CYCLE_SECONDS + CYCLES_BEGIN_SECONDS
+        while found := left():
+            if self.kernel.now > ends_at:
+                raise Violation(f"after {CYCLES_MAX} cycles of keeping {what}: {found}")
+            self.kernel.sleep(LOOK_SECONDS)
+        self._settle()
+
+    def _policies(self) -> list[Policy]:
+        world = self.controller.world
+        return [] if world is None else [each.policy for each in world.policies.policies()]
+
     def _end(self) -> None:
         self.restarts = False
         kernel = self.kernel
@@ -188,6 +255,8 @@ class Simulation:
 
     def _report(self, restores: int) -> Report:
         self.faults.update(self.agents.counts)
+        self.faults.update(self.watch.counts)
+        self.faults.update(invariants.kept_for_reasons(self))
         self.faults.update({f"lie {each}": 1 for each in self.scenario.lies})
         digest = hashlib.sha256("\n".join(self.kernel.trace).encode())
         digest.update(invariants.story(self).encode())

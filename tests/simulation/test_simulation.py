@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_controller.decide.job_state import JobState
-from simulation.scenario import DEEDS, FAULTS, scenario_of
+from simulation.scenario import DEEDS, FAULTS, KEEPING, scenario_of
 from simulation.shrinking import shrunk
 from simulation.simulation import Report, simulate
 from simulation.virtual_disks import LIES
@@ -56,6 +56,15 @@ HAPPENED = (
     "an answer was lost",
     "an attempt was lost",
     "an audit found a lie",
+    "a point was read",
+    "a point was forgotten by hand",
+    "a point was forgotten by policies",
+    "prune deleted of packs",
+    "prune deleted of maps",
+    "keeping kept what is held",
+    "a prune waited for writers",
+    "a prune waited for its grace time",
+    "the clock was not believed",
 )
 
 
@@ -72,7 +81,7 @@ def totals(reports: list[Report]) -> tuple[Counter[str], Counter[str], int]:
 def check_totals(reports: list[Report]) -> None:
     """Print what was seen; what was never seen fails."""
     transitions, faults, restores = totals(reports)
-    wanted = [*DEEDS, *FAULTS, *HAPPENED, *(f"lie {each}" for each in LIES)]
+    wanted = [*DEEDS, *FAULTS, *KEEPING, *HAPPENED, *(f"lie {each}" for each in LIES)]
     print(f"seeds {len(reports)} restores compared {restores}")
     print(f"steps {sum(r.steps for r in reports)} seconds {sum(r.seconds for r in reports):.0f}")
     for name in SEEN:

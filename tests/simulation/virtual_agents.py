@@ -10,10 +10,23 @@ import random
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from holdfast_common.errors import Cancelled, HoldfastError, LeaseExpired, TimedOut
+from holdfast_common.errors import (
+    Cancelled,
+    HoldfastError,
+    LeaseExpired,
+    NotFound,
+    TimedOut,
+)
 from holdfast_common.identity import AgentId, JobId, LineageId, PointId
 from holdfast_common.job_result import ErrorReport, JobResult, Outcome, PointFound
-from holdfast_common.job_spec import Attempt, BackUpDisks, JobSpec, ListPoints, TransportKind
+from holdfast_common.job_spec import (
+    Attempt,
+    BackUpDisks,
+    CheckRepository,
+    JobSpec,
+    ListPoints,
+    TransportKind,
+)
 from holdfast_controller.runs.agent_link import AttemptHandler
 from simulation.virtual_agent import VirtualAgent, Work
 from simulation.virtual_backups import VirtualBackups
@@ -26,6 +39,7 @@ from simulation.virtual_vsphere import VirtualVsphere
 
 HEARTBEAT_SECONDS: Final = 2.0
 ANSWER_SECONDS: Final = 5.0  # an agent asks again after it
+READS: Final = 4  # of one point by a check
 Value = TypeVar("Value")
 
 
@@ -36,7 +50,7 @@ class VirtualAgents:
         self.kernel = kernel
         self.model = model
         self.random = random.Random(seed * 32452843 + 11)
-        self.repository = VirtualRepository()
+        self.repository = VirtualRepository(kernel, seed)
         self.all: list[VirtualAgent] = []
         self.link: VirtualLink | None = None
         self.counts: dict[str, int] = {}
@@ -46,7 +60,6 @@ class VirtualAgents:
         self.limit_of_one = 0
         self.delays = 1.0
         self.clock = VirtualClock(kernel)
-        self.points_made = 0
         self._backups = VirtualBackups(self)
 
     def add(self, vm: VirtualVm, transports: tuple[TransportKind, ...]) -> VirtualAgent:
@@ -93,7 +106,7 @@ class VirtualAgents:
                 if same and known != attempt and not work.ended and self._holds_lease(other, work):
                     raise Violation(f"{agent.host_name} begins what {other.host_name} still does")
         previous = spec.work.previous_point_id
-        if previous is not None and previous not in self.repository.points:
+        if previous is not None and previous not in self.repository.committed:
             raise Violation("a backup stands on a point that was never committed")
         if self.repository.of_job(attempt.job_id):
             raise Violation("a job begins again although it has committed")
@@ -167,6 +180,8 @@ class VirtualAgents:
         try:
             if isinstance(work.spec.work, BackUpDisks):
                 result = self._backups.back_up(agent, work, work.spec.work)
+            elif isinstance(work.spec.work, CheckRepository):
+                result = self._read(agent, work, work.spec.work)
             else:
                 assert isinstance(work.spec.work, ListPoints)
                 result = self._list(work.spec.work)
@@ -207,6 +222,21 @@ class VirtualAgents:
         if not self._holds_lease(agent, work):
             raise LeaseExpired("the controller was not heard for too long")
 
+    def _read(self, agent: VirtualAgent, work: Work, asked: CheckRepository) -> JobResult:
+        """Some points, block after block. Raises: NotFound, Cancelled, LeaseExpired."""
+        for point_id in asked.point_ids:
+            for _ in range(READS):
+                self.kernel.sleep(self.random.uniform(0.1, 2.0) * self.delays)
+                self.check(agent, work)
+                if not self.repository.is_visible(point_id):
+                    raise NotFound("the point is not in the repository", point=point_id)
+                point = self.repository.committed[point_id]
+                if not self.repository.is_there(point):
+                    self.kernel.failure = Violation(f"point {point_id} lacks blocks")
+                self.kernel.step("an agent reads a point")
+            self.count("a point was read")
+        return JobResult(outcome=Outcome.DONE, objects_checked=len(asked.point_ids))
+
     def _list(self, work: ListPoints) -> JobResult:
         self.kernel.sleep(self.random.uniform(0.05, 0.5))
         found = tuple(
@@ -216,7 +246,7 @@ class VirtualAgents:
                 lineage_id=LineageId(each.record.lineage_id),
                 record=each.record.encode(),
             )
-            for each in self.repository.points.values()
+            for each in self.repository.visible()
             if work.job_id in (None, each.record.job_id)
         )
         return JobResult(outcome=Outcome.DONE, points=found)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from holdfast_common.clock import utc_text
-from holdfast_common.errors import IntegrityError, RepositoryFull, SourceFailed
+from holdfast_common.errors import PreviousLost, SourceFailed
 from holdfast_common.identity import PointId
 from holdfast_common.job_result import DiskResult, JobResult, Outcome
 from holdfast_common.job_spec import (
@@ -21,7 +21,8 @@ from holdfast_common.job_spec import (
 from holdfast_common.point_record import DiskRecord, PointRecord
 from simulation.virtual_agent import VirtualAgent, Work
 from simulation.virtual_disks import BLOCK_BYTES, EMPTY
-from simulation.virtual_repository import Manifest
+from simulation.virtual_repository import Manifest, chunks_of
+from simulation.virtual_writers import VirtualWriter
 
 if TYPE_CHECKING:
     from simulation.virtual_agents import VirtualAgents
@@ -36,38 +37,50 @@ class VirtualBackups:
         self._agents = agents
 
     def back_up(self, agent: VirtualAgent, work: Work, asked: BackUpDisks) -> JobResult:
-        """Raises: what the controller raises, Cancelled, LeaseExpired, SourceFailed, RepositoryFull, IntegrityError."""
+        """Raises: what the controller raises, Cancelled, LeaseExpired, SourceFailed, RepositoryFull, PreviousLost."""
+        agents = self._agents
+        writer = VirtualWriter(agents.repository, agent.life, work.attempt, asked.lineage_id)
+        try:
+            return self._written(agent, work, asked, writer)
+        finally:
+            writer.close()
+
+    def _written(
+        self, agent: VirtualAgent, work: Work, asked: BackUpDisks, writer: VirtualWriter
+    ) -> JobResult:
+        kernel = self._agents.kernel
         contents: dict[int, list[int]] = {}
         records = []
         for disk in asked.disks:
             content, of_disk = self._disk(agent, work, asked, disk)
+            writer.store(disk.device_key, chunks_of([content]))
             contents[disk.device_key] = content
             records.append(of_disk)
-        self._agents.points_made += 1
         record = self._record(agent, work, asked, tuple(records))
-        digest = hashlib.sha256(
-            json.dumps([record.point_id, sorted(contents.items())]).encode()
-        ).digest()
+        chunks = chunks_of(contents.values())
+        map_name = writer.prepare(chunks)
+        text = json.dumps([work.attempt.number, record.point_id, sorted(contents.items())])
+        digest = hashlib.sha256(text.encode()).digest()
         self._agents.asked(agent, work, lambda handler: handler.grant_commit(digest))
-        self._agents.kernel.step("leave to publish was given")
-        self._agents.kernel.sleep(self._agents.random.uniform(0.01, 1.0))
+        kernel.step("leave to publish was given")
+        kernel.sleep(self._agents.random.uniform(0.01, 1.0))
         self._agents.check(agent, work)
-        if self._agents.repository.full:
-            raise RepositoryFull("the repository is full")
-        if self._agents.repository.of_job(work.attempt.job_id):
-            raise IntegrityError("another attempt of this job has published")
-        self._agents.repository.points[record.point_id] = Manifest(
-            record,
-            contents,
-            frozenset(
-                each.device_key for each in asked.disks if each.areas is AreaSource.ALLOCATED
-            ),
+        allocated = [each.device_key for each in asked.disks if each.areas is AreaSource.ALLOCATED]
+        writer.publish(
+            Manifest(
+                record=record,
+                disks=contents,
+                allocated=frozenset(allocated),
+                name=writer.manifest_name(),
+                map_name=map_name,
+                digest=digest,
+                writer_epoch=writer.lease.writer_epoch,
+                chunks=chunks,
+            )
         )
         self._agents.count("a point was committed")
-        self._agents.kernel.trace.append(
-            f"{self._agents.kernel.now:.3f} committed {record.point_id}"
-        )
-        self._agents.kernel.step("a point was published")
+        kernel.trace.append(f"{kernel.now:.3f} committed {record.point_id}")
+        kernel.step("a point was published")
         return JobResult(
             outcome=Outcome.DONE,
             point_id=PointId(record.point_id),
@@ -125,7 +138,9 @@ class VirtualBackups:
 
     def _before(self, asked: BackUpDisks, disk: DiskToBackUp, count: int) -> list[int]:
         assert asked.previous_point_id is not None, "changes since nothing"
-        previous = self._agents.repository.points[asked.previous_point_id].disks[disk.device_key]
+        if not self._agents.repository.is_visible(asked.previous_point_id):
+            raise PreviousLost("the point that this one stands on is gone")
+        previous = self._agents.repository.committed[asked.previous_point_id].disks[disk.device_key]
         return [*previous, *[EMPTY] * (count - len(previous))][:count]
 
     def _read(self, agent: VirtualAgent, disk: DiskToBackUp, number: int) -> int:
@@ -151,7 +166,7 @@ class VirtualBackups:
         self, agent: VirtualAgent, work: Work, asked: BackUpDisks, disks: tuple[DiskRecord, ...]
     ) -> PointRecord:
         return PointRecord(
-            point_id=f"01POINT{self._agents.points_made:019d}",
+            point_id=work.attempt.job_id,  # as the product has it
             job_id=work.attempt.job_id,
             lineage_id=asked.lineage_id,
             agent_id=agent.agent_id,

@@ -9,12 +9,21 @@ from __future__ import annotations
 import sqlite3
 from typing import Any, Final
 
+from holdfast_common import identity
 from holdfast_common.errors import HoldfastError
-from holdfast_common.job_spec import Attempt
 from holdfast_common.logs import Secret
-from holdfast_controller.configuration import ControllerConfiguration, StreamLimits
-from holdfast_controller.runs.agent_link import SignedGrant
+from holdfast_controller.configuration import (
+    CheckKeeping,
+    ControllerConfiguration,
+    KeepingSettings,
+    KeepingTimes,
+    PruneKeeping,
+    ScrubKeeping,
+    StreamLimits,
+)
+from holdfast_controller.runs.clock_watch import clock_doubt
 from holdfast_controller.runs.engine import Engine
+from holdfast_controller.runs.keeping import Keeping
 from holdfast_controller.runs.lifecycle import Lifecycle
 from holdfast_controller.runs.pausing import keep_paused
 from holdfast_controller.runs.reconcile import Orphans, Reconciler
@@ -45,6 +54,7 @@ from holdfast_controller.vsphere import hot_add
 from simulation.virtual_agents import VirtualAgents
 from simulation.virtual_database import StoreFaults, VirtualDatabase
 from simulation.virtual_facts import INSTANCE, inventory_of
+from simulation.virtual_keys import VirtualKeeper
 from simulation.virtual_link import VirtualLink
 from simulation.virtual_repository import REPOSITORY
 from simulation.virtual_threading import VirtualThreading
@@ -57,38 +67,21 @@ RECONCILE_SECONDS: Final = 20.0
 PROXY_STREAMS_MAX: Final = 2
 STREAMS_MAX: Final = 3
 WATCH_SECONDS: Final = 2.0
+KEEPING_START: Final = "* * * * *"  # of forgetting and of pruning
+KEEPING_CYCLE_SECONDS: Final = 60.0
+KEEPING_LOOK_SECONDS: Final = 15.0
+GRACE_SECONDS: Final = 20.0
 _SEAL: Final = SecretSeal(Secret(bytes(32)))
 
 
-class _Keeper:
-    """The repository's keys: nothing is decided by what they hold."""
-
-    repository_id = REPOSITORY
-    has_repository = True
-
-    def keys(self) -> None:
-        """They can be used."""
-
-    def check_alone(self) -> None:
-        """No other controller took over."""
-
-    def problem(self) -> str:
-        return ""
-
-    def authorise(self, agent_id: str) -> None:
-        """Every agent is a writer."""
-
-    def writer_keys(self, lineage_id: str) -> Secret:
-        return Secret(lineage_id.encode())
-
-    def reader_keys(self, lineage_id: str) -> Secret:
-        return Secret(lineage_id.encode())
-
-    def grant(
-        self, attempt: Attempt, manifest_digest: bytes, *, controller_epoch: int, job_keys: Secret
-    ) -> SignedGrant:
-        del attempt, job_keys
-        return SignedGrant(controller_epoch=controller_epoch, signature=manifest_digest)
+def _keeping(start: str) -> KeepingSettings:
+    """``start``: of what deletes; nothing is checked or scrubbed by itself."""
+    return KeepingSettings(
+        forget=KeepingTimes(start=start, window=""),
+        prune=PruneKeeping(start=start, window="", grace_hours=GRACE_SECONDS / 3600),
+        scrub=ScrubKeeping(start="", window=""),
+        check=CheckKeeping(start="", window=""),
+    )
 
 
 class VirtualController:
@@ -102,12 +95,14 @@ class VirtualController:
         connection: sqlite3.Connection,
         *,
         audit_share: float,
+        keeps: bool = False,
         streams_max: int = STREAMS_MAX,
     ) -> None:
         self.kernel = kernel
         self.wrong = StoreFaults()
         self.life = Life("controller", dead=True)
         self.lives = 0
+        self.started_at = 0.0
         self.world: World | None = None
         self.engine: Engine | None = None
         self.scheduler: Scheduler | None = None
@@ -124,7 +119,9 @@ class VirtualController:
             audit_share=audit_share,
             own_vm_uuid="none",
             limits=StreamLimits(each_proxy=PROXY_STREAMS_MAX),
+            keeping=_keeping(KEEPING_START if keeps else ""),
         )
+        self._keeps = keeps
         agents.limit_at_once = streams_max
         agents.limit_of_one = PROXY_STREAMS_MAX
 
@@ -160,6 +157,8 @@ class VirtualController:
     def start(self) -> None:
         """Begin a life."""
         self.lives += 1
+        self.started_at = self.kernel.now
+        identity._last = 0  # of the process: ids ascend in one, and no longer
         self.life = Life("controller")
         self.world = self.engine = self.scheduler = self.link = None
         hot_add._proxies.clear()
@@ -198,7 +197,21 @@ class VirtualController:
         self.scheduler = Scheduler(world, engine)
         self._agents.link = link
         self.kernel.spawn(life, "leases", lambda: self._watch(link))
+        if self._keeps:
+            self.kernel.spawn(life, "keeping", lambda: self._keep(world, engine))
         reconciler.run(engine.reconciled)
+
+    def _keep(self, world: World, engine: Engine) -> None:
+        """As `Keeping.run`, which would take a bug for something to be logged."""
+        keeping = Keeping(world, engine)
+        while not world.stopping.wait(KEEPING_LOOK_SECONDS):
+            try:
+                keeping._clock_watch.look()
+                keeping.look(world.clock.now())
+            except HoldfastError as error:
+                self.kernel.trace.append(f"{self.kernel.now:.3f} keeping: {error.line()}")
+            if clock_doubt(world):
+                self._agents.count("the clock was not believed")
 
     def _watch(self, link: VirtualLink) -> None:
         while True:
@@ -210,7 +223,7 @@ class VirtualController:
         clock, configuration = self._clock, self._configuration
         stopping: Any = VirtualThreading(self.kernel).Event()
         jobs, audit = JobTable(database, clock), AuditTrail(database, clock)
-        keeper: Any = _Keeper()
+        keeper: Any = VirtualKeeper()
         return World(
             configuration=configuration,
             clock=clock,

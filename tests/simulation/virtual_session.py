@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +24,7 @@ from holdfast_controller.vsphere.properties import ObjectProperties
 from holdfast_controller.vsphere.session import REPEATABLE, Login, VsphereSession
 from simulation.virtual_disks import BLOCK_BYTES
 from simulation.virtual_facts import DATASTORE, HOST_FACTS, inventory_of, vm_facts
-from simulation.virtual_time import Kernel, Violation
+from simulation.virtual_time import BEGIN, Kernel, Violation
 from simulation.virtual_vsphere import VirtualVsphere
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ class VirtualSession(VsphereSession):
         moref = str(target._moId)
         if method == "Logout":
             return None
+        if method == "CurrentTime":
+            return BEGIN + timedelta(seconds=self.kernel.now)
         if method == "Read":
             return model.read(moref, arguments["paths"])
         if method == "ReadVm":

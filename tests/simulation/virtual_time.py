@@ -236,13 +236,15 @@ class Kernel:
 
 
 class VirtualClock:
-    """`holdfast_common.clock.Clock`; the wall clock may jump, the other one never does."""
+    """`holdfast_common.clock.Clock`; the wall clock may jump unless it ``is_right``, the other one never does."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, *, is_right: bool = False) -> None:
         self._kernel = kernel
+        self._is_right = is_right
 
     def now(self) -> datetime:
-        return BEGIN + timedelta(seconds=self._kernel.now + self._kernel.wall_offset)
+        offset = 0.0 if self._is_right else self._kernel.wall_offset
+        return BEGIN + timedelta(seconds=self._kernel.now + offset)
 
     def monotonic_seconds(self) -> float:
         return self._kernel.now
