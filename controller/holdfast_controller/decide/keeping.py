@@ -104,6 +104,20 @@ def due_task(times: TaskTimes, history: TaskHistory, now: datetime) -> DueRun | 
     return due_now(times.calendar, last_slot=_counted_from(history, now), now=now)
 
 
+def goes_on_at(times: TaskTimes, history: TaskHistory, now: datetime) -> datetime | None:
+    """When what the end of a window stopped is gone on with, if nothing holds it up; ``now``: at once.
+
+    In the next window, unless the task is due by then or in it: that run goes on from where it came to. None: then.
+    """
+    opening = next_opening(times.windows, now)
+    if opening.opens_at is None or opening.closes_at is None:
+        return None  # always open: nothing ended it
+    begins = max(now, opening.opens_at)
+    if due_now(times.calendar, last_slot=_counted_from(history, now), now=begins) is not None:
+        return None
+    return begins if next_due(times.calendar, begins) >= opening.closes_at else None
+
+
 def is_neglected(times: TaskTimes, history: TaskHistory, now: datetime) -> bool:
     """Whether more than one moment passed and nothing came of it, whatever the reason is."""
     due = due_now(times.calendar, last_slot=_counted_from(history, now), now=now)

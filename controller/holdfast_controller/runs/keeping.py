@@ -1,7 +1,7 @@
 """The controller keeps its repository by itself: it forgets, prunes, scrubs and checks when that is due, one after the other.
 
 A due moment is written down together with its run, once. What the controller's end or a pause stopped is gone on with; what
-the end of a window stopped waits for the next due moment, and goes on from where it came to.
+the end of a window stopped is gone on with in the next one, or by the next due moment's run if that comes before.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from holdfast_common.clock import utc_text
 from holdfast_common.errors import ConfigurationError, HoldfastError, UsageError, WindowClosed
 from holdfast_common.identity import RunId
 from holdfast_common.repository.prune_report import PruneLimits
 from holdfast_controller.configuration import ControllerConfiguration, PruneKeeping
-from holdfast_controller.decide.begin_again import STOPPED_CODES
-from holdfast_controller.decide.job_state import JobState
+from holdfast_controller.decide.begin_again import FIRST_PAUSE, STOPPED_CODES
 from holdfast_controller.decide.keeping import (
     DELETING,
     KeepingTask,
     TaskTimes,
     due_task,
+    goes_on_at,
     keeping_times,
     runs_within,
 )
@@ -30,11 +31,15 @@ from holdfast_controller.decide.windows import current_opening, next_opening
 from holdfast_controller.runs.clock_watch import ClockWatch
 from holdfast_controller.runs.engine import Engine
 from holdfast_controller.runs.keeping_state import (
+    GONE_ON_WITH,
     NOTHING_TO_FORGET,
+    FailingTask,
     busy,
     held_up,
     history_of,
     note_calendars,
+    note_failing,
+    stopped_by_of,
 )
 from holdfast_controller.runs.loads import keeping_gate
 from holdfast_controller.runs.pausing import is_paused
@@ -63,11 +68,17 @@ ACTOR: Final = "the controller"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Failing:
-    """A due moment whose run could not begin: since when, and when it was tried last."""
+    """A due moment whose run could not begin (or be gone on with): since when, and when it was tried last."""
 
     slot: datetime
     since: datetime
     tried_at: datetime
+
+    def pauses(self, slot: datetime, now: datetime) -> bool:
+        """Whether it is too early for another try: often at first, then now and then."""
+        is_new = self.tried_at - self.since < timedelta(seconds=TRIES_SECONDS)
+        pause = timedelta(seconds=TRY_SECONDS) if is_new else FIRST_PAUSE
+        return self.slot == slot and timedelta(0) <= now - self.tried_at < pause
 
 
 def check_keeping(configuration: ControllerConfiguration, now: datetime) -> None:
@@ -118,7 +129,7 @@ class Keeping:
         if not world.keeper.has_repository or is_paused(world):
             return
         for task in opened:
-            if self._go_on(task) or self._begin_due(task, now):
+            if self._go_on(task, now) or self._begin_due(task, now):
                 return  # one at a time
 
     # -- inside -----------------------------------------------------------------------------------
@@ -135,34 +146,34 @@ class Keeping:
         closed = WindowClosed(
             f"the window of keeping's {task} closed before it was done; the next one goes on from there",
             opens_again="" if opening is None else opening.isoformat(timespec="minutes"),
+            advice=f"`holdfast status` tells when it goes on; [keeping.{task}] in controller.toml says how long it may work",
         )
         self._engine.stop_all(gate, closed)
         return False
 
-    def _go_on(self, task: KeepingTask) -> bool:
-        """Begin anew what the controller's end or a pause stopped of the newest run; whether it did."""
+    def _go_on(self, task: KeepingTask, now: datetime) -> bool:
+        """Begin anew what the controller's end, a pause or its window's end stopped of the newest run; whether it did."""
         world = self._world
         slot = world.keeping.last(task)
         if slot is None or not slot.run_id or slot.run_id in self._judged:
             return False
         if not world.runs.run(RunId(slot.run_id)).finished_at:
             return False
-        if not self._was_stopped(slot.run_id):
+        stopped_by = stopped_by_of(world, slot.run_id)
+        if not stopped_by & GONE_ON_WITH:
             self._judged.add(slot.run_id)
             return False
-        if held_up(world, task) or busy(world):
+        if not stopped_by & STOPPED_CODES:
+            times = self._times[task]
+            if goes_on_at(times, history_of(world, task, times, now), now) != now:
+                return False
+        if self._pauses(task, slot, now) or held_up(world, task) or busy(world):
             return False
-        return self._begun(
-            task, slot, world.clock.now(), also=lambda run_id: world.keeping.go_on(slot, run_id)
-        )
+        return self._begun(task, slot, now, also=lambda run_id: world.keeping.go_on(slot, run_id))
 
-    def _was_stopped(self, run_id: str) -> bool:
-        return any(
-            job.state is JobState.INTERRUPTED
-            and job.error is not None
-            and job.error.code in STOPPED_CODES
-            for job in self._world.jobs.jobs_of_run(RunId(run_id))
-        )
+    def _pauses(self, task: KeepingTask, slot: KeepingSlot, now: datetime) -> bool:
+        failing = self._failing.get(task)
+        return failing is not None and failing.pauses(slot.slot, now)
 
     def _begin_due(self, task: KeepingTask, now: datetime) -> bool:
         world, times = self._world, self._times[task]
@@ -173,11 +184,8 @@ class Keeping:
         if task is KeepingTask.FORGET and not self._is_anything_kept():
             world.keeping.take(replace(slot, told=NOTHING_TO_FORGET))
             return False
-        failing = self._failing.get(task)
-        if failing is not None and failing.slot == slot.slot:
-            passed = (now - failing.tried_at).total_seconds()
-            if 0 <= passed < TRY_SECONDS:
-                return False
+        if self._pauses(task, slot, now):
+            return False
         if held_up(world, task) or busy(world):
             return False  # it stays due; `status` tells why it does not begin
 
@@ -208,14 +216,15 @@ class Keeping:
         except HoldfastError as error:
             self._not_begun(task, slot, error, now)
             return False
-        self._failing.pop(task, None)
+        if self._failing.pop(task, None) is not None:
+            note_failing(self._world, task, None)
         log.info("keeping the repository: a task begins", extra={"task": task})
         return True
 
     def _not_begun(
         self, task: KeepingTask, slot: KeepingSlot, error: HoldfastError, now: datetime
     ) -> None:
-        """Tried again for an hour; then the next due moment is waited for, and `status` tells why."""
+        """It stays due, and is tried again as long as its window is open, until its next moment; `status` tells why."""
         log.warning(
             "keeping the repository: a task cannot begin",
             extra={"task": task, "error": error.line()},
@@ -223,14 +232,9 @@ class Keeping:
         failing = self._failing.get(task)
         if failing is None or failing.slot != slot.slot:
             failing = _Failing(slot=slot.slot, since=now, tried_at=now)
-        if now - failing.since < timedelta(seconds=TRIES_SECONDS):
-            self._failing[task] = replace(failing, tried_at=now)
-            return
-        self._failing.pop(task, None)
-        if slot.run_id:
-            self._judged.add(slot.run_id)  # the next due moment must not wait for this one
-        else:
-            self._world.keeping.take(replace(slot, told=error.line()))
+        self._failing[task] = replace(failing, tried_at=now)
+        why = FailingTask(slot=utc_text(slot.slot), since=utc_text(failing.since), why=error.line())
+        note_failing(self._world, task, why)
 
     def _forget(self, also: Also) -> Started:
         wanted = ForgetRequest(actor=ACTOR, gates=(keeping_gate(KeepingTask.FORGET),))

@@ -7,25 +7,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from typing import Final
 
 from holdfast_common.clock import parse_utc, utc_text
-from holdfast_common.errors import HoldfastError
+from holdfast_common.errors import HoldfastError, WindowClosed
 from holdfast_common.identity import RunId
+from holdfast_controller.decide.begin_again import STOPPED_CODES
 from holdfast_controller.decide.job_state import JobState
 from holdfast_controller.decide.keeping import (
     DELETING,
     KeepingTask,
     TaskHistory,
     TaskTimes,
+    goes_on_at,
     is_neglected,
     keeping_times,
     next_task,
 )
 from holdfast_controller.runs.clock_watch import clock_doubt
 from holdfast_controller.runs.pausing import is_paused
+from holdfast_controller.runs.policy_runs import TRIES_SECONDS
 from holdfast_controller.runs.repository_jobs import KINDS
 from holdfast_controller.runs.repository_verdict import repository_verdict
 from holdfast_controller.runs.world import World
@@ -33,6 +36,8 @@ from holdfast_controller.store import settings as names
 from holdfast_controller.store.keeping import KeepingSlot
 
 NOTHING_TO_FORGET: Final = "no policy says how many points are kept"
+GONE_ON_WITH: Final = STOPPED_CODES | {WindowClosed.code}
+FAILS_AFTER: Final = timedelta(seconds=TRIES_SECONDS)  # before, it may pass by itself
 ACCEPT: Final = "; see that the clock is right, then `holdfast repo prune --accept-clock`"
 
 
@@ -52,6 +57,15 @@ class TaskState:
     held_up: str = ""
     problem: str = ""
     is_well: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailingTask:
+    """A due moment whose run could not begin when it was tried last: since when (UTC texts), and why."""
+
+    slot: str
+    since: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,11 +136,45 @@ def keeping_failures(world: World) -> list[KeepingFailure]:
             )
             found.append(KeepingFailure(key=task, text=text))
         slot = world.keeping.last(task)
+        failing = failing_task(world, task)
+        if failing is not None and now - parse_utc(failing.since) >= FAILS_AFTER:
+            text = f"keeping: {task} of {failing.slot[:16]}Z cannot begin: {failing.why}; it is tried again"
+            found.append(KeepingFailure(key=task, text=text))
+            continue
         result, is_well = _result(world, slot)
         if slot is not None and not is_well:
+            result += _goes_on(world, task, times, slot, now)
             text = f"keeping: {task} of {slot.slot:%Y-%m-%d %H:%M} did not end well: {result}"
             found.append(KeepingFailure(key=task, text=text, run_id=slot.run_id))
     return found
+
+
+def stopped_by_of(world: World, run_id: str) -> frozenset[str]:
+    """Codes of what ended jobs of a run as interrupted."""
+    return frozenset(
+        job.error.code
+        for job in world.jobs.jobs_of_run(RunId(run_id))
+        if job.state is JobState.INTERRUPTED and job.error is not None
+    )
+
+
+def note_failing(world: World, task: KeepingTask, failing: FailingTask | None) -> None:
+    """Write down why it cannot begin; None: it did."""
+    known = json.loads(world.settings.get(names.KEEPING_FAILING) or "{}")
+    known.pop(task.value, None)
+    if failing is not None:
+        known[task.value] = asdict(failing)
+    world.settings.set(names.KEEPING_FAILING, json.dumps(known))
+
+
+def failing_task(world: World, task: KeepingTask) -> FailingTask | None:
+    """None: it could begin, was not due since, or a later moment was made use of."""
+    found = json.loads(world.settings.get(names.KEEPING_FAILING) or "{}").get(task.value)
+    if found is None:
+        return None
+    failing = FailingTask(**found)
+    slot = world.keeping.last(task)
+    return None if slot is not None and slot.slot > parse_utc(failing.slot) else failing
 
 
 def history_of(world: World, task: KeepingTask, times: TaskTimes, now: datetime) -> TaskHistory:
@@ -165,6 +213,11 @@ def _state(world: World, task: KeepingTask, times: TaskTimes | None, now: dateti
         if next_at <= now:
             problem = held_up(world, task)
             waits = "" if problem else busy(world)
+            failing = failing_task(world, task)
+            if failing is not None and not problem and not waits:
+                problem = f"{failing.why}; it is tried again"
+        elif slot is not None and not is_well:
+            result += _goes_on(world, task, times, slot, now)
     return TaskState(
         task=task,
         last_at="" if slot is None else utc_text(slot.slot),
@@ -175,6 +228,19 @@ def _state(world: World, task: KeepingTask, times: TaskTimes | None, now: dateti
         problem=problem if world.keeper.has_repository else "",
         is_well=is_well,
     )
+
+
+def _goes_on(
+    world: World, task: KeepingTask, times: TaskTimes, slot: KeepingSlot, now: datetime
+) -> str:
+    """What becomes of what the end of its window stopped, for people."""
+    if not slot.run_id or WindowClosed.code not in stopped_by_of(world, slot.run_id):
+        return ""
+    history = history_of(world, task, times, now)
+    at = goes_on_at(times, history, now)
+    if at is None:
+        return f"; its next run, at {next_task(times, history, now):%Y-%m-%d %H:%M}Z, goes on from there"
+    return f"; it goes on at {at:%Y-%m-%d %H:%M}Z"
 
 
 def _result(world: World, slot: KeepingSlot | None) -> tuple[str, bool]:

@@ -29,6 +29,7 @@ SELF_BACKUP_PROBLEM = "self_backup.problem"  # why the last try failed; empty: i
 TAKEN_OVER = "controller.taken_over"  # how it is known that another controller took over
 CLOCK_SEEN_AT = "clock.seen_at"  # what time it was when the clock was looked at last
 CLOCK_DOUBT = "clock.doubt"  # why the clock is not to be believed; empty: it is
+KEEPING_FAILING = "keeping.failing"  # tasks that cannot begin, and why
 KEEPING_SINCE = "keeping.since"  # of each task its calendar and since when it counts, as JSON
 KEEPING_UNPROVEN_BYTES = "keeping.unproven_bytes"  # when the last check ended
 VERIFIED_DATA = (

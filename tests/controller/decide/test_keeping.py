@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from holdfast_common.errors import UsageError
 from holdfast_common.repository.subset import chosen_packs, parsed_subset
 from holdfast_controller.configuration import KeepingSettings
+from holdfast_controller.decide.calendar import parse_calendar
 from holdfast_controller.decide.keeping import (
     DataFacts,
     KeepingTask,
@@ -19,11 +20,13 @@ from holdfast_controller.decide.keeping import (
     TaskTimes,
     bytes_to_read,
     due_task,
+    goes_on_at,
     keeping_times,
     next_task,
     runs_within,
     share_text,
 )
+from holdfast_controller.decide.windows import parse_windows
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
 DAY = timedelta(days=1)
@@ -125,3 +128,26 @@ def test_whatever_is_written_and_deleted_every_pack_is_read_within_its_days(
         for pack, at in born.items():
             assert day - int(proven.get(pack, at)) <= days, (day, at, proven.get(pack))
     assert checked or not (first or any(written))
+
+
+def test_what_a_windows_end_stopped_goes_on_in_the_next_one_unless_the_task_is_due_by_then() -> (
+    None
+):
+    def at(day: int, hour: int) -> datetime:
+        return datetime(2026, 6, day, hour, tzinfo=UTC)
+
+    def goes_on(start: str, window: str, *, now: datetime) -> datetime | None:
+        times = TaskTimes(
+            calendar=parse_calendar(start, "UTC", field="start"),
+            windows=parse_windows(window, "UTC", field="window"),
+        )
+        history = TaskHistory(since=at(1, 0), last_slot=at(7, 10))
+        return goes_on_at(times, history, now)
+
+    days = "mon-sun 08:00-20:00"
+    # 7 June 2026 is a Sunday
+    assert goes_on("0 10 * * sun", days, now=at(7, 21)) == at(8, 8)
+    assert goes_on("0 10 * * sun", days, now=at(8, 9)) == at(8, 9), "at once"
+    assert goes_on("0 10 * * *", days, now=at(7, 21)) is None, "it is due in that window"
+    assert goes_on("0 2 * * *", days, now=at(7, 21)) is None, "it is due when that opens"
+    assert goes_on("0 10 * * sun", "", now=at(7, 21)) is None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 import pytest
 
+from holdfast_common.clock import SystemClock
 from holdfast_common.errors import RepositoryFailed, StoreFailed
 from holdfast_common.identity import JobId, PointId
 from holdfast_common.job_result import DamageFound, JobResult, Outcome
@@ -20,6 +23,7 @@ from holdfast_controller.runs import scrub_packs as scrubbing_module
 from holdfast_controller.runs.keeping_state import (
     busy,
     held_up,
+    keeping_failures,
     keeping_states,
 )
 from holdfast_controller.runs.pausing import pause, resume
@@ -239,6 +243,7 @@ def test_the_end_of_a_window_stops_what_is_at_work_and_says_so_and_the_next_day_
     (state,) = [each for each in keeping_states(kept.world) if each.task == "scrub"]
     assert (state.is_well, state.last_run) == (False, stopped.run_id)
     assert "window" in state.result
+    assert "; its next run, at " in state.result
     assert kept.slot("scrub").run_id == stopped.run_id, "not before the next day"
     kept.look(hours=20)
     again = kept.job("scrub")
@@ -354,20 +359,76 @@ def test_a_check_reads_a_share_and_what_was_read_back_is_known_by_vm(
     assert read_back_at(holdfast.world) == {lineage: newest}
 
 
-def test_a_task_that_cannot_begin_is_tried_for_an_hour_and_then_told(
+def test_a_task_that_cannot_begin_is_told_after_an_hour_and_tried_as_long_as_its_window_is_open(
     holdfast: OneProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = KeptRepository(holdfast, only("check", "mon-sun 07:00-20:00"))
     kept.points(1)
-    monkeypatch.setattr(type(holdfast.agent), "connected", lambda _: [])
+    with monkeypatch.context() as away:
+        away.setattr(type(holdfast.agent), "connected", lambda _: [])
+        kept.look(hours=1)
+        kept.look(seconds=TRIES_SECONDS - 60)
+        assert failures(kept) == []
+        kept.look(seconds=120)
+        assert holdfast.world.keeping.last("check") is None, "it stays due"
+        ((key, text),) = failures(kept)
+        assert key == "check"
+        assert "cannot begin: " in text and "no connected proxy reaches the repository" in text
+        kept.look(hours=3)
+        kept.another_life()
+        kept.look(minutes=1)
+    kept.look(seconds=30)
+    assert holdfast.world.keeping.last("check") is None, "too early for another try"
+    kept.look(minutes=15)
+    assert kept.job("check").state is JobState.DONE
+    assert failures(kept) == []
+
+
+def failures(kept: KeptRepository) -> list[tuple[str, str]]:
+    """As `status` would tell them at the time of the test's morning."""
+    later = LaterClock(kept.now - kept.holdfast.world.clock.now())
+    world = replace(kept.world, clock=later)
+    return [(each.key, each.text) for each in keeping_failures(world)]
+
+
+@dataclass
+class LaterClock(SystemClock):
+    """The machine's clock, and as much later."""
+
+    later: timedelta
+
+    def now(self) -> datetime:
+        return super().now() + self.later
+
+
+def test_what_the_end_of_a_window_stopped_is_gone_on_with_in_the_next_one(
+    holdfast: OneProcess, lab: RunningLab, slow: Slow
+) -> None:
+    """Due once a month: the next moment is far away."""
+    kept = scrubbing(holdfast, lab)
+    day = kept.now.day
+    kept.settings = kept.settings.replace('"0 7 * * *"', f'"0 7 {day} * *"')
+    kept.another_life()
+    kept.look()
     kept.look(hours=1)
-    assert holdfast.world.keeping.last("check") is None
-    kept.look(seconds=TRIES_SECONDS + 60)
-    slot = kept.slot("check")
-    assert slot.run_id == ""
-    assert "no connected proxy reaches the repository" in slot.told
-    (state,) = [each for each in keeping_states(kept.world) if each.task == "check"]
-    assert not state.is_well
+    slow.wait()
+    slow.let()
+    slow.wait()
+    kept.look(hours=5)
+    slow.let(100)
+    stopped = kept.job("scrub")
+    ((_, text),) = failures(kept)
+    assert f"; it goes on at {kept.now + timedelta(hours=19):%Y-%m-%d} 07:00Z" in text
+    kept.look(minutes=1)
+    assert kept.slot("scrub").run_id == stopped.run_id, "its window is shut"
+    kept.look(hours=20)
+    again = kept.job("scrub")
+    assert (again.state, again.run_id != stopped.run_id) == (JobState.DONE, True)
+    assert kept.slot("scrub").slot.day == day, "for the same moment"
+    assert failures(kept) == []
+    kept.look(minutes=1)
+    assert kept.slot("scrub").run_id == again.run_id
+    kept.engine.close()
 
 
 @pytest.mark.parametrize("call", range(4))
