@@ -204,6 +204,7 @@ class VmStatus(_message.Message):
     PROMISED_SECONDS_FIELD_NUMBER: _builtins.int
     LATE_SECONDS_FIELD_NUMBER: _builtins.int
     BROKEN_BY_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
     READ_BACK_AT_FIELD_NUMBER: _builtins.int
     vcenter: _builtins.str
     name: _builtins.str
@@ -218,6 +219,8 @@ class VmStatus(_message.Message):
     """how long a promise has been broken; 0 = none is"""
     broken_by: _builtins.str
     """whose promise that is"""
+    confidence: _builtins.float
+    """how sure it is that its last good point lacks nothing that change tracking kept back, 0 to 1; absent = not known"""
     read_back_at: _builtins.str
     """when its newest point was taken of which all data was read back and found true; "" = none"""
     @_builtins.property
@@ -242,13 +245,16 @@ class VmStatus(_message.Message):
         promised_seconds: _builtins.int = ...,
         late_seconds: _builtins.int = ...,
         broken_by: _builtins.str = ...,
+        confidence: _builtins.float | None = ...,
         read_back_at: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "confidence", b"confidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken_by", b"broken_by", "instance_uuid", b"instance_uuid", "last_good_at", b"last_good_at", "last_point_id", b"last_point_id", "last_result", b"last_result", "late_seconds", b"late_seconds", "name", b"name", "policies", b"policies", "promised_seconds", b"promised_seconds", "read_back_at", b"read_back_at", "unprotected", b"unprotected", "vcenter", b"vcenter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "broken_by", b"broken_by", "confidence", b"confidence", "instance_uuid", b"instance_uuid", "last_good_at", b"last_good_at", "last_point_id", b"last_point_id", "last_result", b"last_result", "late_seconds", b"late_seconds", "name", b"name", "policies", b"policies", "promised_seconds", b"promised_seconds", "read_back_at", b"read_back_at", "unprotected", b"unprotected", "vcenter", b"vcenter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
+    _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence) -> _WhichOneofReturnType__confidence | None: ...
 
 Global___VmStatus: _TypeAlias = VmStatus  # noqa: Y015
 

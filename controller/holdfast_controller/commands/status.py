@@ -20,6 +20,7 @@ from holdfast_controller.commands.keeping_shown import keeping_lines
 from holdfast_controller.commands.operator_client import operators
 from holdfast_controller.commands.output import Output
 from holdfast_controller.commands.policy_shown import names_text
+from holdfast_controller.decide.confidence import confidence_number
 from holdfast_controller.decide.policy_checks import duration_text
 from holdfast_controller.decide.tag_knowledge import age_text
 from holdfast_controller.runs.debts import shortened
@@ -143,6 +144,7 @@ def _show(found: operator_pb2.Status, now: datetime, output: Output) -> None:
             vm.name,
             vm.vcenter,
             _age_text(vm.last_good_at, now),
+            _confidence_text(vm),
             _age_text(vm.read_back_at, now),
             duration_text(vm.promised_seconds) if vm.promised_seconds else "",
             ", ".join(vm.policies) or "NONE",
@@ -156,6 +158,7 @@ def _show(found: operator_pb2.Status, now: datetime, output: Output) -> None:
             "VM",
             "VCENTER",
             "LAST GOOD",
+            "CONFIDENCE",
             "READ BACK",
             "PROMISED",
             "POLICIES",
@@ -190,6 +193,13 @@ def _why_late(vm: operator_pb2.VmStatus) -> str:
     if vm.last_result in ("", "done"):
         return ""
     return f"; its last backup is {vm.last_result}: see `holdfast why {vm.name}`"
+
+
+def _confidence_text(vm: operator_pb2.VmStatus) -> str:
+    """Of its last good point."""
+    if not vm.last_good_at:
+        return ""
+    return confidence_number(vm.confidence if vm.HasField("confidence") else None)
 
 
 def _age_text(text: str, now: datetime) -> str:

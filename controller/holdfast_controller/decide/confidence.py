@@ -88,6 +88,13 @@ def confidence_text(confidence: float | None) -> str:
     )
 
 
+def confidence_number(confidence: float | None) -> str:
+    """The number alone, likewise rounded down; a question mark: not known."""
+    if confidence is None:
+        return "?"
+    return "1" if confidence >= 1.0 else f"{math.floor(confidence * 100) / 100:.2f}"
+
+
 def evidence_text(evidence: Evidence) -> str:
     """JSON."""
     return json.dumps(

@@ -23,7 +23,7 @@ from holdfast_controller.service.keeping_messages import keeping_message
 from holdfast_controller.service.operator_messages import debt_message, job_message
 from holdfast_controller.store import settings as names
 from holdfast_controller.store.inventory import KnownVm
-from holdfast_controller.store.protection import NewestOfVm
+from holdfast_controller.store.protection import NewestOfVm, ProtectedVm
 
 VMS_OF_STATUS_MAX: Final = 10_000
 DOUBTS_OF_STATUS_MAX: Final = 3
@@ -46,8 +46,9 @@ class StatusActions:
         pairs = world.vcenters.inventory.selectable()
         known = [each for each, _ in pairs]
         lineages = self._lineages(known)
-        good = {vm.lineage_id: vm.last_good_at for vm in world.protection.vms()}
-        good_at = ["" if each is None else good.get(each, "") for each in lineages]
+        protected = {vm.lineage_id: vm for vm in world.protection.vms()}
+        good = [protected.get(each or LineageId("")) for each in lineages]
+        good_at = ["" if each is None else each.last_good_at for each in good]
         policies = [
             KnownPolicy(policy=stored.policy, created_at=stored.created_at)
             for stored in world.policies.policies()
@@ -66,7 +67,7 @@ class StatusActions:
                 _vm_message(
                     known[n],
                     newest.get((known[n].vcenter_id, known[n].vm.instance_uuid), NOTHING_YET),
-                    good_at[n],
+                    good[n],
                     covers[n],
                     read_back_at=read_back.get(lineages[n] or LineageId(""), ""),
                 )
@@ -146,7 +147,7 @@ class StatusActions:
 def _vm_message(
     known: KnownVm,
     newest: NewestOfVm,
-    good_at: str,
+    good: ProtectedVm | None,
     covered: VmCover,
     *,
     read_back_at: str,
@@ -156,7 +157,8 @@ def _vm_message(
         vcenter=known.vcenter_name,
         name=vm.name,
         instance_uuid=vm.instance_uuid,
-        last_good_at=good_at,
+        last_good_at="" if good is None else good.last_good_at,
+        confidence=None if good is None else good.confidence,
         last_point_id=newest.point_id,
         last_result=newest.result,
         unprotected=[

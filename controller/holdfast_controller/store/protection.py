@@ -11,7 +11,7 @@ from holdfast_controller.store.database import Database
 
 # Newest first along the index of lineage and time, so it mostly looks at one point of a VM.
 _NEWEST_GOOD: Final = (
-    "(SELECT p.created_at FROM points p WHERE p.lineage_id = {lineage}"
+    "(SELECT p.point_id FROM points p WHERE p.lineage_id = {lineage}"
     " AND NOT EXISTS (SELECT 1 FROM suspect_points s WHERE s.point_id = p.point_id)"
     " AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.job_id = p.job_id AND j.state = ?)"
     " ORDER BY p.created_at DESC LIMIT 1)"
@@ -22,7 +22,8 @@ _NEWEST_GOOD: Final = (
 class ProtectedVm:
     """A VM of the inventory. ``last_good_at``: of its newest point that is whole and not in doubt; empty: none.
 
-    ``has_points``: whether it has any point, good or not.
+    ``has_points``: whether it has any point, good or not. ``confidence``: of that good point, see `decide.confidence`;
+    None: there is none, or it is not known.
     """
 
     lineage_id: LineageId
@@ -30,6 +31,7 @@ class ProtectedVm:
     vcenter_name: str
     last_good_at: str
     has_points: bool
+    confidence: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +62,11 @@ class Protection:
         """All VMs of the inventory, by name."""
         lineage = "c.instance_uuid || '/' || v.instance_uuid"
         rows = self._database.execute(
-            f"SELECT {lineage}, v.name, c.name, coalesce({_NEWEST_GOOD.format(lineage=lineage)}, ''),"  # noqa: S608 - constant texts
-            f" EXISTS (SELECT 1 FROM points p WHERE p.lineage_id = {lineage})"
+            f"SELECT {lineage}, v.name, c.name, coalesce(good.created_at, ''),"  # noqa: S608 - constant texts
+            f" EXISTS (SELECT 1 FROM points p WHERE p.lineage_id = {lineage}), e.confidence"
             " FROM inventory_vms v JOIN vcenters c ON c.vcenter_id = v.vcenter_id"
+            f" LEFT JOIN points good ON good.point_id = {_NEWEST_GOOD.format(lineage=lineage)}"
+            " LEFT JOIN tracking_evidence e ON e.point_id = good.point_id"
             " ORDER BY v.name, v.moref",
             (JobState.PARTIAL,),
         ).fetchall()
@@ -73,6 +77,7 @@ class Protection:
                 vcenter_name=str(row[2]),
                 last_good_at=str(row[3]),
                 has_points=bool(row[4]),
+                confidence=None if row[5] is None else float(row[5]),
             )
             for row in rows
         ]

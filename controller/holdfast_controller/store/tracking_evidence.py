@@ -17,6 +17,7 @@ from holdfast_controller.decide.confidence import (
     Evidence,
     evidence_of_text,
     evidence_text,
+    point_confidence,
     point_evidence,
 )
 from holdfast_controller.store.database import Database
@@ -36,6 +37,18 @@ def create_evidence(database: SqliteDatabase) -> None:
     )
 
 
+@MIGRATIONS()
+def keep_the_number_too(database: SqliteDatabase) -> None:
+    """``confidence``: what the evidence comes to, for who asks of all VMs at once; NULL: not known."""
+    database.table("tracking_evidence").add_column("confidence", float)
+    rows = database.execute("SELECT point_id, evidence FROM tracking_evidence").fetchall()
+    for point_id, evidence in rows:
+        database.execute(
+            "UPDATE tracking_evidence SET confidence = ? WHERE point_id = ?",
+            (point_confidence(evidence_of_text(str(evidence))), point_id),
+        )
+
+
 def keep_evidence(connection: sqlite3.Connection, point_id: str, record: str) -> None:
     """Within the transaction that adds the point. A record that cannot be read speaks for nothing."""
     try:
@@ -45,8 +58,8 @@ def keep_evidence(connection: sqlite3.Connection, point_id: str, record: str) ->
     before = _read(connection, decoded.previous_point_id)
     evidence = point_evidence(decoded.disks, before)
     connection.execute(
-        "INSERT OR REPLACE INTO tracking_evidence (point_id, evidence) VALUES (?, ?)",
-        (point_id, evidence_text(evidence)),
+        "INSERT OR REPLACE INTO tracking_evidence (point_id, evidence, confidence) VALUES (?, ?, ?)",
+        (point_id, evidence_text(evidence), point_confidence(evidence)),
     )
 
 

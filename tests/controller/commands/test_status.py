@@ -228,5 +228,5 @@ def test_broken_promises_stand_first_and_vms_in_no_policy_are_counted_and_named(
     assert told.startswith("in no policy: 10025 VMs: bare00, bare01, ")
     assert told.endswith("bare19 and 10005 more")
     (row,) = [line for line in lines if line.startswith("db ")]
-    assert "72.0 h     never      26.0 h    gold, silver" in row
+    assert "72.0 h     ?           never      26.0 h    gold, silver" in row
     assert next(line for line in lines if line.startswith("bare00 ")).split()[-1] == "NONE"

@@ -13,6 +13,7 @@ from holdfast_common.point_record import DiskRecord
 from holdfast_controller.decide.confidence import (
     DiskEvidence,
     Evidence,
+    confidence_number,
     confidence_text,
     evidence_of_text,
     evidence_text,
@@ -140,3 +141,12 @@ def test_only_what_is_proven_is_told_as_1() -> None:
     assert confidence_text(0.9999).startswith("0.99 at least")
     assert confidence_text(0.0).startswith("0.00 at least")
     assert confidence_text(None).startswith("not known")
+
+
+def test_the_number_alone_is_never_rounded_up() -> None:
+    assert [confidence_number(each) for each in (None, 0.0, 0.999, 1.0)] == [
+        "?",
+        "0.00",
+        "0.99",
+        "1",
+    ]

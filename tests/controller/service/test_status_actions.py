@@ -13,10 +13,11 @@ from holdfast_common.clock import utc_text
 from holdfast_common.identity import JobId, PointId, RepositoryId, new_ulid
 from holdfast_common.wire import operator_pb2
 from holdfast_controller.decide.policy import Policy
+from holdfast_controller.runs.tracking_audits import confidence_of
 from holdfast_controller.runs.world import lineage_of
 from holdfast_controller.service.operator_actions import OperatorActions
 from holdfast_controller.store.catalogue import PointRow
-from holdfast_lab.inventory_plan import InventoryPlan, MachinePlan
+from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import running_lab
 from support.many_vms import add_vcenter, add_vms
 from support.one_process import OneProcess, one_process
@@ -27,7 +28,12 @@ from support.policies import policy
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneProcess]:
     folder: Path = tmp_path_factory.mktemp("status")
     machines = tuple(
-        MachinePlan(name=name, datastore="nfs1") for name in ("db1", "proxy", "web1", "web2")
+        MachinePlan(
+            name=name,
+            datastore="nfs1",
+            disks=(DiskPlan(size_bytes=1 << 16),) if name == "web2" else (),
+        )
+        for name in ("db1", "proxy", "web1", "web2")
     )
     plan = replace(InventoryPlan.empty(), machines=machines)
     with (
@@ -164,3 +170,19 @@ def test_policies_that_protect_nothing_are_told(holdfast: OneProcess) -> None:
     assert told[0].startswith("policy broken protects nothing: ")
     assert told[1].startswith("policy idle selects no VM")
     assert len(told) == 2
+
+
+def test_a_vm_shows_the_confidence_of_its_last_good_point_and_none_that_is_not_known(
+    holdfast: OneProcess,
+) -> None:
+    def of(name: str) -> operator_pb2.VmStatus:
+        return next(vm for vm in status(holdfast).vms if vm.name == name)
+
+    assert not of("web2").HasField("confidence")
+    point(holdfast, "db1", hours_ago=1)
+    assert of("db1").last_good_at
+    assert not of("db1").HasField("confidence"), "its record tells nothing"
+    job = holdfast.back_up("web2")
+    assert job.point_id, job.error
+    expected = confidence_of(holdfast.world, holdfast.world.catalogue.point(job.point_id))
+    assert of("web2").confidence == expected == 1.0

@@ -9,6 +9,11 @@ from pathlib import Path
 import pytest
 
 from holdfast_common.clock import SystemClock, utc_text
+from holdfast_controller.decide.confidence import (
+    DiskEvidence,
+    evidence_text,
+    point_confidence,
+)
 from holdfast_controller.decide.job_state import JobEvent
 from holdfast_controller.store.catalogue import Catalogue
 from holdfast_controller.store.database import Database
@@ -98,3 +103,38 @@ def test_doubt_stands_until_tracking_was_begun_anew(database: Database) -> None:
     )
     catalogue.trust_tracking_again(lineage(1))
     assert protection.doubted() == []
+
+
+def evidence_for(database: Database, point_id: str, *shares: float, is_known: bool = True) -> None:
+    """As `catalogue` writes it with a point."""
+    evidence = {(2000, "u"): DiskEvidence(shares=shares, is_known=is_known)}
+    database.execute(
+        "INSERT INTO tracking_evidence (point_id, evidence, confidence) VALUES (?, ?, ?)",
+        (point_id, evidence_text(evidence), point_confidence(evidence)),
+    )
+
+
+def test_the_confidence_is_that_of_the_newest_good_point_and_not_of_any_other(
+    database: Database,
+) -> None:
+    good = add_point(database, 0, MONDAY)
+    evidence_for(database, good.point_id, 0.5)
+    doubted = add_point(database, 0, MONDAY + DAY)
+    evidence_for(database, doubted.point_id)
+    Catalogue(database).doubt_tracking(lineage(0), "caught", suspects=[doubted.point_id])
+    unknown = add_point(database, 1, MONDAY)
+    evidence_for(database, unknown.point_id, is_known=False)
+    assert [vm.confidence for vm in Protection(database).vms()] == [0.5, None, None]
+
+
+def test_the_number_of_points_from_before_it_was_kept_is_found_when_the_database_is_opened(
+    tmp_path: Path, database: Database
+) -> None:
+    point = add_point(database, 0, MONDAY)
+    evidence_for(database, point.point_id, 0.25)
+    database.execute("ALTER TABLE tracking_evidence DROP COLUMN confidence")
+    database.execute("DELETE FROM _sqlite_migrations WHERE name = 'keep_the_number_too'")
+    database.close()
+    again = open_database(tmp_path / "controller.sqlite")
+    assert Protection(again).vms()[0].confidence == 0.25
+    again.close()
