@@ -19,14 +19,15 @@ class MergedSegments:
     """
 
     def __init__(self) -> None:
-        self._contained: dict[str, Array] = {}  # two rows: the first and the other half of each id
+        self._contained: dict[str, Array] = {}  # ids as two numbers, ascending by the first one
         self._asked: dict[str, str] = {}
 
     def add(self, name: str, contained: Array) -> None:
         """Note what an index object contains, if anything."""
         if len(contained):
-            halves = np.frombuffer(contained.tobytes(), "<u8").reshape(-1, 2).T
-            self._contained = {**self._contained, name: np.ascontiguousarray(halves)}
+            halves = np.frombuffer(contained.tobytes(), "<u8").reshape(-1, 2)
+            ordered = halves[np.argsort(halves[:, 0])].T
+            self._contained = {**self._contained, name: np.ascontiguousarray(ordered)}
             self._asked = {}  # after that: who looked before notes his answer in the old one
 
     def into(self, name: str) -> str:
@@ -52,7 +53,9 @@ def _container(contained: dict[str, Array], name: str) -> str:
     first, second = np.frombuffer(object_id_of(name), "<u8")
     for each, (firsts, seconds) in contained.items():
         if each != name:
-            (same,) = (firsts == first).nonzero()
-            if len(same) and (seconds[same] == second).any():
-                return each
+            at = int(firsts.searchsorted(first))
+            while at < len(firsts) and firsts[at] == first:
+                if seconds[at] == second:
+                    return each
+                at += 1
     return ""
