@@ -190,6 +190,13 @@ class DispatchQueue:
             )
         return None
 
+    def put_back(self, begun: Begun, job: WaitingJob, now: datetime) -> None:
+        """It did not begin after all: it weighs on other things than was thought. What it waited for stays told."""
+        assert begun.job_id == job.job_id
+        self.ended(begun.job_id)
+        self.add(job, now)
+        self._waiting[job.job_id].waits.extend(begun.waits)
+
     def ended(self, job_id: JobId) -> None:
         """A job that had begun weighs on nothing any more."""
         ended = self._running.pop(job_id)

@@ -21,11 +21,17 @@ class Dispatcher:
     """Thread-safe."""
 
     def __init__(
-        self, limits: LoadLimits, clock: Clock, *, carry_out: Callable[[Begun], None]
+        self,
+        limits: LoadLimits,
+        clock: Clock,
+        *,
+        carry_out: Callable[[Begun], None],
+        as_it_is_now: Callable[[WaitingJob], WaitingJob] = lambda job: job,
     ) -> None:
-        """``carry_out`` raises nothing."""
+        """``carry_out`` raises nothing, nor does ``as_it_is_now``, which says what a job that is to begin weighs on now."""
         self._clock = clock
         self._carry_out = carry_out
+        self._as_it_is_now = as_it_is_now
         self._lock = threading.Lock()
         self._queue = DispatchQueue(limits)
         self._queue.shut_all(LoadKind.VCENTER)  # until each was looked after
@@ -54,6 +60,8 @@ class Dispatcher:
         with self._lock:
             self._stuck = False
             while (begun := self._queue.begin_next(self._clock.now())) is not None:
+                if self._is_put_back(begun):
+                    continue
                 if not self._started(begun):
                     self._stuck = True
                     return
@@ -116,6 +124,16 @@ class Dispatcher:
             if thread is None:
                 return
             thread.join()
+
+    def _is_put_back(self, begun: Begun) -> bool:
+        """Whether it weighs on other things than when it was queued, and is asked again with those; the lock is held."""
+        job = self._jobs[begun.job_id]
+        now = self._as_it_is_now(job)
+        if now == job:
+            return False
+        self._jobs[job.job_id] = now
+        self._queue.put_back(begun, now, self._clock.now())
+        return True
 
     def _started(self, begun: Begun) -> bool:
         """Whether there was a thread for it; the lock is held."""

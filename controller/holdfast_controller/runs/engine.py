@@ -29,6 +29,7 @@ from holdfast_controller.runs.loads import (
     vcenter_gate,
     ways_of,
 )
+from holdfast_controller.runs.moved_vms import WaitingVm, as_it_is_now
 from holdfast_controller.runs.placing import SeenFromHere
 from holdfast_controller.runs.planned_job import Planned
 from holdfast_controller.runs.repository_care import RepositoryCare
@@ -69,6 +70,7 @@ class Engine:
             stream_limits(configuration.jobs_at_once_max, configuration.limits),
             world.clock,
             carry_out=self._carry_out,
+            as_it_is_now=self._as_it_is_now,
         )
         self.latency = LatencyWatch(world, self.dispatcher)
         self.care = RepositoryCare(world, world.prunes)
@@ -159,6 +161,11 @@ class Engine:
                     attempts_max=asked.attempts_max,
                     lanes=work.lanes_wanted,
                     begins=work.begins,
+                    vm=WaitingVm(
+                        vcenter_id=known.vcenter_id,
+                        instance_uuid=known.vm.instance_uuid,
+                        request=asked,
+                    ),
                 )
             )
         refuse_all_refused([each.job for each in jobs])
@@ -332,6 +339,13 @@ class Engine:
             ways=planned.ways,
             lanes=planned.lanes,
         )
+
+    def _as_it_is_now(self, job: WaitingJob) -> WaitingJob:
+        with self._lock:
+            planned = self._works.get(job.job_id)
+        if planned is None or planned.vm is None:
+            return job
+        return as_it_is_now(self._world, job, planned.vm, braked=lambda: self.latency.brakes)
 
     def _queue(self, jobs: Sequence[WaitingJob]) -> None:
         with self._lock:

@@ -80,18 +80,26 @@ def backup_loads(
     ``braked``: it waits for datastores that are slow as well.
     """
     vm = known.vm
-    loads = {
-        LoadKey(LoadKind.DATASTORE, link.datastore_id, link.datastore_name)
-        for disk in vm.protected_disks
-        for link in disk.chain
-    }
+    places = places_of(known)
+    loads = set(places)
     if braked:
-        loads |= {latency_gate(load.key, load.name) for load in loads}
-    loads.add(_host(known))
+        loads |= {
+            latency_gate(load.key, load.name) for load in places if load.kind is LoadKind.DATASTORE
+        }
     cluster = cluster_of_host(vm.host_moref, around.hosts, around.places)
     if cluster:
         loads.add(LoadKey(LoadKind.CLUSTER, f"{known.vcenter_id}/{cluster}", cluster))
     return in_order((*loads, BACKUPS, PAUSE))
+
+
+def places_of(known: KnownVm) -> frozenset[LoadKey]:
+    """The host of a VM and the datastores of its disks: what another place of it changes."""
+    datastores = {
+        LoadKey(LoadKind.DATASTORE, link.datastore_id, link.datastore_name)
+        for disk in known.vm.protected_disks
+        for link in disk.chain
+    }
+    return frozenset((*datastores, _host(known)))
 
 
 def ways_of(known: KnownVm, placements: Sequence[Placement]) -> tuple[Way, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from holdfast_controller.decide.dispatch import Begun, Way
 from holdfast_controller.decide.load_limits import LoadKey
 from holdfast_controller.runs.lifecycle import JobWork
+from holdfast_controller.runs.moved_vms import WaitingVm
 from holdfast_controller.store.new_jobs import NewJob
 
 
@@ -19,6 +20,7 @@ def nothing(_: Begun) -> None:
 class Planned:
     """A job that is to be begun, its work, what it weighs on, and who could do it. See `WaitingJob`.
 
+    ``vm``: of a backup, so that it can be asked where that is when the job is to begin.
     ``attempts_max`` 0: as the controller is configured. ``begins`` is told how, right before the work begins.
     """
 
@@ -31,3 +33,4 @@ class Planned:
     attempts_max: int = 0
     lanes: int = 1
     begins: Callable[[Begun], None] = nothing
+    vm: WaitingVm | None = None

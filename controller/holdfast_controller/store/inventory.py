@@ -164,6 +164,24 @@ class InventoryTable:
             for row in rows
         ]
 
+    def vm(self, vcenter_id: str, instance_uuid: str) -> KnownVm | None:
+        """One VM as it was seen last, without its tags; None: it was not there, or is there more than once."""
+        rows = self._database.execute(
+            "SELECT coalesce(c.name, ''), v.taken_at, v.facts FROM inventory_vms v"
+            " LEFT JOIN vcenters c ON c.vcenter_id = v.vcenter_id"
+            " WHERE v.vcenter_id = ? AND v.instance_uuid = ? LIMIT 2",
+            (vcenter_id, instance_uuid),
+        ).fetchall()
+        if len(rows) != 1:
+            return None
+        ((vcenter_name, taken_at, facts),) = rows
+        return KnownVm(
+            vcenter_id=vcenter_id,
+            vcenter_name=str(vcenter_name),
+            taken_at=str(taken_at),
+            vm=msgspec.json.decode(facts, type=VmFacts),
+        )
+
     def surroundings(self, vcenter_id: str) -> Surroundings:
         """Hosts, datastores and places of one vCenter. Raises: NotFound when it was never read."""
         row = self._database.execute(

@@ -317,3 +317,28 @@ def test_what_was_kept_free_for_a_job_that_is_taken_back_is_used() -> None:
     assert queue.take_back(JobId("wide"))
     assert len(begun(queue)) == 1
     assert len(queue.running()) == 2
+
+
+def test_a_job_that_is_put_back_weighs_on_what_it_is_found_to_and_keeps_what_it_waited_for() -> (
+    None
+):
+    limits = LoadLimits(each={LoadKind.HOST: 1})
+    queue = queue_of(limits, job("a", HOST))
+    assert begun(queue) == ["a"]
+    queue.add(job("b", HOST), NOW)
+    queue.add(job("c", OTHER_HOST), NOW)
+    queue.add(job("d", HOST), NOW)
+    assert begun(queue) == ["c"]
+    queue.ended(JobId("a"))
+    later = NOW + timedelta(seconds=30)
+    found = queue.begin_next(later)
+    assert found is not None
+    queue.put_back(found, job("b", OTHER_HOST), later)
+    assert begun(queue, later) == ["d"], "its old host is free for others"
+    queue.ended(JobId("c"))
+    last = queue.begin_next(NOW + timedelta(seconds=50))
+    assert last is not None
+    assert [(wait.load, wait.seconds) for wait in last.waits] == [(HOST, 30.0), (OTHER_HOST, 20.0)]
+    queue.ended(JobId("b"))
+    queue.ended(JobId("d"))
+    assert (queue.book.carried(HOST), queue.book.carried(OTHER_HOST)) == (0, 0)
