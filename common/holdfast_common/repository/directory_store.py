@@ -202,6 +202,18 @@ class DirectoryStore:
         """All objects below ``prefix``, by name. Raises: RepositoryFailed."""
         yield from self._list(checked_prefix(prefix)[:-1])
 
+    def names(self, prefix: str) -> Sequence[str]:
+        """Of objects right below ``prefix``, without looking at them; none when it is not there.
+
+        Raises: RepositoryFailed.
+        """
+        directory = checked_prefix(prefix)[:-1]
+        try:
+            found = self._names(directory)
+        except OSError as error:
+            raise translated(error, name=directory) from error
+        return [f"{directory}/{name}" for name, is_directory in found if not is_directory]
+
     def stamps(self, prefix: str) -> Mapping[str, str] | None:
         """Prefixes below ``prefix``, each with a stamp that changes with the names below it; see `StampedStore`.
 

@@ -2,8 +2,8 @@
 
 Every chunk that is not stored again stands on a pack that may have been lost since. A listing of all packs
 for each backup would cost what is there; so a store that can tell whether the names below a prefix are
-still the same (`StampedStore`) is asked for that, and only what changed is listed again. Lengths of packs
-that stayed are looked at in turn, some prefixes each time.
+still the same (`StampedStore`) is asked for that, and where they are not, for the names. Lengths of packs
+that stayed are looked at in turn, some prefixes each time: a pack has the name of its content.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 import re
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
@@ -34,7 +34,7 @@ FEW_PACKS: Final = 64  # of one index object: looked up one by one, so that noth
 
 @runtime_checkable
 class StampedStore(Protocol):
-    """A store that can tell cheaply whether the names below a prefix changed."""
+    """A store that can tell cheaply whether the names below a prefix changed, and which they are."""
 
     def stamps(self, prefix: str) -> Mapping[str, str] | None:
         """Every prefix one level below ``prefix``, and its stamp; None: it cannot tell.
@@ -42,6 +42,14 @@ class StampedStore(Protocol):
         As long as the stamp stays the same the same names are there; an empty one is never the same.
         Raises: RepositoryFailed.
         """
+        ...
+
+    def names(self, prefix: str) -> Sequence[str]:
+        """Of the objects right below ``prefix``; they are not looked at. Raises: RepositoryFailed."""
+        ...
+
+    def head(self, name: str) -> ObjectInfo | None:
+        """As `ObjectStore.head`."""
         ...
 
 
@@ -75,8 +83,10 @@ class PackListing:
             parts = {}
             for prefix, stamp in sorted(stamps.items()):
                 part = before.get(prefix)
-                if part is None or not stamp or part.stamp != stamp or prefix in again:
+                if part is None or prefix in again or not isinstance(store, StampedStore):
                     part = _Part(stamp, _table(store.list(prefix)))
+                elif not stamp or part.stamp != stamp:
+                    part = _Part(stamp, _renewed(part.table, store, prefix))
                 parts[prefix] = part
             for prefix, part in before.items():
                 found = parts.get(prefix)
@@ -183,6 +193,19 @@ def _table(infos: Iterable[ObjectInfo]) -> MemoryTable:
     return _sorted_table(
         b"".join(digest for digest, _ in found), np.array([length for _, length in found], "<u8")
     )
+
+
+def _renewed(table: MemoryTable, store: StampedStore, prefix: str) -> MemoryTable:
+    """The packs by the names that are there now; only those that came are looked at."""
+    packs = {digest: name for name in store.names(prefix) if (digest := _digest_in(name))}
+    lengths: dict[int, int] = {}
+    if packs and (found := search(table, IdBatch.of(list(packs)))) is not None:
+        lengths = dict(zip(found.asked.tolist(), found.rows.tolist(), strict=True))
+    infos = (
+        ObjectInfo(name=name, length=lengths[at]) if at in lengths else store.head(name)
+        for at, name in enumerate(packs.values())
+    )
+    return _table(info for info in infos if info is not None)
 
 
 def _rows_table(packs: Array) -> MemoryTable:

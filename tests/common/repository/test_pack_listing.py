@@ -27,10 +27,15 @@ class CountedDirectory(DirectoryStore):
     """Notes what is listed."""
 
     lists: list[str]
+    heads: list[str]
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         self.lists.append(prefix)
         yield from super().list(prefix)
+
+    def head(self, name: str) -> ObjectInfo | None:
+        self.heads.append(name)
+        return super().head(name)
 
 
 @pytest.fixture
@@ -38,7 +43,7 @@ def directory(tmp_path: Path) -> Iterator[CountedDirectory]:
     DirectoryStore.create(tmp_path / "repository").close()
     store = CountedDirectory.open(tmp_path / "repository")
     assert isinstance(store, CountedDirectory)
-    store.lists = []
+    store.lists, store.heads = [], []
     with store:
         yield store
 
@@ -115,6 +120,22 @@ def test_a_directory_that_was_just_changed_is_not_trusted_to_stay(
     os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
     listing.refresh(directory)
     assert listing.length_of(digest) is None
+
+
+def test_where_a_pack_came_only_that_one_is_looked_at(directory: CountedDirectory) -> None:
+    packs = [add(directory, number) for number in range(600)]  # some of them share a folder
+    settle(directory)
+    listing = PackListing()
+    listing.refresh(directory)
+    gone = packs.pop()
+    directory.delete(pack_name(gone))
+    new = add(directory, 1000)
+    directory.heads.clear()
+    listing.refresh(directory)
+    in_turn = directory.lists[-1]
+    assert directory.heads == ([] if pack_name(new).startswith(in_turn) else [pack_name(new)])
+    assert listing.length_of(gone) is None
+    assert [listing.length_of(digest) for digest in (packs[0], packs[-1], new)] == [6, 8, 9]
 
 
 def test_a_pack_that_becomes_shorter_is_noticed_in_turn(directory: CountedDirectory) -> None:
