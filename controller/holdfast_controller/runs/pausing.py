@@ -43,6 +43,19 @@ def is_paused(world: World) -> bool:
     return bool(world.settings.get(names.PAUSED))
 
 
+def refuse_while_paused(world: World) -> None:
+    """For what somebody asks for by hand: it would wait without end. Raises: Refused."""
+    paused = pause_of(world)
+    if paused is not None:
+        raise Refused(
+            "everything but restores is paused, and so is this",
+            since=paused.since,
+            by=paused.actor,
+            reason=paused.reason,
+            advice="go on with `holdfast resume`, then run it again",
+        )
+
+
 def pause(world: World, engine: Engine, *, actor: str, reason: str) -> int:
     """Stop everything but restores; returns how many jobs stop now. Durable before the first of them does.
 

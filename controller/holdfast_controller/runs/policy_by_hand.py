@@ -14,7 +14,7 @@ from holdfast_controller.decide.policy import Policy
 from holdfast_controller.decide.windows import current_opening, next_opening
 from holdfast_controller.runs.engine import Engine
 from holdfast_controller.runs.loads import window_gate
-from holdfast_controller.runs.pausing import Pause, pause_of
+from holdfast_controller.runs.pausing import Pause, pause_of, refuse_while_paused
 from holdfast_controller.runs.policy_requests import level_of_vm, policy_request, selected_vms
 from holdfast_controller.runs.requests import Started
 from holdfast_controller.runs.world import World
@@ -39,14 +39,8 @@ def run_policy(
     stored = world.policies.policy(name)
     policy, now = stored.policy, world.clock.now()
     paused = pause_of(world)
-    if paused is not None and not dry_run:
-        raise Refused(
-            "everything but restores is paused, and so is this",
-            since=paused.since,
-            by=paused.actor,
-            reason=paused.reason,
-            advice="go on with `holdfast resume`, then run it again",
-        )
+    if not dry_run:
+        refuse_while_paused(world)
     is_open, told = _window(policy, now)
     told += _hindrances(policy, paused)
     gate = window_gate(stored.policy_id, policy.name)

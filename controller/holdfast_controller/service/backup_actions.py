@@ -10,7 +10,7 @@ from holdfast_controller.decide.lanes import LANES_MAX
 from holdfast_controller.decide.level import INCREMENTAL, LEVELS
 from holdfast_controller.decide.retries import RetryKind
 from holdfast_controller.runs.engine import Engine
-from holdfast_controller.runs.pausing import pause, pause_of, resume
+from holdfast_controller.runs.pausing import pause, pause_of, refuse_while_paused, resume
 from holdfast_controller.runs.requests import BackupRequest, RetryRequest
 from holdfast_controller.runs.why import explain
 from holdfast_controller.runs.world import World
@@ -32,6 +32,8 @@ class BackupActions:
         if request.level not in {"", *LEVELS}:
             expected = ", ".join(LEVELS)
             raise UsageError("unknown level", level=request.level, expected=expected)
+        if not request.dry_run:
+            refuse_while_paused(self._world)
         started = self._engine.start_backup(
             BackupRequest(
                 selectors=tuple(request.vms),
@@ -58,6 +60,8 @@ class BackupActions:
         kinds = frozenset(kind for kind, is_wanted in wanted.items() if is_wanted)
         if not kinds:
             raise UsageError("which jobs of the run are to be tried again is not said")
+        if not request.dry_run:
+            refuse_while_paused(self._world)
         asked = RetryRequest(run_id=RunId(request.run_id), kinds=kinds)
         return started_message(self._world, self._engine.retry(asked, dry_run=request.dry_run))
 

@@ -12,6 +12,7 @@ import pytest
 
 from holdfast_common.errors import NotFound, NothingProtected, Refused
 from holdfast_common.identity import RunId
+from holdfast_common.wire import operator_pb2
 from holdfast_controller.decide.job_state import JobState
 from holdfast_controller.decide.policy import LevelRule, Policy
 from holdfast_controller.runs.loads import window_gate
@@ -19,6 +20,7 @@ from holdfast_controller.runs.pausing import pause, resume
 from holdfast_controller.runs.policy_by_hand import RunByHand, run_policy
 from holdfast_controller.runs.scheduler import Scheduler
 from holdfast_controller.runs.why import explain
+from holdfast_controller.service.backup_actions import BackupActions
 from holdfast_controller.store.jobs import JobRow
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab
@@ -138,6 +140,20 @@ def test_a_pause_refuses_it_with_the_reason_and_a_dry_run_tells_it(holdfast: One
     assert planned.started.run_id is None
     assert "it would be refused" in " ".join(planned.told)
     assert any(line.startswith("web: ") for line in planned.started.plan)
+
+
+def test_a_backup_and_a_retry_by_hand_are_refused_while_all_is_paused(holdfast: OneProcess) -> None:
+    """They would stand in the queue without a word until somebody resumes."""
+    ended = holdfast.back_up("web")
+    pause(holdfast.world, holdfast.engine, actor="anna", reason="firmware")
+    actions = BackupActions(holdfast.world, holdfast.engine)
+    with pytest.raises(Refused, match="paused") as refused:
+        actions.start_backup(operator_pb2.StartBackupRequest(vms=["web"]))
+    assert (refused.value.facts["by"], refused.value.facts["reason"]) == ("anna", "firmware")
+    with pytest.raises(Refused, match="paused"):
+        actions.retry_run(operator_pb2.RetryRequest(run_id=ended.run_id, failed=True))
+    planned = actions.start_backup(operator_pb2.StartBackupRequest(vms=["web"], dry_run=True))
+    assert planned.plan
 
 
 def test_what_a_pause_stopped_of_it_is_begun_anew_within_the_same_window(
