@@ -38,6 +38,7 @@ from holdfast_controller.vsphere import (
 )
 from holdfast_controller.vsphere.effects import run_task
 from holdfast_controller.vsphere.foreign import Foreign, reference
+from holdfast_controller.vsphere.lost_vms import lost_vm_facts
 from holdfast_controller.vsphere.session import VsphereSession
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,7 @@ def temporary_snapshot(
             "instance_uuid": vm.instance_uuid,
             "nonce": nonce,
             "excess": json.dumps(snapshot_removal.excess_links(vm)),
+            **lost_vm_facts(vm),
         },
     )
     try:
@@ -265,7 +267,7 @@ def _remove(session: VsphereSession, ledger: JobLedger, entry_id: EntryId) -> No
         check_undo_order(ledger.ledger, entry)
         snapshot_removal.remove_own_snapshot(session, entry)
     except SourceGone:
-        # the VM itself is gone, and its snapshots with it
+        # the VM itself was destroyed, and its snapshots with it
         ledger.ledger.gone(entry_id)
     except HoldfastError as error:
         log.warning(

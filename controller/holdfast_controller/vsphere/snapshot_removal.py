@@ -19,6 +19,7 @@ from holdfast_controller.ledger import LedgerEntry
 from holdfast_controller.vsphere import inventory, properties
 from holdfast_controller.vsphere.effects import run_task, wait_until_idle
 from holdfast_controller.vsphere.foreign import reference
+from holdfast_controller.vsphere.lost_vms import check_destroyed
 from holdfast_controller.vsphere.session import VsphereSession
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,16 @@ PAUSE_SECONDS_MAX: Final = 60.0
 def remove_own_snapshot(session: VsphereSession, entry: LedgerEntry) -> None:
     """Remove the snapshot of a ledger entry and what is left of it. Harmless when it is gone.
 
-    Raises: SourceGone when the VM is gone; VsphereFailed and others when something is left.
+    Raises: SourceGone when the VM was destroyed; VsphereFailed and others when something is, or may be, left.
     """
+    try:
+        _remove_all(session, entry)
+    except SourceGone:
+        check_destroyed(session, entry)
+        raise
+
+
+def _remove_all(session: VsphereSession, entry: LedgerEntry) -> None:
     moref = _present_moref(session, entry)
     machine = reference(vim.VirtualMachine, moref)
     # a creation whose reply was lost may still be on its way

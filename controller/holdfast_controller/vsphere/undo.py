@@ -37,7 +37,7 @@ def _snapshot(session: VsphereSession, entry: LedgerEntry) -> None:
     try:
         remove_own_snapshot(session, entry)
     except SourceGone:
-        log.info("the VM of a snapshot is gone", extra={"vm": entry.fact("vm_name")})
+        log.info("the VM of a snapshot was destroyed", extra={"vm": entry.fact("vm_name")})
 
 
 def _swap(session: VsphereSession, entry: LedgerEntry) -> None:

@@ -10,15 +10,16 @@ import pytest
 
 from holdfast_agent.pipelines.context import JobContext
 from holdfast_agent.pipelines.pipeline_table import PIPELINES
-from holdfast_common.errors import RepositoryFailed
+from holdfast_common.errors import RepositoryFailed, SourceGone
 from holdfast_common.identity import JobId
 from holdfast_common.job_result import JobResult
 from holdfast_common.job_spec import JobSpec, ListPoints
 from holdfast_controller.decide.job_state import JobEvent, JobState
-from holdfast_controller.ledger import EntryKind
+from holdfast_controller.ledger import EntryKind, EntryState
 from holdfast_controller.runs.reconcile import Orphans, Reconciler
 from holdfast_controller.store.jobs import JobRow
 from holdfast_controller.store.new_jobs import NewJob
+from holdfast_controller.vsphere import snapshot_removal
 from holdfast_controller.vsphere.snapshot import temporary_snapshot
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import RunningLab, running_lab
@@ -163,6 +164,55 @@ def test_rule_17_what_a_crash_left_is_undone_before_the_job_ends(
     one_round(restarted(holdfast))
     assert snapshot_names(lab, "web") == []
     assert state_of(holdfast, job_id) is JobState.INTERRUPTED
+
+
+def test_rule_16_a_snapshot_of_a_vm_that_is_not_seen_for_a_while_is_a_debt_until_it_is(
+    lab: RunningLab, holdfast: OneProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unregistered, or in a folder that the account sees no more: its files are there, and our snapshot with them."""
+    job_id = left_at(holdfast, *TO_COMMITTING[:4])
+    ledger = holdfast.world.job_ledger(holdfast.world.jobs.job(job_id))
+    vm = vm_named(holdfast.session, "web")
+    holdfast.crashed_in(temporary_snapshot(holdfast.session, ledger, vm=vm, wish=CRASH))
+
+    def unseen(*_: object) -> str:
+        raise SourceGone("the VM is no longer in the inventory")
+
+    with monkeypatch.context() as away:
+        away.setattr(snapshot_removal, "_present_moref", unseen)
+        one_round(restarted(holdfast))
+    (debt,) = ledger.open_entries()
+    assert (debt.state, len(snapshot_names(lab, "web"))) == (EntryState.DEBT, 1)
+    assert "its files are there" in debt.last_error
+    one_round(restarted(holdfast))
+    assert not ledger.open_entries()
+    assert snapshot_names(lab, "web") == []
+
+
+def test_a_snapshot_of_a_vm_that_was_unregistered_is_not_forgotten(
+    lab: RunningLab, holdfast: OneProcess
+) -> None:
+    ledger = holdfast.forgotten_ledger()
+    vm = vm_named(holdfast.session, "web")
+    holdfast.crashed_in(temporary_snapshot(holdfast.session, ledger, vm=vm, wish=CRASH))
+    path = lab.control.call("vm-unregister", vm="web")
+    one_round(restarted(holdfast))
+    assert [entry.state for entry in ledger.open_entries()] == [EntryState.DEBT]
+    lab.control.call("vm-register", path=path)
+    one_round(restarted(holdfast))
+    (debt,) = ledger.open_entries()  # the lab forgets which files are a snapshot's
+    assert "disks still stand on its files" in debt.last_error
+
+
+def test_a_snapshot_of_a_vm_that_was_destroyed_is_gone_with_it(
+    lab: RunningLab, holdfast: OneProcess
+) -> None:
+    ledger = holdfast.forgotten_ledger()
+    vm = vm_named(holdfast.session, "web")
+    holdfast.crashed_in(temporary_snapshot(holdfast.session, ledger, vm=vm, wish=CRASH))
+    lab.control.call("vm-remove", vm="web")
+    one_round(restarted(holdfast))
+    assert not ledger.open_entries()
 
 
 def test_a_bug_in_settling_one_job_stops_neither_the_sweep_nor_the_thread(
