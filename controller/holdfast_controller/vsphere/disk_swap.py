@@ -20,7 +20,7 @@ from typing import Final
 
 from pyVmomi import vim
 
-from holdfast_common.errors import HoldfastError, Refused, VsphereFailed
+from holdfast_common.errors import HoldfastError, Refused, SourceGone, VsphereFailed
 from holdfast_common.identity import new_ulid
 from holdfast_controller.facts import ChainLink, DiskFacts, VmFacts
 from holdfast_controller.ledger import EntryId, EntryKind, JobLedger, LedgerEntry
@@ -29,6 +29,7 @@ from holdfast_controller.vsphere.datastore_files import DatastorePlace, place_of
 from holdfast_controller.vsphere.datastore_folders import exists
 from holdfast_controller.vsphere.effects import run_task, wait_until_idle
 from holdfast_controller.vsphere.foreign import Foreign, reference
+from holdfast_controller.vsphere.lost_vms import check_destroyed, lost_vm_facts
 from holdfast_controller.vsphere.session import VsphereSession
 
 log = logging.getLogger(__name__)
@@ -109,6 +110,7 @@ def swapped_disks(
             "vm_name": vm.name,
             "instance_uuid": vm.instance_uuid,
             "disks": json.dumps([asdict(swap) for swap in swaps]),
+            **lost_vm_facts(vm),
         },
     )
     try:
@@ -134,11 +136,17 @@ def is_committed(entry: LedgerEntry) -> bool:
 def settle_swap(session: VsphereSession, entry: LedgerEntry) -> None:
     """Finish a swap in the direction that its entry decided: committed, forward; else back.
 
-    Harmless when it is done. Raises: VsphereFailed and its kin; SourceGone when the VM is gone.
+    Harmless when it is done. Raises: VsphereFailed and its kin; SourceGone when the VM was destroyed.
     """
     forward = is_committed(entry)
     swaps = [_Swap(**each) for each in json.loads(entry.fact("disks"))]
-    moref = _present_moref(session, entry)
+    try:
+        moref = _present_moref(session, entry)
+    except SourceGone:
+        check_destroyed(
+            session, entry, vm_name=entry.fact("vm_name"), left="disks that were being exchanged"
+        )
+        raise
     machine = reference(vim.VirtualMachine, moref)
     wait_until_idle(session, machine, timeout_seconds=STEP_TIMEOUT_SECONDS)
     _exchange(session, moref, swaps, forward=forward)

@@ -31,6 +31,7 @@ from holdfast_controller.vsphere import hot_add_slots, inventory, properties
 from holdfast_controller.vsphere.effects import run_task, wait_until_idle
 from holdfast_controller.vsphere.foreign import Foreign, Reference, reference
 from holdfast_controller.vsphere.hot_add_slots import Attachment
+from holdfast_controller.vsphere.lost_vms import check_destroyed, lost_vm_facts
 from holdfast_controller.vsphere.session import VsphereSession
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def hot_added(
 def detach_own_disk(session: VsphereSession, entry: LedgerEntry) -> None:
     """Detach what a ledger entry attached, if it is still there. Harmless when it is not.
 
-    A proxy that is gone has nothing attached any more. The file stays, always.
+    A proxy that was destroyed has nothing attached any more. The file stays, always.
     Raises: VsphereFailed and its kin when it may still be attached.
     """
     wanted = Attachment.of(entry.facts)
@@ -91,7 +92,10 @@ def detach_own_disk(session: VsphereSession, entry: LedgerEntry) -> None:
             wait_until_idle(session, machine, timeout_seconds=RECONFIGURE_TIMEOUT_SECONDS)
             _detach_bounded(session, machine, wanted)
     except SourceGone:
-        log.info("the proxy of an attached disk is gone", extra={"entry": entry.entry_id})
+        check_destroyed(
+            session, entry, vm_name=entry.fact("proxy_name"), left="a disk that was attached to it"
+        )
+        log.info("the proxy of an attached disk was destroyed", extra={"entry": entry.entry_id})
 
 
 def attached_files(session: VsphereSession, vm_moref: str) -> list[str]:
@@ -159,6 +163,7 @@ def _facts(
         "proxy_instance_uuid": proxy.instance_uuid,
         "disk_uuid": order.disk.backing_uuid,
         "mode": order.mode,
+        **lost_vm_facts(proxy),
     }
     if owner is not None:
         facts |= {"vm": owner.moref, "vm_name": owner.name, "instance_uuid": owner.instance_uuid}

@@ -1,7 +1,7 @@
 """A VM that is not in the inventory: was it destroyed, or will it come back with what is ours in it?
 
-Below `snapshot_removal`. Whoever unregisters a VM keeps its files, and registers it again at another vCenter or in
-another folder: a snapshot of ours is still there then. Only when its .vmx is gone as well nothing is left.
+Below `snapshot_removal`, `hot_add` and `disk_swap`. Whoever unregisters a VM keeps its files, and registers it again at another vCenter or in
+another folder: a snapshot of ours, or a disk that we attached, is still there then. Only when its .vmx is gone as well nothing is left.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ def lost_vm_facts(vm: VmFacts) -> Mapping[str, str]:
     return {_FILE: vm.vmx.path, _DATASTORE: vm.vmx.datastore_moref}
 
 
-def check_destroyed(session: VsphereSession, entry: LedgerEntry) -> None:
+def check_destroyed(
+    session: VsphereSession, entry: LedgerEntry, *, vm_name: str, left: str
+) -> None:
     """That a VM which is not in the inventory is no more. Harmless for entries of older versions, which cannot tell.
 
-    Raises: VsphereFailed when its files are there; NotFound and others when that cannot be said.
+    ``left``: what of ours it has if it comes back, for people. Raises: VsphereFailed when its files are there; NotFound and others when that cannot be said.
     """
     path, datastore = entry.fact(_FILE), entry.fact(_DATASTORE)
     if not path or not datastore:
@@ -37,8 +39,8 @@ def check_destroyed(session: VsphereSession, entry: LedgerEntry) -> None:
     place = read_place(session, datastore)
     if exists(session, place, path):
         raise VsphereFailed(
-            "the VM is not in the inventory, but its files are there, with a snapshot of ours",
-            vm=entry.fact("vm_name"),
+            f"the VM is not in the inventory, but its files are there, with {left}",
+            vm=vm_name,
             file=place.path(path),
-            advice="register it again, and the snapshot is removed within minutes; or delete its files",
+            advice="register it again, and it is put right within minutes; or delete its files",
         )

@@ -40,7 +40,7 @@ def remove_own_snapshot(session: VsphereSession, entry: LedgerEntry) -> None:
     try:
         _remove_all(session, entry)
     except SourceGone:
-        check_destroyed(session, entry)
+        check_destroyed(session, entry, vm_name=entry.fact("vm_name"), left="a snapshot of ours")
         raise
 
 

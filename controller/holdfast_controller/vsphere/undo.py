@@ -44,7 +44,9 @@ def _swap(session: VsphereSession, entry: LedgerEntry) -> None:
     try:
         settle_swap(session, entry)
     except SourceGone:
-        log.info("the VM of an exchange of disks is gone", extra={"vm": entry.fact("vm_name")})
+        log.info(
+            "the VM of an exchange of disks was destroyed", extra={"vm": entry.fact("vm_name")}
+        )
 
 
 # Every function is idempotent and touches nothing that its entry does not prove ours.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_common.errors import HoldfastError, IntegrityError, Refused, VsphereFailed
+from holdfast_common.errors import HoldfastError, IntegrityError, Refused, SourceGone, VsphereFailed
 from holdfast_controller.facts import VmFacts
 from holdfast_controller.ledger import JobLedger
 from holdfast_controller.vsphere import disk_swap, undo
@@ -126,6 +126,25 @@ def test_the_old_disks_are_back_when_the_read_back_differs(
     assert starts(off) == [b"O" * 512] * 2
     assert disk_files(off) == before
     assert not list(off.lab.datastore("nfs2").root.iterdir())
+    assert not ledger.open_entries()
+
+
+def test_an_exchange_of_disks_of_a_vm_that_is_not_seen_for_a_while_is_a_debt_until_it_is(
+    off: RunningLab, ledger: JobLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unseen(*_: object) -> str:
+        raise SourceGone("the VM is no longer in the inventory")
+
+    before = disk_files(off)
+    with monkeypatch.context() as away:
+        away.setattr(disk_swap, "_present_moref", unseen)
+        assert in_place(off, ledger, CountingGate(), read_back_fails=True) == "integrity"
+    debts = [entry for entry in ledger.open_entries() if entry.kind == "disk_swap"]
+    assert ["its files are there" in entry.last_error for entry in debts] == [True]
+    with session_at(off) as session:
+        undo.undo_entries(session, ledger.ledger, ledger.open_entries())
+    assert disk_files(off) == before
+    assert starts(off) == [b"O" * 512] * 2
     assert not ledger.open_entries()
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 import holdfast_controller.vsphere
-from holdfast_common.errors import Refused, SourceFailed
+from holdfast_common.errors import Refused, SourceFailed, SourceGone
 from holdfast_controller.ledger import JobLedger
-from holdfast_controller.vsphere import hot_add_slots, snapshot_removal, undo
+from holdfast_controller.vsphere import hot_add, hot_add_slots, snapshot_removal, undo
+from holdfast_controller.vsphere.foreign import Reference
 from holdfast_controller.vsphere.hot_add import hot_added
 from holdfast_controller.vsphere.snapshot import temporary_snapshot
 from holdfast_lab.server import RunningLab
@@ -124,6 +125,34 @@ def test_after_a_crash_our_disks_are_detached_and_nobody_elses(
         for each in left:
             each.__exit__(None, None, None)
         crashed.__exit__(None, None, None)
+
+
+def test_a_disk_at_a_proxy_that_is_not_seen_for_a_while_is_a_debt_until_it_is(
+    lab: RunningLab, ledger: JobLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unregistered, or unreadable for a moment: its files are there, and it comes back with the disk."""
+
+    def unseen(*_: object) -> Reference:
+        raise SourceGone("the VM is no longer in the inventory")
+
+    with session_at(lab) as session:
+        vm, proxy = vm_named(session, "db"), vm_named(session, "proxy")
+        with (
+            monkeypatch.context() as away,
+            temporary_snapshot(session, ledger, vm=vm, wish=CRASH) as made,
+        ):
+            disk = made.protected_disks[0]
+            identity = proxy.instance_uuid
+            with hot_added(session, ledger, proxy_instance_uuid=identity, disks=[disk]):
+                away.setattr(hot_add, "_present_proxy", unseen)
+        debts = {entry.kind: entry.last_error for entry in ledger.open_entries()}
+        assert "its files are there" in debts["hot_add"]
+        assert "snapshot" in debts, "it would go below an attached disk"
+        assert len(attached(lab)) == 1
+        assert undo.undo_entries(session, ledger.ledger, ledger.open_entries()) == []
+        assert attached(lab) == []
+        assert snapshot_names(lab, "db") == ["before upgrade"]
+        assert not ledger.open_entries()
 
 
 def test_a_proxy_without_a_free_place_is_refused(
