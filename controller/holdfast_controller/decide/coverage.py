@@ -103,12 +103,15 @@ def cover(
     last_good: Sequence[datetime | None],
     *,
     now: datetime,
+    first_seen: Sequence[datetime | None] = (),
 ) -> list[VmCover]:
     """For each VM, with when its last good point was taken (None: it has none).
 
-    Of a VM without a good point the time counts from when the policy was made.
+    Of a VM without a good point the time counts from when the policy was made, or the VM was seen first if that was
+    later. ``first_seen``: of each VM (None: nobody knows); empty: of none.
     """
     assert len(vms) == len(last_good), (len(vms), len(last_good))
+    seen = first_seen or [None] * len(last_good)
     index = vms if isinstance(vms, VmIndex) else VmIndex(vms)
     of_vm: list[list[_Selecting]] = [[] for _ in index]
     for known in policies:
@@ -116,18 +119,29 @@ def cover(
             selecting = (known, known.policy.promised)
             for number in select(known.policy, index).chosen:
                 of_vm[number].append(selecting)
-    return [_cover_of(each, good, now) for each, good in zip(of_vm, last_good, strict=True)]
+    return [
+        _cover_of(each, good, came, now)
+        for each, good, came in zip(of_vm, last_good, seen, strict=True)
+    ]
+
+
+def promised_since(policy_created_at: datetime, first_seen: datetime | None) -> datetime:
+    """From when the age of a point counts that a VM does not have yet."""
+    return policy_created_at if first_seen is None else max(policy_created_at, first_seen)
 
 
 def _cover_of(
-    selecting: Sequence[_Selecting], last_good: datetime | None, now: datetime
+    selecting: Sequence[_Selecting],
+    last_good: datetime | None,
+    first_seen: datetime | None,
+    now: datetime,
 ) -> VmCover:
     promised, late, broken = None, None, ""
     for known, each in selecting:
         if each is None:
             continue
         promised = each if promised is None else min(promised, each)
-        over = now - (last_good or known.created_at) - each
+        over = now - (last_good or promised_since(known.created_at, first_seen)) - each
         if over > timedelta(0) and (late is None or over > late):
             late, broken = over, known.policy.name
     wanted = tuple(known.policy.wanted_disks for known, _ in selecting)

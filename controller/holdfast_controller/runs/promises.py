@@ -14,7 +14,7 @@ from typing import Final
 
 from holdfast_common.clock import parse_utc
 from holdfast_common.identity import LineageId
-from holdfast_controller.decide.coverage import select
+from holdfast_controller.decide.coverage import promised_since, select
 from holdfast_controller.decide.disk_choice import ALL_DISKS, WantedDisks
 from holdfast_controller.runs.world import World, lineage_of
 from holdfast_controller.store.protection import ProtectedVm
@@ -24,7 +24,7 @@ FRESH: Final = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promise:
-    """The strictest of a VM. ``since``: when its policy was made, from which a VM without any point counts."""
+    """The strictest of a VM. ``since``: from when its age counts if it has no point (see `promised_since`)."""
 
     policy: str
     age_max: timedelta
@@ -88,17 +88,24 @@ class Promises:
         promises: dict[LineageId, Promise] = {}
         disks: defaultdict[LineageId, list[WantedDisks]] = defaultdict(list)
         for stored in policies:
-            chosen = [lineages[n] for n in select(stored.policy, [vm for _, vm in pairs]).chosen]
+            chosen = {
+                lineages[n]: pairs[n][0]
+                for n in select(stored.policy, [vm for _, vm in pairs]).chosen
+            }
             covered.update(chosen)
             for lineage in chosen:
                 disks[lineage].append(stored.policy.wanted_disks)
             age_max = stored.policy.promised
             if age_max is None:
                 continue
-            promise = Promise(policy=stored.policy.name, age_max=age_max, since=stored.created_at)
-            for lineage in chosen:
+            for lineage, known in chosen.items():
                 if lineage not in promises or age_max < promises[lineage].age_max:
-                    promises[lineage] = promise
+                    came = parse_utc(known.first_seen_at) if known.first_seen_at else None
+                    promises[lineage] = Promise(
+                        policy=stored.policy.name,
+                        age_max=age_max,
+                        since=promised_since(stored.created_at, came),
+                    )
         return Promised(
             covered=frozenset(covered),
             promises=promises,

@@ -58,6 +58,7 @@ class StatusActions:
             [vm for _, vm in pairs],
             [_moment(text) for text in good_at],
             now=world.clock.now(),
+            first_seen=[_moment(each.first_seen_at) for each in known],
         )
         read_back = read_back_at(world)
         newest = world.protection.newest()

@@ -80,6 +80,20 @@ def create_tags(database: SqliteDatabase) -> None:
     )
 
 
+@MIGRATIONS()
+def create_first_seen(database: SqliteDatabase) -> None:
+    """Since when a VM is known, also while it is out of sight; empty: since before that was written down."""
+    database.create_table(
+        "inventory_first_seen",
+        {"vcenter_id": str, "instance_uuid": str, "first_seen_at": str},
+        pk=("vcenter_id", "instance_uuid"),
+        not_null={"first_seen_at"},
+    )
+    database.execute(
+        "INSERT OR IGNORE INTO inventory_first_seen SELECT vcenter_id, instance_uuid, '' FROM inventory_vms"
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What VMs live in."""
@@ -92,13 +106,17 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownVm:
-    """A VM of the cache, with where and when it was seen. ``tags`` None: they are not known."""
+    """A VM of the cache, with where and when it was seen. ``tags`` None: they are not known.
+
+    ``first_seen_at``: when it was seen for the first time; empty: longer ago than anybody wrote down.
+    """
 
     vcenter_id: str
     vcenter_name: str
     taken_at: str
     vm: VmFacts
     tags: tuple[VmTag, ...] | None = None
+    first_seen_at: str = ""
 
 
 class InventoryTable:
@@ -131,6 +149,11 @@ class InventoryTable:
             connection.execute("DELETE FROM inventory_vms WHERE vcenter_id = ?", (vcenter_id,))
             connection.executemany("INSERT INTO inventory_vms VALUES (?,?,?,?,?,?)", rows)
             connection.execute(
+                "INSERT OR IGNORE INTO inventory_first_seen"
+                " SELECT vcenter_id, instance_uuid, taken_at FROM inventory_vms WHERE vcenter_id = ?",
+                (vcenter_id,),
+            )
+            connection.execute(
                 "INSERT OR REPLACE INTO inventory_surroundings VALUES (?,?,?)",
                 (vcenter_id, inventory.taken_at, msgspec.json.encode(surroundings)),
             )
@@ -140,6 +163,9 @@ class InventoryTable:
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM inventory_vms WHERE vcenter_id = ?", (vcenter_id,))
             connection.execute(
+                "DELETE FROM inventory_first_seen WHERE vcenter_id = ?", (vcenter_id,)
+            )
+            connection.execute(
                 "DELETE FROM inventory_surroundings WHERE vcenter_id = ?", (vcenter_id,)
             )
             self.tags.forget(vcenter_id)
@@ -147,8 +173,10 @@ class InventoryTable:
     def vms(self, vcenter_id: str = "") -> list[KnownVm]:
         """All VMs by name; of one vCenter when named."""
         rows = self._database.execute(
-            "SELECT v.vcenter_id, coalesce(c.name, ''), v.taken_at, v.facts FROM inventory_vms v"
-            " LEFT JOIN vcenters c ON c.vcenter_id = v.vcenter_id"
+            "SELECT v.vcenter_id, coalesce(c.name, ''), v.taken_at, v.facts, coalesce(f.first_seen_at, '')"
+            " FROM inventory_vms v LEFT JOIN vcenters c ON c.vcenter_id = v.vcenter_id"
+            " LEFT JOIN inventory_first_seen f"
+            " ON f.vcenter_id = v.vcenter_id AND f.instance_uuid = v.instance_uuid"
             " WHERE ? = '' OR v.vcenter_id = ? ORDER BY v.name, v.moref",
             (vcenter_id, vcenter_id),
         ).fetchall()
@@ -160,6 +188,7 @@ class InventoryTable:
                 taken_at=row[2],
                 vm=(vm := msgspec.json.decode(row[3], type=VmFacts)),
                 tags=tags.get(row[0], {}).get(vm.moref),
+                first_seen_at=row[4],
             )
             for row in rows
         ]

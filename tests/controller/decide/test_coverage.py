@@ -76,3 +76,12 @@ def test_a_vm_without_a_point_is_late_when_its_policy_is_older_than_its_promise(
 def test_without_a_promise_nothing_is_late() -> None:
     found = of_web1(known(policy(vms=("*",))))
     assert found == VmCover(policies=("gold",))
+
+
+def test_a_vm_that_came_later_than_its_policy_is_late_only_when_its_own_time_is_over() -> None:
+    made = known(policy(vms=("*",), promise="26h"))
+    for age, late in ((25 * HOUR, None), (27 * HOUR, HOUR)):
+        (found,) = cover([made], WEB1, [None], now=NOW, first_seen=[NOW - age])
+        assert found.late == late
+    (found,) = cover([made], WEB1, [NOW - 30 * HOUR], now=NOW, first_seen=[NOW - HOUR])
+    assert found.late == 4 * HOUR, "it has a point: that counts"

@@ -171,3 +171,49 @@ def test_facts_come_back_as_they_were(known: InventoryTable) -> None:
     assert known.vms() == []
     with pytest.raises(NotFound):
         known.surroundings(found.vcenter_id)
+
+
+def test_a_vm_keeps_the_moment_in_which_it_was_seen_first_also_while_it_is_out_of_sight(
+    database: Database, table: VcenterTable
+) -> None:
+    row = table.add(new_vcenter())
+    kept = InventoryTable(database)
+
+    def seen(at: str, *uuids: str) -> dict[str, str]:
+        vms = tuple(replace(VM, moref=each, instance_uuid=each) for each in uuids)
+        read = Inventory(server=SERVER, taken_at=at, hosts=(), datastores=(), places=(), vms=vms)
+        kept.replace(row.vcenter_id, read)
+        return {known.vm.instance_uuid: known.first_seen_at for known in kept.vms()}
+
+    assert seen("2026-11-01T00:00:00Z", "a") == {"a": "2026-11-01T00:00:00Z"}
+    assert seen("2026-11-02T00:00:00Z", "b") == {"b": "2026-11-02T00:00:00Z"}
+    assert seen("2026-11-03T00:00:00Z", "a", "b") == {
+        "a": "2026-11-01T00:00:00Z",
+        "b": "2026-11-02T00:00:00Z",
+    }
+    kept.forget(row.vcenter_id)
+    assert seen("2026-11-04T00:00:00Z", "a") == {"a": "2026-11-04T00:00:00Z"}
+
+
+def test_vms_of_an_earlier_release_count_as_seen_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "controller.sqlite"
+    before = Database(path, [vcenters.MIGRATIONS, inventory.MIGRATIONS])
+    row = VcenterTable(before, SystemClock(), SecretSeal(Secret(b"k" * 32))).add(new_vcenter())
+    read = Inventory(
+        server=SERVER,
+        taken_at="2026-11-01T00:00:00Z",
+        hosts=(),
+        datastores=(),
+        places=(),
+        vms=(VM,),
+    )
+    InventoryTable(before).replace(row.vcenter_id, read)
+    before.execute("DROP TABLE inventory_first_seen")
+    before.execute("DELETE FROM _sqlite_migrations WHERE name = 'create_first_seen'")
+    before.close()
+    after = Database(path, [vcenters.MIGRATIONS, inventory.MIGRATIONS])
+    kept = InventoryTable(after)
+    kept.replace(row.vcenter_id, replace(read, taken_at="2026-11-02T00:00:00Z"))
+    (known,) = kept.vms()
+    after.close()
+    assert known.first_seen_at == ""
