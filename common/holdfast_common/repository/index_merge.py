@@ -53,7 +53,7 @@ from holdfast_common.repository.writers import WriterList
 
 log = logging.getLogger(__name__)
 
-SEGMENTS_MAX: Final = 32  # more than that are worth a merge
+SEGMENTS_MAX: Final = 16  # more than that are worth a merge
 MERGED_CHUNKS_MAX: Final = 1 << 22  # 4 TiB of full frames, some 1.3 GiB with their digests
 MERGED_SEGMENTS_MAX: Final = 256  # in one merge: bounds memory and open ranges
 MERGES_MAX: Final = 64  # in one go

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from holdfast_common.repository.index import Array
@@ -15,12 +17,19 @@ def object_id_of(name: str) -> bytes:
 class MergedSegments:
     """Merged index objects by name, each with the ids of all that it contains; 16 bytes an id.
 
-    Answers are remembered: the same few live index objects are asked for several times in each job.
+    Answers are remembered: the same few live index objects are asked for several times in each job. Those that are
+    expected to be asked for are looked up together: one by one they would cost what there are merged ones.
     """
 
     def __init__(self) -> None:
         self._contained: dict[str, Array] = {}  # ids as two numbers, ascending by the first one
+        self._expected: list[str] = []
         self._asked: dict[str, str] = {}
+
+    def expect(self, names: Iterable[str]) -> None:
+        """These will be asked for."""
+        self._expected = [*self._expected, *names]
+        self._asked = {}
 
     def add(self, name: str, contained: Array) -> None:
         """Note what an index object contains, if anything."""
@@ -33,29 +42,38 @@ class MergedSegments:
     def into(self, name: str) -> str:
         """The merged object that contains that one and is in none itself; empty: there is none."""
         asked, contained = self._asked, self._contained
-        found = asked.get(name)
-        if found is None:
-            found = asked[name] = _outermost(contained, name)
-        return found
+        if not contained:
+            return ""
+        if name not in asked:
+            names = [name] if asked else [*self._expected, name]
+            asked |= _outermost(_containers(contained, names), contained)
+        return asked[name]
 
 
-def _outermost(contained: dict[str, Array], name: str) -> str:
-    found = ""
-    for _ in contained:
-        container = _container(contained, found or name)
-        if not container:
-            break
-        found = container
+def _outermost(containers: dict[str, str], contained: dict[str, Array]) -> dict[str, str]:
+    """What each of those names is in, and that in turn. Ends also where damaged ones contain each other."""
+    of_merged = _containers(contained, list(contained))
+    found = {}
+    for name, container in containers.items():
+        outermost = container
+        for _ in contained:
+            if not (outer := of_merged.get(outermost)):
+                break
+            outermost = outer
+        found[name] = outermost
     return found
 
 
-def _container(contained: dict[str, Array], name: str) -> str:
-    first, second = np.frombuffer(object_id_of(name), "<u8")
+def _containers(contained: dict[str, Array], names: list[str]) -> dict[str, str]:
+    """By name the first merged object that contains it; empty: there is none."""
+    found = dict.fromkeys(names, "")
+    wanted = np.frombuffer(b"".join(map(object_id_of, names)), "<u8").reshape(-1, 2)
     for each, (firsts, seconds) in contained.items():
-        if each != name:
-            at = int(firsts.searchsorted(first))
-            while at < len(firsts) and firsts[at] == first:
-                if seconds[at] == second:
-                    return each
-                at += 1
-    return ""
+        begins = firsts.searchsorted(wanted[:, 0])
+        ends = firsts.searchsorted(wanted[:, 0], side="right")
+        for number in np.flatnonzero(begins < ends):
+            name = names[number]
+            if not found[name] and name != each:
+                same = seconds[begins[number] : ends[number]] == wanted[number, 1]
+                found[name] = each if same.any() else ""
+    return found

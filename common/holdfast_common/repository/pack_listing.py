@@ -76,17 +76,20 @@ class PackListing:
     def refresh(self, store: ObjectStore) -> None:
         """Learn what changed. Raises: RepositoryFailed."""
         with self._lock:
-            stamps = store.stamps(PACKS) if isinstance(store, StampedStore) else None
+            stamped = (
+                store if isinstance(store, StampedStore) else None
+            )  # asked once: it takes long
+            stamps = None if stamped is None else stamped.stamps(PACKS)
             if stamps is None:
                 stamps = {PACKS: ""}
             before, again = self._parts, self._in_turn(stamps)
             parts = {}
             for prefix, stamp in sorted(stamps.items()):
                 part = before.get(prefix)
-                if part is None or prefix in again or not isinstance(store, StampedStore):
+                if part is None or prefix in again or stamped is None:
                     part = _Part(stamp, _table(store.list(prefix)))
                 elif not stamp or part.stamp != stamp:
-                    part = _Part(stamp, _renewed(part.table, store, prefix))
+                    part = _Part(stamp, _renewed(part.table, stamped, prefix))
                 parts[prefix] = part
             for prefix, part in before.items():
                 found = parts.get(prefix)

@@ -102,6 +102,7 @@ class RepositoryIndex:
         # large ones first: what merged ones contain needs not be opened
         listed = stored_objects(self._store, "index/")
         new = [info for info in listed if info.name not in self._loaded]
+        self._merged.expect(info.name for info in new)
         for info in sorted(new, key=lambda info: -info.length):
             if self._cache is not None and self._merged.into(info.name):
                 self._loaded.add(info.name)
