@@ -8,6 +8,7 @@ from hypothesis import settings
 import holdfast_common  # noqa: F401 - before grpc, whichever test is collected first
 from support.crash_summary import CrashSummary
 from support.damage_summary import DamageSummary
+from support.figures_summary import FiguresSummary
 from support.killing_summary import KillSummary
 from support.planting_summary import PlantingSummary
 from support.restoring_summary import RestoringSummary
@@ -24,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(CrashSummary())
         config.pluginmanager.register(DamageSummary())
+        config.pluginmanager.register(FiguresSummary())
         config.pluginmanager.register(KillSummary())
         config.pluginmanager.register(PlantingSummary())
         config.pluginmanager.register(RestoringSummary())

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from simulation.shrinking import shrunk
 from simulation.simulation import Report, simulate
 from simulation.virtual_disks import LIES
 from simulation.virtual_time import Violation
+from support import figures_summary
 
 PROJECT = Path(__file__).parents[2]
 SEEDS = 2_000
@@ -68,6 +70,9 @@ HAPPENED = (
 )
 
 
+Tell = Callable[[str, object], None]
+
+
 def totals(reports: list[Report]) -> tuple[Counter[str], Counter[str], int]:
     """Transitions, kinds of fault, and restores that were compared."""
     transitions: Counter[str] = Counter()
@@ -78,24 +83,32 @@ def totals(reports: list[Report]) -> tuple[Counter[str], Counter[str], int]:
     return transitions, faults, sum(report.restores for report in reports)
 
 
+def counts(reports: list[Report]) -> dict[str, Counter[str]]:
+    """As they are added up over all parts and told at the end of a test run."""
+    transitions, faults, restores = totals(reports)
+    sums = Counter({"seeds": len(reports), "restores compared": restores})
+    sums["steps"] = sum(each.steps for each in reports)
+    return {
+        "simulation": sums,
+        "simulation, transitions": transitions,
+        "simulation, what happened": faults,
+    }
+
+
 def check_totals(reports: list[Report]) -> None:
-    """Print what was seen; what was never seen fails."""
+    """What was never seen fails."""
     transitions, faults, restores = totals(reports)
     wanted = [*DEEDS, *FAULTS, *KEEPING, *HAPPENED, *(f"lie {each}" for each in LIES)]
-    print(f"seeds {len(reports)} restores compared {restores}")
-    print(f"steps {sum(r.steps for r in reports)} seconds {sum(r.seconds for r in reports):.0f}")
-    for name in SEEN:
-        print(f"transition {name}: {transitions[name]}")
-    for name in wanted:
-        print(f"{name}: {faults[name]}")
     unseen = [name for name in SEEN if not transitions[name]]
     unseen += [name for name in wanted if not faults[name]]
     assert not unseen
     assert restores
 
 
-def run_part(first: int, count: int) -> None:
-    check_totals([ended(seed) for seed in range(first, first + count)])
+def run_part(first: int, count: int, tell: Tell) -> None:
+    reports = [ended(seed) for seed in range(first, first + count)]
+    tell(figures_summary.COUNTS, counts(reports))
+    check_totals(reports)
 
 
 def ended(seed: int) -> Report:
@@ -108,14 +121,14 @@ def ended(seed: int) -> Report:
 
 
 @pytest.mark.parametrize("part", range(SEEDS // PART))
-def test_seeds_end_in_order(part: int) -> None:
-    run_part(part * PART, PART)
+def test_seeds_end_in_order(part: int, record_property: Tell) -> None:
+    run_part(part * PART, PART, record_property)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("part", range(LONG_SEEDS // LONG_PART))
-def test_many_seeds_end_in_order(part: int) -> None:
-    run_part(100_000 + part * LONG_PART, LONG_PART)
+def test_many_seeds_end_in_order(part: int, record_property: Tell) -> None:
+    run_part(100_000 + part * LONG_PART, LONG_PART, record_property)
 
 
 def test_a_seed_is_the_same_in_another_process() -> None:

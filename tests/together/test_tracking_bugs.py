@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from holdfast_lab.storage import tracking
+from support import figures_summary
 from support.backup_jobs import make_site
 from support.tracking_bugs import Bug, Tally, run_seed
 from support.tracking_bugs_on_disks import BOUNDARY, run_disk_seed
@@ -26,11 +28,10 @@ def test_a_few_lies_of_each_kind_are_found_and_no_wrong_point_claims_to_be_prove
 @pytest.mark.long
 @pytest.mark.parametrize("bug", list(Bug))
 def test_all_modelled_lies_are_found_and_samples_find_what_the_formula_says(
-    bug: Bug, capsys: pytest.CaptureFixture[str]
+    bug: Bug, record_property: Callable[[str, object], None]
 ) -> None:
     tally = modelled(bug, MODELLED)
-    with capsys.disabled():
-        print(f"\n{tally.row(f'{bug} modelled')}")
+    record_property(figures_summary.LINE, tally.row(f"{bug} modelled"))
     check(bug, tally)
 
 
@@ -40,16 +41,15 @@ def test_all_modelled_lies_are_found_and_samples_find_what_the_formula_says(
 def test_the_agents_audit_finds_the_lies_about_disks_of_the_lab(
     bug: Bug,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
 ) -> None:
     monkeypatch.setattr(tracking, "EXTENSION_BUG_BYTES", BOUNDARY)
     tally = Tally()
     site = make_site(tmp_path)
     for seed in ON_DISKS:
         run_disk_seed(site, bug, seed, tally)
-    with capsys.disabled():
-        print(f"\n{tally.row(f'{bug} on disks')}")
+    record_property(figures_summary.LINE, tally.row(f"{bug} on disks"))
     check(bug, tally)
 
 

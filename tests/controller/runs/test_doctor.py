@@ -1,6 +1,6 @@
 """Every precondition and every right, broken alone in the lab: `doctor` names it, and only it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from holdfast_controller.runs.world import World
 from holdfast_controller.store import settings as names
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.server import running_lab
+from support import figures_summary
 from support.broken_preconditions import ACCOUNT, PASSWORD, breakages, give_rights
 from support.one_process import OneProcess, one_process
 
@@ -57,7 +58,7 @@ def wrong(world: World) -> list[CheckLine]:
 
 
 def test_every_precondition_and_every_right_is_named_when_it_alone_is_broken(
-    holdfast: OneProcess,
+    holdfast: OneProcess, record_property: Callable[[str, object], None]
 ) -> None:
     assert wrong(holdfast.world) == []
     broken, named = 0, 0
@@ -72,7 +73,8 @@ def test_every_precondition_and_every_right_is_named_when_it_alone_is_broken(
             assert each.words in f"{line.name} {line.detail}" and line.advice, line
         named += 1  # what was not mended would be named with the next one
     assert wrong(holdfast.world) == []
-    print(f"checks {len(all_breakages)} broken {broken} named {named}")
+    figures = f"doctor: checks {len(all_breakages)} broken {broken} named {named}"
+    record_property(figures_summary.LINE, figures)
     assert len(all_breakages) == broken == named > 55
     checks = {each.check for each in all_breakages}
     assert checks | NOT_BROKEN_ALONE >= set(Check), "a check that nothing breaks"

@@ -1,7 +1,7 @@
 """A lab is qualified: as it should be, and with each of its misbehaviours."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from holdfast_controller.vsphere import session, task_watcher
 from holdfast_lab.inventory_plan import DiskPlan, InventoryPlan, MachinePlan
 from holdfast_lab.misbehaviour import KINDS
 from holdfast_lab.server import RunningLab, running_lab
+from support import figures_summary
 from support.one_process import OneProcess, guest_writes, one_process
 
 MIB = 1 << 20
@@ -154,7 +155,9 @@ def test_a_vm_that_somebody_may_need_is_refused_with_every_reason(holdfast: OneP
 
 
 @pytest.mark.long
-def test_each_misbehaviour_is_named_and_only_it(holdfast: OneProcess) -> None:
+def test_each_misbehaviour_is_named_and_only_it(
+    holdfast: OneProcess, record_property: Callable[[str, object], None]
+) -> None:
     assert {each.kind for each in ALL} | NOT_OF_A_VM == set(KINDS)
     broken, named = 0, 0
     for each in ALL:
@@ -167,7 +170,8 @@ def test_each_misbehaviour_is_named_and_only_it(holdfast: OneProcess) -> None:
         broken += bool(wrong)
         assert wrong == {(each.named, each.verdict)}, (each, _not_well(found))
         named += 1
-    print(f"checks {len(ALL)} broken {broken} named {named}")
+    told = f"qualify: checks {len(ALL)} broken {broken} named {named}"
+    record_property(figures_summary.LINE, told)
     assert len(ALL) == broken == named
 
 
