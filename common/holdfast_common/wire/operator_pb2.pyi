@@ -3231,6 +3231,7 @@ class PolicyChanges(_message.Message):
     DONE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     UNCOVERED_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
     done: _builtins.bool
     """false: a dry run"""
     revision: _builtins.int
@@ -3241,6 +3242,10 @@ class PolicyChanges(_message.Message):
     def uncovered(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """VMs that a policy covers now and none afterwards, by name"""
 
+    @_builtins.property
+    def dropped(self) -> Global___DroppedPoints:
+        """unset = none"""
+
     def __init__(
         self,
         *,
@@ -3248,14 +3253,43 @@ class PolicyChanges(_message.Message):
         done: _builtins.bool = ...,
         revision: _builtins.int = ...,
         uncovered: _abc.Iterable[_builtins.str] | None = ...,
+        dropped: Global___DroppedPoints | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "policies", b"policies", "revision", b"revision", "uncovered", b"uncovered"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "dropped", b"dropped", "policies", b"policies", "revision", b"revision", "uncovered", b"uncovered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PolicyChanges: _TypeAlias = PolicyChanges  # noqa: Y015
+
+@_typing.final
+class DroppedPoints(_message.Message):
+    """Restore points that the rules of policies keep now, and drop after a change; what is held is counted too, and stays."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINTS_FIELD_NUMBER: _builtins.int
+    VMS_FIELD_NUMBER: _builtins.int
+    OLDEST_FIELD_NUMBER: _builtins.int
+    points: _builtins.int
+    vms: _builtins.int
+    oldest: _builtins.str
+    """when it was made"""
+    def __init__(
+        self,
+        *,
+        points: _builtins.int = ...,
+        vms: _builtins.int = ...,
+        oldest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["oldest", b"oldest", "points", b"points", "vms", b"vms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DroppedPoints: _TypeAlias = DroppedPoints  # noqa: Y015
 
 @_typing.final
 class PolicyDeletion(_message.Message):

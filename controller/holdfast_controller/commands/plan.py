@@ -30,16 +30,27 @@ _TEXTS: Final = {
 @click.option(
     "--all", "show_all", is_flag=True, help="Each backup too, not only what does not fit."
 )
+@click.option(
+    "--all-covered",
+    is_flag=True,
+    help="Exit with 3 also when a VM is in no policy; proxies may be.",
+)
 @json_option
 @pass_entry
 @click.pass_context
 def plan(
-    context: click.Context, entry: Entry, *, days: float, show_all: bool, output: Output
+    context: click.Context,
+    entry: Entry,
+    *,
+    days: float,
+    show_all: bool,
+    all_covered: bool,
+    output: Output,
 ) -> None:
     """What would run when and where, what would not fit, and which VMs no policy covers.
 
     The controller's own decisions on a clock that jumps; how long a backup takes is what the last ones took. Exits with 3
-    when something does not fit or a VM is in no policy.
+    when something does not fit.
     """
     summary = operator_pb2.PlanSummary()
     with operators(entry.places) as client:
@@ -52,7 +63,8 @@ def plan(
                 summary = page.summary
     if not output.as_json:
         _show_summary(summary, output)
-    context.exit(MISSED_STATUS if summary.misses or summary.uncovered else 0)
+    fails = summary.misses or (all_covered and summary.uncovered)
+    context.exit(MISSED_STATUS if fails else 0)
 
 
 def _show(page: operator_pb2.PlanPage, output: Output, *, show_all: bool) -> None:

@@ -17,6 +17,7 @@ from holdfast_controller.commands.policy_editor import edit_policy
 from holdfast_controller.commands.policy_file import read_text
 from holdfast_controller.commands.policy_options import allow_option, policy_options, with_given
 from holdfast_controller.commands.policy_shown import (
+    dropped_text,
     names_text,
     show_changes,
     show_list,
@@ -221,6 +222,8 @@ def _confirm(name: str, changes: operator_pb2.PolicyChanges) -> None:
     if changes.uncovered:
         count = len(changes.uncovered)
         note(f"no policy covers then: {count} VMs: {names_text(changes.uncovered)}")
+    if changes.HasField("dropped"):
+        note(dropped_text(changes.dropped))
     click.confirm(f"delete the policy {name}? Its restore points stay", abort=True, err=True)
 
 

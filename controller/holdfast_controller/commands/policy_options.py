@@ -183,7 +183,7 @@ allow_option = click.option(
     multiple=True,
     type=click.Choice([str(each) for each in Oddity]),
     help="What is refused unless it is meant: a selector that names no VM (yet), a window that is shorter than any"
-    " backup of a VM was.",
+    " backup of a VM was, restore points that are kept now and dropped then.",
 )
 
 

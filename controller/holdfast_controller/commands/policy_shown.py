@@ -41,8 +41,19 @@ def show_changes(changes: operator_pb2.PolicyChanges, output: Output) -> None:
         count = len(changes.uncovered)
         when = "now" if changes.done else "then"
         output.line(f"no policy covers {when}: {count} VMs: {names_text(changes.uncovered)}")
+    if changes.HasField("dropped"):
+        output.line(dropped_text(changes.dropped, done=changes.done))
     if not changes.done:
         note("nothing was changed: this was a dry run")
+
+
+def dropped_text(dropped: operator_pb2.DroppedPoints, *, done: bool = False) -> str:
+    """How many restore points a change gives away."""
+    drop = "drop" if done else "would drop"
+    return (
+        f"the rules {drop} {dropped.points} restore points of {dropped.vms} VMs that were kept until now,"
+        f" the oldest of {moment_text(dropped.oldest)}; what is held stays"
+    )
 
 
 def _head(change: operator_pb2.PolicyChange, *, done: bool) -> str:

@@ -30,6 +30,7 @@ class Oddity(StrEnum):
 
     UNMATCHED = "unmatched"  # a selector names no VM
     SHORT_WINDOW = "short-window"  # no backup of a VM was ever as short as the window
+    FORGET = "forget"  # points that are kept now will be dropped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

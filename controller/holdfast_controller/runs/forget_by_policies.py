@@ -13,8 +13,10 @@ from holdfast_common.errors import CapabilityAbsent, Refused
 from holdfast_common.identity import PointId
 from holdfast_common.repository.forget import ForgetPlan
 from holdfast_controller.decide.coverage import check_tags, select
+from holdfast_controller.decide.policy import Policy
 from holdfast_controller.decide.policy_retention import PolicyRule, plan_by_policies
 from holdfast_controller.decide.retention import Decision
+from holdfast_controller.decide.selection import SelectableVm
 from holdfast_controller.decide.vm_index import VmIndex
 from holdfast_controller.runs.clock_watch import clock_doubt
 from holdfast_controller.runs.forget_by_rule import (
@@ -25,6 +27,7 @@ from holdfast_controller.runs.forget_by_rule import (
 )
 from holdfast_controller.runs.world import World, lineage_of
 from holdfast_controller.store.catalogue import PointRow
+from holdfast_controller.store.inventory import KnownVm
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,10 +95,8 @@ def rules_of_vms(world: World) -> dict[str, list[PolicyRule]]:
     inventory = world.vcenters.inventory
     pairs = inventory.selectable()
     vms = VmIndex(vm for _, vm in pairs)
-    instance_uuids = {row.vcenter_id: row.instance_uuid for row in world.vcenters.table.all()}
-    rules: dict[str, list[PolicyRule]] = {}
-    for stored in world.policies.policies():
-        policy = stored.policy
+    policies = [stored.policy for stored in world.policies.policies()]
+    for policy in policies:
         try:
             check_tags(policy, vms, inventory.tags.sources())
         except CapabilityAbsent as error:
@@ -104,14 +105,27 @@ def rules_of_vms(world: World) -> dict[str, list[PolicyRule]]:
                 policy=policy.name,
                 advice=error.advice,
             ) from error
+    return rules_by_lineage(world, policies, [known for known, _ in pairs], vms)
+
+
+def rules_by_lineage(
+    world: World,
+    policies: Sequence[Policy],
+    known: Sequence[KnownVm],
+    vms: Sequence[SelectableVm],
+) -> dict[str, list[PolicyRule]]:
+    """What each of these policies keeps of each VM that it selects. The VMs, twice in one order."""
+    instance_uuids = {row.vcenter_id: row.instance_uuid for row in world.vcenters.table.all()}
+    rules: dict[str, list[PolicyRule]] = {}
+    for policy in policies:
         rule = PolicyRule(policy=policy.name, rule=policy.retention, enabled=policy.enabled)
         lineages = {
             lineage_of(
-                vcenter_instance_uuid=instance_uuids[known.vcenter_id],
-                vm_instance_uuid=known.vm.instance_uuid,
+                vcenter_instance_uuid=instance_uuids[each.vcenter_id],
+                vm_instance_uuid=each.vm.instance_uuid,
             )
-            for known in (pairs[number][0] for number in select(policy, vms).chosen)
-            if known.vcenter_id in instance_uuids
+            for each in (known[number] for number in select(policy, vms).chosen)
+            if each.vcenter_id in instance_uuids
         }
         for lineage_id in lineages:
             rules.setdefault(lineage_id, []).append(rule)

@@ -129,16 +129,12 @@ def known_points(world: World, seen: SeenRepository, rows: Sequence[PointRow]) -
     unusable |= {name.rpartition("/")[2]: "it cannot be opened" for name in seen.listed.unopened}
     holds = {name.rpartition("/")[2]: name for name in seen.held}
     readers = world.point_use.readers()
-    damaged = world.point_use.damaged()
-    suspects = world.catalogue.suspects()
-    lowered = world.point_use.lowered(_LESS_THAN_ASKED)
+    known_fault = fault_of_points(world)
 
     def fault(row: PointRow) -> str:
         if row.point_id not in there:
             return unusable.get(row.point_id, "it is not in the repository")
-        if row.point_id in suspects:
-            return f"in doubt: {suspects[row.point_id]}"
-        return damaged.get(row.point_id, "") or lowered.get(row.job_id, "")
+        return known_fault(row)
 
     return [
         KnownPoint(
@@ -151,6 +147,20 @@ def known_points(world: World, seen: SeenRepository, rows: Sequence[PointRow]) -
         )
         for row in rows
     ]
+
+
+def fault_of_points(world: World) -> Callable[[PointRow], str]:
+    """What the database knows now to be wrong with a point; empty: nothing. Raises: StoreFailed, Locked."""
+    damaged = world.point_use.damaged()
+    suspects = world.catalogue.suspects()
+    lowered = world.point_use.lowered(_LESS_THAN_ASKED)
+
+    def fault(row: PointRow) -> str:
+        if row.point_id in suspects:
+            return f"in doubt: {suspects[row.point_id]}"
+        return damaged.get(row.point_id, "") or lowered.get(row.job_id, "")
+
+    return fault
 
 
 def _hold_text(seen: SeenRepository, name: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from holdfast_common.errors import TimedOut
-from holdfast_controller.decide.machine_roles import OwnVms
+from holdfast_controller.decide.machine_roles import MachineRole, OwnVms, RoleFound
 from holdfast_controller.decide.placement import (
     AgentFacts,
     Placement,
@@ -46,9 +46,16 @@ class SeenFromHere:
 
     def told_of_role(self, known: KnownVm) -> list[str]:
         """That the backup itself stands on the VM, and how it is handled; of most VMs nothing."""
+        return [f"{known.vm.name}: {role.text}" for role in self._roles(known)]
+
+    def is_proxy(self, known: KnownVm) -> bool:
+        """Whether a proxy runs in it: it holds nothing that is worth a backup."""
+        return any(each.role is MachineRole.PROXY for each in self._roles(known))
+
+    def _roles(self, known: KnownVm) -> tuple[RoleFound, ...]:
         if self._own is None:
             self._own = OwnVms(own_machines(self._world))
-        return [f"{known.vm.name}: {role.text}" for role in self._own.roles(known.vm)]
+        return self._own.roles(known.vm)
 
     def around(self, vcenter_id: str) -> Surroundings:
         """Raises: NotFound when the vCenter was never read."""

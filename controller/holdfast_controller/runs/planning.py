@@ -34,7 +34,7 @@ GUESSED_OVERHEAD_SECONDS: Final = 60.0
 class PlanOfDays:
     """``decisions`` as they come, once.
 
-    ``guessed``: VMs of policies whose backups were never timed. ``uncovered``: names of VMs that no policy selects.
+    ``guessed``: VMs of policies whose backups were never timed. ``uncovered``: names of VMs that no policy selects, but for proxies.
     ``told``: VMs of policies that the backup itself stands on, and how they are handled.
     """
 
@@ -93,7 +93,7 @@ def plan_of(world: World, *, days: float, now: datetime) -> PlanOfDays:
         uncovered=tuple(
             known.vm.name
             for known, _ in pairs
-            if _key(known) not in chosen and not known.vm.template
+            if _key(known) not in chosen and not known.vm.template and not seen.is_proxy(known)
         ),
         told=tuple(text for known, _ in chosen.values() for text in seen.told_of_role(known)),
         guessed=sum((*key, INCREMENTAL) not in seconds for key in planned),

@@ -30,6 +30,7 @@ from holdfast_controller.decide.policy_text import (
 )
 from holdfast_controller.decide.selection import SelectableVm
 from holdfast_controller.decide.vm_index import VmIndex
+from holdfast_controller.runs.foreseen_loss import ForeseenLoss, foreseen_loss
 from holdfast_controller.runs.world import World
 from holdfast_controller.store.inventory import KnownVm
 from holdfast_controller.store.policies import PolicyChange, StoredPolicy, UnreadablePolicy
@@ -88,6 +89,16 @@ class PlannedChange:
 
     policies: tuple[PlannedPolicy, ...]
     uncovered: tuple[KnownVm, ...]
+    loss: ForeseenLoss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedDeletion:
+    """As `PlannedChange`, of a policy that goes. ``revision``: the one that was looked at."""
+
+    revision: int
+    uncovered: tuple[KnownVm, ...]
+    loss: ForeseenLoss
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +130,7 @@ class PolicyDesk:
     def change(self, request: ChangeRequest, *, actor: str, dry_run: bool) -> PlannedChange:
         """All policies of a text, or none of them.
 
+        A dry run tells which points would be dropped that are kept now; otherwise that is refused unless it is allowed.
         Raises: UsageError with file, line, policy and field as far as they can be told; Refused, NotFound.
         """
         written = read_policies(request.text, file=request.file)
@@ -141,7 +153,16 @@ class PolicyDesk:
             )
         gone = {each.policy_id for each in replaced if each is not None}
         uncovered = self._uncovered(around, gone=gone, new=policies)
+        loss = self._loss(around, gone=gone, new=policies)
         if not dry_run:
+            if loss.points and Oddity.FORGET not in request.allowed:
+                raise Refused(
+                    "restore points that are kept now would be dropped; nothing was changed",
+                    points=loss.points,
+                    vms=loss.vms,
+                    oldest=loss.oldest,
+                    advice=f"if that is meant, say so with `--allow {Oddity.FORGET}`",
+                )
             changes = [
                 PolicyChange(
                     policy=each.policy,
@@ -152,23 +173,39 @@ class PolicyDesk:
                 if each.action is not Action.KEEP
             ]
             self._world.policies.change(changes, actor=actor)
-        return PlannedChange(policies=tuple(plan), uncovered=uncovered)
+        return PlannedChange(policies=tuple(plan), uncovered=uncovered, loss=loss)
 
-    def delete(
-        self, name: str, *, revision: int, actor: str, dry_run: bool
-    ) -> tuple[int, tuple[KnownVm, ...]]:
-        """The policy's revision, and the VMs that no policy covers when it is gone.
+    def delete(self, name: str, *, revision: int, actor: str, dry_run: bool) -> PlannedDeletion:
+        """Take a policy away: what only it kept of VMs that others select as well is dropped by them.
 
         ``revision``: which the operator saw; 0: whichever it has. Raises: NotFound, Refused.
         """
         found = self._world.policies.find(name)
         around = Surroundings.of(self._world, [])
-        uncovered = self._uncovered(around, gone={found.policy_id}, new=())
+        planned = PlannedDeletion(
+            revision=found.revision,
+            uncovered=self._uncovered(around, gone={found.policy_id}, new=()),
+            loss=self._loss(around, gone={found.policy_id}, new=()),
+        )
         if not dry_run:
             self._world.policies.delete(
                 found.policy_id, revision=revision or found.revision, actor=actor
             )
-        return found.revision, uncovered
+        return planned
+
+    def _loss(
+        self, around: Surroundings, *, gone: Collection[str], new: Sequence[Policy]
+    ) -> ForeseenLoss:
+        """Of restore points, when these ids go and these policies come."""
+        stored = self._world.policies.policies()
+        staying = [each.policy for each in stored if each.policy_id not in gone]
+        return foreseen_loss(
+            self._world,
+            around.known,
+            around.vms,
+            before=[each.policy for each in stored],
+            after=[*staying, *new],
+        )
 
     def _uncovered(
         self, around: Surroundings, *, gone: Collection[str], new: Sequence[Policy]

@@ -19,6 +19,7 @@ from holdfast_controller.decide.policy_checks import Oddity
 from holdfast_controller.decide.policy_text import policies_text
 from holdfast_controller.decide.windows import next_opening
 from holdfast_controller.runs.engine import Engine
+from holdfast_controller.runs.foreseen_loss import ForeseenLoss
 from holdfast_controller.runs.policies import (
     Action,
     ChangeRequest,
@@ -99,11 +100,12 @@ class PolicyActions:
             policies=[_change_message(each, now) for each in planned.policies],
             done=not request.dry_run,
             uncovered=[known.vm.name for known in planned.uncovered],
+            dropped=_loss_message(planned.loss),
         )
 
     def delete(self, request: operator_pb2.PolicyDeletion) -> operator_pb2.PolicyChanges:
         """Take a policy away, or tell what that would mean. Raises: NotFound, Refused."""
-        revision, bare = self._desk.delete(
+        planned = self._desk.delete(
             request.name,
             revision=request.revision,
             actor=_actor(request.user),
@@ -112,8 +114,9 @@ class PolicyActions:
         return operator_pb2.PolicyChanges(
             policies=[operator_pb2.PolicyChange(name=request.name, action=Action.DELETE)],
             done=not request.dry_run,
-            revision=revision,
-            uncovered=[known.vm.name for known in bare],
+            revision=planned.revision,
+            uncovered=[known.vm.name for known in planned.uncovered],
+            dropped=_loss_message(planned.loss),
         )
 
     def run(self, request: operator_pb2.PolicyRun) -> operator_pb2.RunStarted:
@@ -166,6 +169,12 @@ def _change_message(planned: PlannedPolicy, now: datetime) -> operator_pb2.Polic
         next_due_at=_next_due(planned.policy, now) if planned.policy.enabled else "",
         warnings=planned.warnings,
     )
+
+
+def _loss_message(loss: ForeseenLoss) -> operator_pb2.DroppedPoints | None:
+    if not loss.points:
+        return None
+    return operator_pb2.DroppedPoints(points=loss.points, vms=loss.vms, oldest=loss.oldest)
 
 
 def _next_due(policy: Policy, now: datetime) -> str:
