@@ -24,6 +24,7 @@ from holdfast_controller.decide.calendar import (
     parse_calendar,
 )
 from holdfast_controller.decide.windows import (
+    Opening,
     WindowSet,
     current_opening,
     next_opening,
@@ -94,6 +95,17 @@ def keeping_times(settings: KeepingSettings, now: datetime) -> Mapping[KeepingTa
         next_due(times.calendar, now)
         _check_meets(times, now, field=f"{place}.window")
         found[task] = times
+    return found
+
+
+def begins_ahead(times: TaskTimes, now: datetime, until: datetime) -> list[Opening]:
+    """When a task begins from ``now`` to ``until``, and when its window closes then (None: never), if nothing holds it up."""
+    found = []
+    for due in takewhile(lambda moment: moment <= until, due_after(times.calendar, now)):
+        opening = next_opening(times.windows, due)
+        begins = due if opening.opens_at is None else max(due, opening.opens_at)
+        if begins <= until and (not found or found[-1].opens_at != begins):  # a window opens once
+            found.append(Opening(opens_at=begins, closes_at=opening.closes_at))
     return found
 
 

@@ -9,8 +9,10 @@ from typing import Final
 
 from holdfast_common.clock import parse_utc
 from holdfast_common.errors import CapabilityAbsent, Refused
+from holdfast_controller.configuration import KeepingSettings
 from holdfast_controller.decide.coverage import check_tags, select
 from holdfast_controller.decide.dispatch import Way
+from holdfast_controller.decide.keeping import begins_ahead, keeping_times
 from holdfast_controller.decide.lanes import LANES_MAX, lanes_of
 from holdfast_controller.decide.level import FULL, INCREMENTAL
 from holdfast_controller.decide.plan import Plan, PlanDecision, PlannedPolicy, PlannedVm, VmKey
@@ -35,7 +37,7 @@ class PlanOfDays:
     """``decisions`` as they come, once.
 
     ``guessed``: VMs of policies whose backups were never timed. ``uncovered``: names of VMs that no policy selects, but for proxies.
-    ``told``: VMs of policies that the backup itself stands on, and how they are handled.
+    ``told``: VMs of policies that the backup itself stands on, and how they are handled; when the repository is kept.
     """
 
     decisions: Iterator[PlanDecision]
@@ -78,13 +80,13 @@ def plan_of(world: World, *, days: float, now: datetime) -> PlanOfDays:
         key: _planned(world, seen, known, policy, seconds)
         for key, (known, policy) in chosen.items()
     }
-    configuration = world.configuration
+    configuration, until = world.configuration, now + timedelta(days=days)
     plan = Plan(
         vms=planned,
         policies=policies,
         limits=stream_limits(configuration.jobs_at_once_max, configuration.limits),
         now=now,
-        until=now + timedelta(days=days),
+        until=until,
     )
     return PlanOfDays(
         decisions=plan.decisions(),
@@ -95,9 +97,26 @@ def plan_of(world: World, *, days: float, now: datetime) -> PlanOfDays:
             for known, _ in pairs
             if _key(known) not in chosen and not known.vm.template and not seen.is_proxy(known)
         ),
-        told=tuple(text for known, _ in chosen.values() for text in seen.told_of_role(known)),
+        told=(
+            *(text for known, _ in chosen.values() for text in seen.told_of_role(known)),
+            *_keeping_told(configuration.keeping, now, until),
+        ),
         guessed=sum((*key, INCREMENTAL) not in seconds for key in planned),
     )
+
+
+def _keeping_told(settings: KeepingSettings, now: datetime, until: datetime) -> Iterator[str]:
+    """When each task of keeping the repository begins, beside the backups."""
+    for task, times in keeping_times(settings, now).items():
+        begins = begins_ahead(times, now, until)
+        if not begins:
+            continue
+        first = begins[0]
+        assert first.opens_at is not None, "a moment in which it begins"
+        text = f"keeping: {task} begins {first.opens_at:%Y-%m-%d %H:%M} UTC"
+        if first.closes_at is not None:
+            text += f" and stops by {first.closes_at:%H:%M}"
+        yield text + (f", and {len(begins) - 1} more times" if len(begins) > 1 else "")
 
 
 def _planned(

@@ -18,6 +18,7 @@ from holdfast_controller.decide.keeping import (
     KeepingTask,
     TaskHistory,
     TaskTimes,
+    begins_ahead,
     bytes_to_read,
     due_task,
     goes_on_at,
@@ -48,6 +49,18 @@ def test_what_is_due_while_its_window_is_shut_begins_when_it_opens_and_once() ->
     assert due_task(times, taken, morning) is None
     assert next_task(times, history, NOON) == NOON + timedelta(hours=20), "when it opens"
     assert next_task(times, taken, morning) == NOON + timedelta(hours=44)
+
+
+def test_what_is_due_several_times_while_its_window_is_shut_begins_once_in_each_opening() -> None:
+    times = times_of('[prune]\nstart = "0 */6 * * *"\nwindow = "mon-sun 07:00-12:30"\n')
+    found = begins_ahead(times, NOON, NOON + timedelta(hours=46))
+    begins = [(NOON + timedelta(hours=hours)) for hours in (19, 24, 43)]
+    assert [each.opens_at for each in found] == begins
+    closes = [NOON + timedelta(hours=hours, minutes=30) for hours in (24, 24, 48)]
+    assert [each.closes_at for each in found] == closes
+    always = times_of('[prune]\nstart = "0 3 * * *"\nwindow = ""\n')
+    (only,) = begins_ahead(always, NOON, NOON + DAY)
+    assert (only.opens_at, only.closes_at) == (NOON + timedelta(hours=15), None)
 
 
 def test_a_moment_that_a_wrong_clock_took_in_the_future_holds_nothing_up() -> None:

@@ -145,7 +145,7 @@ def test_a_disk_at_a_proxy_that_is_not_seen_for_a_while_is_a_debt_until_it_is(
             identity = proxy.instance_uuid
             with hot_added(session, ledger, proxy_instance_uuid=identity, disks=[disk]):
                 away.setattr(hot_add, "_present_proxy", unseen)
-        debts = {entry.kind: entry.last_error for entry in ledger.open_entries()}
+        debts = {str(entry.kind): entry.last_error for entry in ledger.open_entries()}
         assert "its files are there" in debts["hot_add"]
         assert "snapshot" in debts, "it would go below an attached disk"
         assert len(attached(lab)) == 1
