@@ -100,7 +100,7 @@ def keeping_times(settings: KeepingSettings, now: datetime) -> Mapping[KeepingTa
 
 def begins_ahead(times: TaskTimes, now: datetime, until: datetime) -> list[Opening]:
     """When a task begins from ``now`` to ``until``, and when its window closes then (None: never), if nothing holds it up."""
-    found = []
+    found = list[Opening]()
     for due in takewhile(lambda moment: moment <= until, due_after(times.calendar, now)):
         opening = next_opening(times.windows, due)
         begins = due if opening.opens_at is None else max(due, opening.opens_at)
