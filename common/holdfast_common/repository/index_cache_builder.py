@@ -48,6 +48,7 @@ from holdfast_common.repository.layout import (
     ObjectKind,
     index_name,
 )
+from holdfast_common.repository.merged_segments import in_order
 from holdfast_common.repository.object_store import ObjectInfo, ObjectStore, get_range
 from holdfast_common.repository.sealed_object import (
     HEADER,
@@ -177,11 +178,17 @@ def segment_head(body: SegmentBody, *, stored_length: int) -> SegmentHead:
         origins=body.count(Section.ORIGINS, ORIGIN_ROW.itemsize),
         writers=body.ids(Section.WRITERS, KEY_BYTES),
         supersedes=body.count(Section.SUPERSEDES, ID_BYTES),
-        supersedes_digest=blake3(b"".join(body.ids(Section.SUPERSEDES, ID_BYTES))).digest(),
+        supersedes_digest=blake3(_superseded(body)).digest(),
         digests_offset=offset,
         digests_length=length,
         rest_digest=b"",
     )
+
+
+def _superseded(body: SegmentBody) -> bytes:
+    """The ids of what the segment contains, in the order in which each job looks them up."""
+    count = body.count(Section.SUPERSEDES, ID_BYTES)
+    return in_order(body.rows(Section.SUPERSEDES, np.dtype(f"V{ID_BYTES}"), 0, count)).tobytes()
 
 
 def store_in_cache(
@@ -251,7 +258,7 @@ def write_columns(
                 checked[column] = rows[column]
             checked["check"] = checked_rows(checked, np.arange(start, end), cipher)
             _write(descriptor, checked.tobytes(), place + start * target.itemsize)
-    _write(descriptor, b"".join(body.ids(Section.SUPERSEDES, ID_BYTES)), at[5])
+    _write(descriptor, _superseded(body), at[5])
 
 
 def sealed_entries(

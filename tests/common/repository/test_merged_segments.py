@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast_common.repository.layout import index_name
-from holdfast_common.repository.merged_segments import MergedSegments
+from holdfast_common.repository.merged_segments import MergedSegments, in_order
 
 LEAVES = 40
 
@@ -60,3 +60,15 @@ def test_objects_that_contain_themselves_or_each_other_do_not_stop_anybody() -> 
     assert merged.into(name(50)) == ""
     merged.add(name(51), ids([50, 51]))
     assert merged.into(name(50)) in {name(50), name(51)}
+
+
+def test_ids_are_found_whatever_order_they_come_in() -> None:
+    shuffled = [7, 3, 900, 12, 1, 44, 5]
+    for contained in (ids(shuffled), in_order(ids(shuffled))):
+        merged = MergedSegments()
+        merged.add(name(50), contained)
+        assert [merged.into(name(each)) for each in shuffled] == [name(50)] * len(shuffled)
+        assert merged.into(name(2)) == ""
+    ordered = in_order(ids(shuffled))
+    assert in_order(ordered) is ordered
+    assert sorted(each.tobytes() for each in ordered) == sorted(map(object_id, shuffled))
