@@ -3,8 +3,8 @@
 Run: PYTHONPATH=tests .venv/bin/python -m benchmarks.many_points [--points 10000] [--folder FOLDER]
 
 Each incremental changes 10 MiB in 90 places of 1,024 leaves, through the product's own writer on a
-directory, with the local index and the pack listing that a running proxy keeps. Index segments are merged
-and superseded ones deleted as the controller does it. Only the incrementals that are compared hold data that
+directory, with the local index and the pack listing that a running proxy keeps. Now and then what a prune of the controller does
+is done: index segments are merged, superseded ones and what ended writers' leases left are deleted. Only the incrementals that are compared hold data that
 takes compressing. The cost is CPU time (user and system), the median of some; those around the tenth (of a second
 repository) and the last ones are made in turns, since this machine's other work makes both dearer. The last line is JSON.
 """
@@ -12,6 +12,7 @@ repository) and the last ones are made in turns, since this machine's other work
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import json
 import os
@@ -30,6 +31,7 @@ from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.index_cache import IndexCache
 from holdfast_common.repository.index_merge import SEGMENTS_MAX, merge_index
 from holdfast_common.repository.layout import BLOCK_BYTES, LEAF_BYTES
+from holdfast_common.repository.lease_survey import litter, survey_leases
 from holdfast_common.repository.manifest import ManifestFacts, PointDisk
 from holdfast_common.repository.pack_listing import PackListing
 from holdfast_common.repository.points import find_job_point
@@ -88,6 +90,7 @@ class History:
     def add(self, number: int, *, real: bool) -> float:
         """One incremental; its CPU seconds."""
         chosen = sorted(self.random.sample(range(len(self.areas) * PLACES_PER_LEAF), self.places))
+        gc.collect()  # neither history pays for the other's objects
         pieces = []
         for place in chosen:
             leaf, position = divmod(place, PLACES_PER_LEAF)
@@ -99,9 +102,12 @@ class History:
         return time.process_time() - before
 
     def maintain(self) -> None:
-        """What the controller's job does: merge, and in time delete what is contained."""
+        """What a prune does: delete ended leases, merge, and in time delete what is contained."""
         writers = self.repository.keys.writers(self.store)
         keys = self.repository.keys.common
+        leases = survey_leases(self.store, keys, writers)
+        for name in litter(leases, now=self.repository.clock.now(), storage_now=None):
+            self.store.delete(name)
         if merge_index(self.store, keys, writers, signing_key=self.pruner) is None:
             return
         for name in self.doomed:

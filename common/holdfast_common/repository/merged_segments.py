@@ -77,7 +77,7 @@ def _containers(contained: dict[str, Array], names: list[str]) -> dict[str, str]
     for each, (firsts, seconds) in contained.items():
         begins = firsts.searchsorted(wanted[:, 0])
         ends = firsts.searchsorted(wanted[:, 0], side="right")
-        for number in np.flatnonzero(begins < ends):
+        for number in (begins < ends).nonzero()[0]:
             name = names[number]
             if not found[name] and name != each:
                 same = seconds[begins[number] : ends[number]] == wanted[number, 1]

@@ -19,7 +19,6 @@ import numpy as np
 
 from holdfast_common.repository.index import Array
 from holdfast_common.repository.index_table import IdBatch, MemoryTable, search
-from holdfast_common.repository.layout import pack_name
 from holdfast_common.repository.object_store import ObjectInfo, ObjectStore
 
 PACKS: Final = "packs/"
@@ -28,7 +27,9 @@ LISTED_IN_TURN: Final = (
 )
 
 ASKED_MAX: Final = 4096
-_DIGEST: Final = re.compile("[0-9a-f]{64}")
+_NAME: Final = re.compile(
+    r"packs/([0-9a-f]{2})/(\1[0-9a-f]{62})"
+)  # as `layout.pack_name` makes them
 FEW_PACKS: Final = 64  # of one index object: looked up one by one, so that nothing of all is made
 
 
@@ -185,17 +186,16 @@ class PresentPacks:
 
 def _digest_in(name: str) -> bytes:
     """The digest of a pack by its name; empty: no pack has that name."""
-    digest = name.rpartition("/")[2]
-    if _DIGEST.fullmatch(digest) and name == pack_name(found := bytes.fromhex(digest)):
-        return found
-    return b""
+    found = _NAME.fullmatch(name)
+    return b"" if found is None else bytes.fromhex(found[2])
 
 
 def _table(infos: Iterable[ObjectInfo]) -> MemoryTable:
-    found = [(digest, info.length) for info in infos if (digest := _digest_in(info.name))]
-    return _sorted_table(
-        b"".join(digest for digest, _ in found), np.array([length for _, length in found], "<u8")
-    )
+    return _table_of({digest: info.length for info in infos if (digest := _digest_in(info.name))})
+
+
+def _table_of(lengths: Mapping[bytes, int]) -> MemoryTable:
+    return _sorted_table(b"".join(lengths), np.array(list(lengths.values()), "<u8"))
 
 
 def _renewed(table: MemoryTable, store: StampedStore, prefix: str) -> MemoryTable:
@@ -204,11 +204,13 @@ def _renewed(table: MemoryTable, store: StampedStore, prefix: str) -> MemoryTabl
     lengths: dict[int, int] = {}
     if packs and (found := search(table, IdBatch.of(list(packs)))) is not None:
         lengths = dict(zip(found.asked.tolist(), found.rows.tolist(), strict=True))
-    infos = (
-        ObjectInfo(name=name, length=lengths[at]) if at in lengths else store.head(name)
-        for at, name in enumerate(packs.values())
+    stayed = {digest: lengths[at] for at, digest in enumerate(packs) if at in lengths}
+    came = (
+        info
+        for digest, name in packs.items()
+        if digest not in stayed and (info := store.head(name))
     )
-    return _table(info for info in infos if info is not None)
+    return _table_of(stayed | {_digest_in(info.name): info.length for info in came})
 
 
 def _rows_table(packs: Array) -> MemoryTable:
