@@ -195,3 +195,26 @@ def test_memory_that_changes_under_the_encoder_never_becomes_a_point(
     with pytest.raises(IntegrityError):
         repository.backup(patterned(1 << 20, "memory"))
     assert not list_points(repository.store, repository.keys).points
+
+
+@pytest.mark.parametrize("wanted", [-1, 0, PLAIN_BYTES_MAX + 1])
+def test_a_length_that_no_blob_has_is_refused_before_anything_is_decompressed(wanted: int) -> None:
+    with pytest.raises(IntegrityError, match="out of bounds"):
+        Decompressor().plain(b"x", plain_length=wanted)
+
+
+def test_what_decompresses_to_another_length_than_was_said_is_refused() -> None:
+    plain = b"a" * 1000
+    payload = zstandard.compress(plain)
+    unsized = zstandard.ZstdCompressor(write_content_size=False).compress(plain)
+    target = bytearray(1000)
+    Decompressor().decompress_into(payload, memoryview(target))
+    assert target == plain
+    for wrong, length in ((payload, 999), (payload, 1001), (unsized, 1000), (payload * 2, 1000)):
+        with pytest.raises(IntegrityError, match="another length"):
+            Decompressor().decompress_into(wrong, memoryview(bytearray(length)))
+    for wrong, length in ((payload, 999), (unsized, 1000)):
+        with pytest.raises(IntegrityError, match="another length"):
+            Decompressor().plain(wrong, plain_length=length)
+    with pytest.raises(IntegrityError, match="cannot be decompressed"):
+        Decompressor().plain(payload[:-3], plain_length=1000)

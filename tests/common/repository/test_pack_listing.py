@@ -17,7 +17,12 @@ from holdfast_common.repository.index import PACK_ROW, Array
 from holdfast_common.repository.layout import pack_name
 from holdfast_common.repository.manifest import ManifestFacts
 from holdfast_common.repository.object_store import ObjectInfo, ObjectStore
-from holdfast_common.repository.pack_listing import LISTED_IN_TURN, PackListing, PresentPacks
+from holdfast_common.repository.pack_listing import (
+    FEW_PACKS,
+    LISTED_IN_TURN,
+    PackListing,
+    PresentPacks,
+)
 from holdfast_common.repository.writer import PointWriter
 from support.memory_store import MemoryStore
 from support.repositories import LINEAGE, disk_header, new_repository, patterned
@@ -87,12 +92,13 @@ def test_only_prefixes_where_something_changed_are_listed_again(
     assert len(directory.lists) <= LISTED_IN_TURN + 1
 
 
+@pytest.mark.parametrize("count", [FEW_PACKS - 10, FEW_PACKS + 10])
 @pytest.mark.parametrize("kind", ["directory", "memory"])
 def test_a_pack_that_vanishes_is_noticed_at_the_next_look(
-    directory: CountedDirectory, kind: str
+    directory: CountedDirectory, kind: str, count: int
 ) -> None:
     store: ObjectStore = directory if kind == "directory" else MemoryStore()
-    packs = {add(store, number): len(b"pack %d" % number) for number in range(50)}
+    packs = {add(store, number): len(b"pack %d" % number) for number in range(count)}
     if kind == "directory":
         settle(directory)
     listing = PackListing()

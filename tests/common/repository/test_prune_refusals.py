@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,12 +14,19 @@ from holdfast_common.repository.check import check_structure
 from holdfast_common.repository.directory_store import DirectoryStore
 from holdfast_common.repository.object_store import ObjectInfo
 from holdfast_common.repository.points import list_points
+from holdfast_common.repository.prune_plan import (
+    CLOCK_JUMP_MAX,
+    CLOCK_TOLERANCE,
+    ClockFacts,
+    clock_problem,
+)
 from holdfast_common.repository.prune_report import PruneLimits
 from support.memory_store import MemoryStore
 from support.pruning import GRACE_SECONDS, Pruner, forget
 from support.repositories import BLOCK, Repository, authorise, new_repository, patterned
 
 IMAGE = patterned(8 * BLOCK, "kept")
+SECOND = timedelta(seconds=1)
 
 
 @pytest.fixture
@@ -37,6 +44,33 @@ def repository(store: MemoryStore) -> Repository:
 @pytest.fixture
 def pruner(repository: Repository) -> Pruner:
     return Pruner.of(repository)
+
+
+@pytest.mark.parametrize(
+    ("storage", "seen", "said"),
+    [
+        (timedelta(0), timedelta(0), ""),
+        (None, None, ""),
+        (-CLOCK_TOLERANCE - SECOND, None, "this clock and the storage's differ"),
+        (CLOCK_TOLERANCE + SECOND, None, "this clock and the storage's differ"),
+        (None, CLOCK_TOLERANCE, ""),
+        (None, CLOCK_TOLERANCE + SECOND, "the clock went back"),
+        (None, -CLOCK_JUMP_MAX, ""),
+        (None, -CLOCK_JUMP_MAX - SECOND, "nothing was written for"),
+    ],
+)
+def test_a_clock_is_doubted_beside_the_storages_and_beside_what_was_written_last(
+    storage: timedelta | None, seen: timedelta | None, said: str
+) -> None:
+    now = datetime(2026, 11, 1, tzinfo=UTC)
+    facts = ClockFacts(
+        now=now,
+        storage_now=None if storage is None else now + storage,
+        last_seen=None if seen is None else now + seen,
+    )
+    found = clock_problem(facts)
+    assert said in found
+    assert bool(said) == bool(found)
 
 
 def pass_grace(repository: Repository) -> None:
