@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,9 +69,6 @@ HAPPENED = (
 )
 
 
-Tell = Callable[[str, object], None]
-
-
 def totals(reports: list[Report]) -> tuple[Counter[str], Counter[str], int]:
     """Transitions, kinds of fault, and restores that were compared."""
     transitions: Counter[str] = Counter()
@@ -105,9 +101,9 @@ def check_totals(reports: list[Report]) -> None:
     assert restores
 
 
-def run_part(first: int, count: int, tell: Tell) -> None:
+def run_part(first: int, count: int, record_property: figures_summary.RecordProperty) -> None:
     reports = [ended(seed) for seed in range(first, first + count)]
-    tell(figures_summary.COUNTS, counts(reports))
+    figures_summary.tell_counts(record_property, counts(reports))
     check_totals(reports)
 
 
@@ -121,13 +117,15 @@ def ended(seed: int) -> Report:
 
 
 @pytest.mark.parametrize("part", range(SEEDS // PART))
-def test_seeds_end_in_order(part: int, record_property: Tell) -> None:
+def test_seeds_end_in_order(part: int, record_property: figures_summary.RecordProperty) -> None:
     run_part(part * PART, PART, record_property)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("part", range(LONG_SEEDS // LONG_PART))
-def test_many_seeds_end_in_order(part: int, record_property: Tell) -> None:
+def test_many_seeds_end_in_order(
+    part: int, record_property: figures_summary.RecordProperty
+) -> None:
     run_part(100_000 + part * LONG_PART, LONG_PART, record_property)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,10 +27,10 @@ def test_a_few_lies_of_each_kind_are_found_and_no_wrong_point_claims_to_be_prove
 @pytest.mark.long
 @pytest.mark.parametrize("bug", list(Bug))
 def test_all_modelled_lies_are_found_and_samples_find_what_the_formula_says(
-    bug: Bug, record_property: Callable[[str, object], None]
+    bug: Bug, record_property: figures_summary.RecordProperty
 ) -> None:
     tally = modelled(bug, MODELLED)
-    record_property(figures_summary.LINE, tally.row(f"{bug} modelled"))
+    figures_summary.tell_line(record_property, tally.row(f"{bug} modelled"))
     check(bug, tally)
 
 
@@ -42,14 +41,14 @@ def test_the_agents_audit_finds_the_lies_about_disks_of_the_lab(
     bug: Bug,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    record_property: Callable[[str, object], None],
+    record_property: figures_summary.RecordProperty,
 ) -> None:
     monkeypatch.setattr(tracking, "EXTENSION_BUG_BYTES", BOUNDARY)
     tally = Tally()
     site = make_site(tmp_path)
     for seed in ON_DISKS:
         run_disk_seed(site, bug, seed, tally)
-    record_property(figures_summary.LINE, tally.row(f"{bug} on disks"))
+    figures_summary.tell_line(record_property, tally.row(f"{bug} on disks"))
     check(bug, tally)
 
 

@@ -1,6 +1,6 @@
 """Every precondition and every right, broken alone in the lab: `doctor` names it, and only it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,7 +58,7 @@ def wrong(world: World) -> list[CheckLine]:
 
 
 def test_every_precondition_and_every_right_is_named_when_it_alone_is_broken(
-    holdfast: OneProcess, record_property: Callable[[str, object], None]
+    holdfast: OneProcess, record_property: figures_summary.RecordProperty
 ) -> None:
     assert wrong(holdfast.world) == []
     broken, named = 0, 0
@@ -74,7 +74,7 @@ def test_every_precondition_and_every_right_is_named_when_it_alone_is_broken(
         named += 1  # what was not mended would be named with the next one
     assert wrong(holdfast.world) == []
     figures = f"doctor: checks {len(all_breakages)} broken {broken} named {named}"
-    record_property(figures_summary.LINE, figures)
+    figures_summary.tell_line(record_property, figures)
     assert len(all_breakages) == broken == named > 55
     checks = {each.check for each in all_breakages}
     assert checks | NOT_BROKEN_ALONE >= set(Check), "a check that nothing breaks"

@@ -1,7 +1,7 @@
 """A lab is qualified: as it should be, and with each of its misbehaviours."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -156,7 +156,7 @@ def test_a_vm_that_somebody_may_need_is_refused_with_every_reason(holdfast: OneP
 
 @pytest.mark.long
 def test_each_misbehaviour_is_named_and_only_it(
-    holdfast: OneProcess, record_property: Callable[[str, object], None]
+    holdfast: OneProcess, record_property: figures_summary.RecordProperty
 ) -> None:
     assert {each.kind for each in ALL} | NOT_OF_A_VM == set(KINDS)
     broken, named = 0, 0
@@ -171,7 +171,7 @@ def test_each_misbehaviour_is_named_and_only_it(
         assert wrong == {(each.named, each.verdict)}, (each, _not_well(found))
         named += 1
     told = f"qualify: checks {len(ALL)} broken {broken} named {named}"
-    record_property(figures_summary.LINE, told)
+    figures_summary.tell_line(record_property, told)
     assert len(ALL) == broken == named
 
 
