@@ -52,7 +52,8 @@ def test_points_go_by_themselves_and_room_comes_back_over_a_crash_of_the_control
         newest = installation.points("web")[0]["point_id"]
         expected = restored(installation, newest, "before")
         # a calendar that never comes while this test runs
-        run("policy", "create", "gold", "--vms", "web", "--start", "0 0 29 2 *", "--keep-last", "1")
+        gold = ("policy", "create", "gold", "--vms", "web", "--start", "0 0 29 2 *")
+        run(*gold, "--keep-last", "1", "--allow", "forget")
         planned = run("repo", "forget", "--by-policies", "--dry-run", "--json").json()
         assert len(planned["names"]) == 3
         assert len(installation.points("web")) == 4

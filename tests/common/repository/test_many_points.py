@@ -24,6 +24,7 @@ def test_the_three_hundredth_incremental_costs_what_the_tenth_did(tmp_path: Path
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)  # a thousand of them, on a machine that may be busy
 @pytest.mark.parametrize("capacity_bytes", [64 * GIB, 64 * TIB])
 def test_the_thousandth_incremental_costs_what_the_tenth_did(
     tmp_path: Path, capacity_bytes: int

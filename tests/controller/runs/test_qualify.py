@@ -21,8 +21,8 @@ from support import figures_summary
 from support.one_process import OneProcess, guest_writes, one_process
 
 MIB = 1 << 20
-LATE_SECONDS = 4.0  # what a snapshot may take here; misbehaviour takes longer
-HELD_SECONDS = 5.0
+LATE_SECONDS = 8.0  # what a snapshot may take here, on a machine that may be busy; misbehaviour takes longer
+HELD_SECONDS = 10.0
 WRITES = "the guest writes after each backup"
 TRACKING_OFF = "change tracking is off before"
 # No behaviour of a vSphere towards a VM: one kills programs of ours, the other hides tags as a missing right does.
@@ -155,6 +155,7 @@ def test_a_vm_that_somebody_may_need_is_refused_with_every_reason(holdfast: OneP
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)  # each of them is a whole qualification
 def test_each_misbehaviour_is_named_and_only_it(
     holdfast: OneProcess, record_property: figures_summary.RecordProperty
 ) -> None:
