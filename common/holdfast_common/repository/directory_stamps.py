@@ -14,7 +14,11 @@ FINE_SECONDS: Final = 0.1  # file systems stamp at ticks of some 10 ms
 COARSE_SECONDS: Final = 3.0  # those that count whole seconds, or two
 
 
-_is_legal: Final = lru_cache(1024)(is_legal_name)  # the same 256 names each time
+@lru_cache(1024)  # the same 256 names each time
+def _prefix(directory: str, name: str) -> str:
+    """Of objects below that directory; empty: none can lie there."""
+    path = f"{directory}/{name}"
+    return f"{path}/" if is_legal_name(path) else ""
 
 
 def directory_stamps(files: FileSystem, directory: str, *, at: int) -> Mapping[str, str] | None:
@@ -28,17 +32,17 @@ def directory_stamps(files: FileSystem, directory: str, *, at: int) -> Mapping[s
         return None
     try:
         names = files.names(descriptor)
-        for name, is_directory in names:
-            if not is_directory or not _is_legal(f"{directory}/{name}"):
-                return None
+        prefixes = [_prefix(directory, name) for name, is_directory in names if is_directory]
+        if len(prefixes) < len(names) or not all(prefixes):
+            return None
         stamps = files.folder_stamps(descriptor, [name for name, _ in names])
     finally:
         files.close(descriptor)
     now = SystemClock().now().timestamp()
     found = {}
-    for (name, _), (stamp, modified) in zip(names, stamps, strict=True):
+    for prefix, (stamp, modified) in zip(prefixes, stamps, strict=True):
         if not stamp:
             return None
         wait = FINE_SECONDS if modified % 1 else COARSE_SECONDS
-        found[f"{directory}/{name}/"] = stamp if now - modified > wait else ""
+        found[prefix] = stamp if now - modified > wait else ""
     return found

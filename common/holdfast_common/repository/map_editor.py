@@ -60,9 +60,10 @@ class MapEditor:
                 self._set(0, leaf.number, None)
             return
         page = leaf.encode()
+        digest = self._hasher.page_digest(page)
         # A page's bytes follow from what it maps: an unchanged leaf keeps its reference.
-        if before is None or self._hasher.page_digest(page) != before.digest:
-            self._set(0, leaf.number, self._written(page, blocks=blocks))
+        if before is None or digest != before.digest:
+            self._set(0, leaf.number, self._written(page, digest, blocks=blocks))
 
     def clear(self, first: int, end: int) -> None:
         """Make whole leaves zero; costs what the previous point has there, not what the range spans."""
@@ -123,7 +124,8 @@ class MapEditor:
         if page.children:
             encoded = InnerPage(level=level, number=page.number, children=page.children).encode()
             blocks = sum(child.blocks for child in page.children.values())
-            reference = self._written(encoded, blocks=blocks)
+            digest = self._hasher.page_digest(encoded)
+            reference = self._written(encoded, digest, blocks=blocks)
         self._set(level, page.number, reference)
 
     def _previous_children(self, level: int, number: int) -> dict[int, PageReference]:
@@ -141,13 +143,13 @@ class MapEditor:
             return {}
         return dict(self._previous.children(reference, level=level, number=number))
 
-    def _written(self, page: bytes, *, blocks: int) -> PageReference:
+    def _written(self, page: bytes, digest: bytes, *, blocks: int) -> PageReference:
         return PageReference(
             object_id=self._object_id,
             offset=self._write_page(page),
             length=len(page),
             blocks=blocks,
-            digest=self._hasher.page_digest(page),
+            digest=digest,
         )
 
 

@@ -3,7 +3,7 @@
 Every chunk that is not stored again stands on a pack that may have been lost since. A listing of all packs
 for each backup would cost what is there; so a store that can tell whether the names below a prefix are
 still the same (`StampedStore`) is asked for that, and where they are not, for the names. Lengths of packs
-that stayed are looked at in turn, some prefixes each time: a pack has the name of its content.
+that stayed are looked at in turn, a few each time: a pack has the name of its content.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 import re
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
@@ -22,10 +22,7 @@ from holdfast_common.repository.index_table import IdBatch, MemoryTable, search
 from holdfast_common.repository.object_store import ObjectInfo, ObjectStore
 
 PACKS: Final = "packs/"
-LISTED_IN_TURN: Final = (
-    1  # prefix of 256, twice for each attempt, that is listed again although its stamp is the same
-)
-
+LOOKED_AT_IN_TURN: Final = 16  # packs of one prefix of 256, twice for each attempt
 ASKED_MAX: Final = 4096
 _NAME: Final = re.compile(
     r"packs/([0-9a-f]{2})/(\1[0-9a-f]{62})"
@@ -82,13 +79,16 @@ class PackListing:
             )  # asked once: it takes long
             stamps = None if stamped is None else stamped.stamps(PACKS)
             if stamps is None:
-                stamps = {PACKS: ""}
-            before, again = self._parts, self._in_turn(stamps)
-            parts = {}
-            for prefix, stamp in sorted(stamps.items()):
+                stamped, stamps = None, {PACKS: ""}
+            before, parts = self._parts, {}
+            round_number, place = divmod(self._turn, len(stamps) or 1)
+            self._turn += 1
+            for number, (prefix, stamp) in enumerate(sorted(stamps.items())):
                 part = before.get(prefix)
-                if part is None or prefix in again or stamped is None:
+                if part is None or stamped is None:
                     part = _Part(stamp, _table(store.list(prefix)))
+                elif number == place:
+                    part = _Part(stamp, _renewed(part.table, stamped, prefix, round_number))
                 elif not stamp or part.stamp != stamp:
                     part = _Part(stamp, _renewed(part.table, stamped, prefix))
                 parts[prefix] = part
@@ -128,11 +128,6 @@ class PackListing:
         if self._joined is None:
             self._joined = _joined([part.table for part in self._parts.values()])
         return _holds(self._joined, _rows_table(packs))
-
-    def _in_turn(self, stamps: Collection[str]) -> set[str]:
-        ordered = sorted(stamps)
-        first, self._turn = self._turn, self._turn + LISTED_IN_TURN
-        return {ordered[(first + step) % len(ordered)] for step in range(LISTED_IN_TURN) if ordered}
 
 
 class PresentPacks:
@@ -198,19 +193,29 @@ def _table_of(lengths: Mapping[bytes, int]) -> MemoryTable:
     return _sorted_table(b"".join(lengths), np.array(list(lengths.values()), "<u8"))
 
 
-def _renewed(table: MemoryTable, store: StampedStore, prefix: str) -> MemoryTable:
-    """The packs by the names that are there now; only those that came are looked at."""
+def _renewed(
+    table: MemoryTable, store: StampedStore, prefix: str, round_number: int | None = None
+) -> MemoryTable:
+    """The packs by the names that are there now; only those that came are looked at.
+
+    ``round_number``: so are some of those that stayed, other ones in each round.
+    """
     packs = {digest: name for name in store.names(prefix) if (digest := _digest_in(name))}
     lengths: dict[int, int] = {}
     if packs and (found := search(table, IdBatch.of(list(packs)))) is not None:
         lengths = dict(zip(found.asked.tolist(), found.rows.tolist(), strict=True))
     stayed = {digest: lengths[at] for at, digest in enumerate(packs) if at in lengths}
-    came = (
+    if round_number is not None and stayed:
+        ordered = sorted(stayed)
+        first = round_number * LOOKED_AT_IN_TURN
+        for step in range(min(LOOKED_AT_IN_TURN, len(ordered))):
+            del stayed[ordered[(first + step) % len(ordered)]]
+    looked_at = (
         info
         for digest, name in packs.items()
         if digest not in stayed and (info := store.head(name))
     )
-    return _table_of(stayed | {_digest_in(info.name): info.length for info in came})
+    return _table_of(stayed | {_digest_in(info.name): info.length for info in looked_at})
 
 
 def _rows_table(packs: Array) -> MemoryTable:

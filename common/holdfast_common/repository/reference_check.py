@@ -151,8 +151,7 @@ def check_references(
     disks = tuple(_counted(disk, pages) for disk in written.disks)
     maps = _checked_maps(store, keys, written, disks)
     relied = _relied_indexes(written)
-    listed = {info.name: info.length for info in store.list("index/")}
-    if relied is None or not index.is_whole(relied, listed=listed, present=present):
+    if relied is None or not index.is_whole(relied, present=present):
         search = _Search(store, index.reloaded(), present)
         relied = search.indexes_of(_chunks(pages, disks, written.blobs))
     else:

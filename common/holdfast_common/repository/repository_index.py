@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -147,16 +147,15 @@ class RepositoryIndex:
         self._add(segment, name=name, stored_length=len(data))
         return found
 
-    def is_whole(
-        self, object_ids: Iterable[bytes], *, listed: Mapping[str, int], present: PresentPacks
-    ) -> bool:
-        """Whether these index objects, or merged ones in their place, and all of their packs are there.
+    def is_whole(self, object_ids: Iterable[bytes], *, present: PresentPacks) -> bool:
+        """Whether these index objects, or merged ones in their place, and all of their packs are there now.
 
-        ``listed``: names and lengths of the index objects in the store.
+        Raises: RepositoryFailed.
         """
         for name in self._names_of(object_ids):
             segment = self._used.get(name)
-            if segment is None or listed.get(name) != segment.stored_length:
+            info = self._store.head(name) if segment is not None else None
+            if segment is None or info is None or info.length != segment.stored_length:
                 return False
             if not present.hold(name, segment.pack_rows):
                 return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from holdfast_common.repository.manifest import ManifestFacts
 from holdfast_common.repository.object_store import ObjectInfo, ObjectStore
 from holdfast_common.repository.pack_listing import (
     FEW_PACKS,
-    LISTED_IN_TURN,
+    LOOKED_AT_IN_TURN,
     PackListing,
     PresentPacks,
 )
@@ -29,14 +29,19 @@ from support.repositories import LINEAGE, disk_header, new_repository, patterned
 
 
 class CountedDirectory(DirectoryStore):
-    """Notes what is listed."""
+    """Notes what is asked."""
 
     lists: list[str]
+    named: list[str]
     heads: list[str]
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         self.lists.append(prefix)
         yield from super().list(prefix)
+
+    def names(self, prefix: str) -> Sequence[str]:
+        self.named.append(prefix)
+        return super().names(prefix)
 
     def head(self, name: str) -> ObjectInfo | None:
         self.heads.append(name)
@@ -48,7 +53,7 @@ def directory(tmp_path: Path) -> Iterator[CountedDirectory]:
     DirectoryStore.create(tmp_path / "repository").close()
     store = CountedDirectory.open(tmp_path / "repository")
     assert isinstance(store, CountedDirectory)
-    store.lists, store.heads = [], []
+    store.lists, store.named, store.heads = [], [], []
     with store:
         yield store
 
@@ -84,12 +89,14 @@ def test_only_prefixes_where_something_changed_are_listed_again(
     assert all(listing.length_of(digest) for digest in packs)
     directory.lists.clear()
     listing.refresh(directory)
-    assert len(directory.lists) == LISTED_IN_TURN
+    assert not directory.lists
+    assert len(directory.named) == 1  # in turn
     new = add(directory, 1000)
-    directory.lists.clear()
+    directory.named.clear()
     listing.refresh(directory)
     assert listing.length_of(new) == len(b"pack 1000")
-    assert len(directory.lists) <= LISTED_IN_TURN + 1
+    assert not directory.lists
+    assert len(directory.named) <= 2
 
 
 @pytest.mark.parametrize("count", [FEW_PACKS - 10, FEW_PACKS + 10])
@@ -137,9 +144,12 @@ def test_where_a_pack_came_only_that_one_is_looked_at(directory: CountedDirector
     directory.delete(pack_name(gone))
     new = add(directory, 1000)
     directory.heads.clear()
+    directory.named.clear()
     listing.refresh(directory)
-    in_turn = directory.lists[-1]
-    assert directory.heads == ([] if pack_name(new).startswith(in_turn) else [pack_name(new)])
+    in_turn = {name for name in directory.heads if name.startswith("packs/01/")}
+    assert len(in_turn) <= LOOKED_AT_IN_TURN
+    assert {*directory.heads} - in_turn == {pack_name(new)}
+    assert len(directory.named) == 3  # where one came, where one went, and the one in turn
     assert listing.length_of(gone) is None
     assert [listing.length_of(digest) for digest in (packs[0], packs[-1], new)] == [6, 8, 9]
 
@@ -150,9 +160,32 @@ def test_a_pack_that_becomes_shorter_is_noticed_in_turn(directory: CountedDirect
     listing = PackListing()
     listing.refresh(directory)
     (directory.root / pack_name(packs[7])).write_bytes(b"p")
-    for _ in range(256 // LISTED_IN_TURN):
+    for _ in range(256):
         listing.refresh(directory)
     assert listing.length_of(packs[7]) == 1
+
+
+def test_of_many_packs_in_one_folder_all_are_looked_at_in_rounds(
+    directory: CountedDirectory,
+) -> None:
+    """However many there are: one attempt looks at a few of them."""
+    folder = directory.root / "packs" / "07"
+    folder.mkdir()
+    digests = [bytes([7, number]) + bytes(30) for number in range(3 * LOOKED_AT_IN_TURN - 5)]
+    for digest in digests:
+        (directory.root / pack_name(digest)).write_bytes(b"pack")
+    settle(directory)
+    listing = PackListing()
+    listing.refresh(directory)
+    for digest in digests:
+        (directory.root / pack_name(digest)).write_bytes(b"p")
+    shorter = []
+    for _ in range(3):
+        directory.heads.clear()
+        listing.refresh(directory)
+        assert len(directory.heads) == LOOKED_AT_IN_TURN
+        shorter.append(sum(listing.length_of(digest) == 1 for digest in digests))
+    assert shorter == [LOOKED_AT_IN_TURN, 2 * LOOKED_AT_IN_TURN, len(digests)]
 
 
 def test_what_is_damaged_or_of_another_length_does_not_count() -> None:

@@ -21,7 +21,9 @@ from support import figures_summary
 from support.one_process import OneProcess, guest_writes, one_process
 
 MIB = 1 << 20
-LATE_SECONDS = 8.0  # what a snapshot may take here, on a machine that may be busy; misbehaviour takes longer
+LATE_SECONDS = (
+    8.0  # what a snapshot may take here, on a machine that may be busy; misbehaviour takes longer
+)
 HELD_SECONDS = 10.0
 WRITES = "the guest writes after each backup"
 TRACKING_OFF = "change tracking is off before"
