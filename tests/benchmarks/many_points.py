@@ -44,9 +44,6 @@ LEAVES = 1024  # of 16 MiB, with data in all of them
 CLUSTERS = 64  # where they lie on a large disk
 PLACES_PER_LEAF = 85
 AROUND = 5  # the tenth: these before it and after it
-# ext4 gives no inode away that was freed in the last minutes (five when its change was not written yet) and walks
-# over those at each new file: what years would do in minutes must not be charged to the last incremental.
-SETTLE_SECONDS = 330
 GOAL = 1.2
 
 
@@ -184,8 +181,6 @@ def measured(
     young: History,
     points: int,
     tell: Callable[[str], None] = lambda _: None,
-    *,
-    settle_seconds: int = 0,
 ) -> Costs:
     """Add so many incrementals to ``old``: the last ones in turns with those around the tenth of ``young``."""
     for number in range(1, points - 2 * AROUND):
@@ -194,9 +189,6 @@ def measured(
             tell(f"{number}: {cost * 1000:.0f} ms, {old.map_objects} map objects")
     for number in range(1, 10 - AROUND):
         young.add(number, real=False)
-    if settle_seconds:
-        tell(f"waiting {settle_seconds} seconds for the file system")
-        time.sleep(settle_seconds)
     tenth: list[float] = []
     last: list[float] = []
     for turn in range(2 * AROUND + 1):
@@ -225,7 +217,6 @@ def main() -> int:
                 History(Path(folder, "young"), capacity),
                 arguments.points,
                 lambda text: print(text, file=sys.stderr, flush=True),
-                settle_seconds=SETTLE_SECONDS,
             )
         print(
             f"{name}: the tenth incremental {costs.tenth * 1000:.1f} ms of CPU, number "
